@@ -1,0 +1,1 @@
+"""SEANet in JAX and Flax NNX."""
