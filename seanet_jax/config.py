@@ -1,0 +1,185 @@
+"""One frozen config describes a training run; the command line, config.json and the training loop share it."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from seanet_jax.errors import InputError
+from seanet_jax.functional import AggregateOp
+from seanet_jax.models import SEANetConfig, model_config
+from seanet_jax.models.seanet import AggregatePlacement, ComputeDtype
+
+DatasetName = Literal["cifar10", "cifar100", "digits"]
+
+# A resumed run may differ in these: they say where, how long and how often, not what is computed.
+_FREE_ON_RESUME = (
+    "epochs",
+    "max_steps",
+    "eval_batch_size",
+    "data_dir",
+    "out",
+    "resume",
+    "require_gpu",
+    "log_every",
+    "checkpoint_every",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run. The defaults are the published recipe (SEANet talk, MIND 2019) on CIFAR-100.
+
+    Raises:
+      InputError: a field has a value that cannot work.
+    """
+
+    dataset: DatasetName = "cifar100"
+    """Images to learn."""
+
+    model: str = "seanet20"
+    """Name of a preset, for example seanet20, seanet20_narrow or resnet56; a wrong name lists them all."""
+
+    reduction: int | None = None
+    """Channels per hidden unit of squeeze-excitation; None keeps the preset's."""
+
+    aggregate_placement: AggregatePlacement | None = None
+    """Where channels are aggregated; None keeps the preset's."""
+
+    aggregate_op: AggregateOp | None = None
+    """How a group of channels becomes one; None keeps the preset's."""
+
+    aggregate_factor: int | None = None
+    """Channels in a group; None keeps the preset's."""
+
+    dtype: ComputeDtype = "float32"
+    """Compute dtype of convolutions and matrix products. Parameters and batch statistics are always float32."""
+
+    epochs: int = 200
+    """Passes over the training images."""
+
+    max_steps: int | None = None
+    """Stop after this many optimiser steps in total, counted from the run's beginning, even inside an epoch."""
+
+    batch_size: int = 64
+    """Images per optimiser step, over all devices. An epoch's remainder that does not fill a batch is left out."""
+
+    eval_batch_size: int = 250
+    """Images per evaluation step, over all devices. Does not change results: every image counts once."""
+
+    learning_rate: float = 0.1
+    """Initial learning rate."""
+
+    decay_every: int = 80
+    """Epochs after which the learning rate is multiplied by decay_factor, again and again."""
+
+    decay_factor: float = 0.1
+    """Factor of the learning rate every decay_every epochs."""
+
+    momentum: float = 0.9
+    """Of SGD (not Nesterov's)."""
+
+    weight_decay: float = 1e-4
+    """Added to the gradient of every parameter, times the parameter, before momentum."""
+
+    augment: bool = True
+    """Zero-pad by 4 pixels, crop at random and, where a mirrored image keeps its class, mirror half of them."""
+
+    validation_fraction: float = 0.0
+    """Share of the training images, from their end, held out to choose the best epoch; 0 chooses on the test images."""
+
+    limit_train: int | None = None
+    """Use only the first so many training images."""
+
+    limit_test: int | None = None
+    """Use only the first so many test images."""
+
+    seed: int = 0
+    """Determines initial parameters, order of images and augmentation."""
+
+    data_dir: Path | None = None
+    """Folder with CIFAR, prepared by TFDS or as the original files; else TFDS_DATA_DIR, else TFDS's default folder."""
+
+    out: Path | None = None
+    """Folder of the run; by default runs/<dataset>-<model>-seed<seed>."""
+
+    resume: bool = False
+    """Continue the run in the folder from its latest checkpoint."""
+
+    require_gpu: bool = False
+    """Fail when JAX finds no GPU, instead of training on the CPU."""
+
+    log_every: int = 50
+    """Steps between progress lines when the output is not a terminal."""
+
+    checkpoint_every: int = 1
+    """Epochs between checkpoints; the end of the run is always saved."""
+
+    def __post_init__(self) -> None:
+        if self.dataset not in get_args(DatasetName):
+            raise InputError(f"dataset is {self.dataset!r}; it must be one of {', '.join(get_args(DatasetName))}")
+        for name in ("epochs", "batch_size", "eval_batch_size", "decay_every", "log_every", "checkpoint_every"):
+            self._demand(name, "a positive integer", _is_int(getattr(self, name)) and getattr(self, name) > 0)
+        for name in ("max_steps", "limit_train", "limit_test"):
+            value = getattr(self, name)
+            self._demand(name, "a positive integer or None", value is None or (_is_int(value) and value > 0))
+        self._demand("seed", "an integer from 0 to 2**32 - 1", _is_int(self.seed) and 0 <= self.seed < 2**32)
+        self._demand("learning_rate", "a positive number", _is_number(self.learning_rate) and self.learning_rate > 0)
+        self._demand(
+            "decay_factor", "above 0 and at most 1", _is_number(self.decay_factor) and 0 < self.decay_factor <= 1
+        )
+        self._demand("momentum", "at least 0 and below 1", _is_number(self.momentum) and 0 <= self.momentum < 1)
+        self._demand("weight_decay", "at least 0", _is_number(self.weight_decay) and self.weight_decay >= 0)
+        fraction = self.validation_fraction
+        self._demand("validation_fraction", "at least 0 and below 1", _is_number(fraction) and 0 <= fraction < 1)
+        self.model_config(num_classes=10)
+
+    def _demand(self, name: str, allowed: str, holds: bool) -> None:
+        if not holds:
+            raise InputError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
+
+    def model_config(self, num_classes: int, in_channels: int = 3) -> SEANetConfig:
+        """The network this run trains.
+
+        Args:
+          num_classes: of the data set.
+          in_channels: of its images.
+
+        Raises:
+          InputError: the preset is unknown or an override does not fit it.
+        """
+        overridable = ("reduction", "aggregate_placement", "aggregate_op", "aggregate_factor")
+        overrides = {name: getattr(self, name) for name in overridable if getattr(self, name) is not None}
+        return model_config(self.model, num_classes=num_classes, in_channels=in_channels, dtype=self.dtype, **overrides)
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run writes."""
+        return self.out or Path("runs") / f"{self.dataset}-{self.model}-seed{self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        values = dataclasses.asdict(self)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+    def differences(self, saved: dict[str, Any]) -> list[str]:
+        """What would make this run another one than the saved: lines such as ``batch_size: 64 was saved, 32 is asked``.
+
+        Args:
+          saved: a run's ``to_json()``.
+        """
+        asked = self.to_json()
+        names = [name for name in (asked.keys() | saved.keys()) if name not in _FREE_ON_RESUME]
+        return [
+            f"{name}: {saved.get(name)!r} was saved, {asked.get(name)!r} is asked"
+            for name in sorted(names)
+            if saved.get(name) != asked.get(name)
+        ]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,100 @@
+"""CIFAR-10 and CIFAR-100 from whichever form of them is at hand."""
+
+from pathlib import Path
+
+import numpy as np
+
+from seanet_jax.data import original, tfds
+from seanet_jax.data.cache import Arrays, cached
+from seanet_jax.data.dataset import Dataset
+from seanet_jax.data.original import SIDE, CifarSpec
+from seanet_jax.data.progress import say
+from seanet_jax.errors import InputError
+
+# Per channel, the values customary for both data sets in the literature.
+_MEAN = (0.4914, 0.4822, 0.4465)
+_STD = (0.2023, 0.1994, 0.2010)
+
+
+def load_cifar(spec: CifarSpec, data_dir: Path, progress: bool) -> Dataset:
+    """Loads a CIFAR from a data folder, which TFDS fills first when it holds none.
+
+    The folder is searched for the data set prepared by TFDS, then for the original folders, then for the original
+    archives. Whichever is found, the images come in TFDS's order.
+
+    Args:
+        spec: `seanet_jax.data.original.CIFAR10` or `CIFAR100`.
+        data_dir: The data folder.
+        progress: Whether progress bars are wanted.
+
+    Returns:
+        The data set.
+
+    Raises:
+        InputError: The data are damaged, or are neither at hand nor to be downloaded.
+    """
+    if data_dir.exists() and not data_dir.is_dir():
+        raise InputError(f"The data folder {data_dir} is a file; give the folder that holds it")
+    if not tfds.is_prepared(spec, data_dir):
+        found = original.find(spec, data_dir)
+        if found is not None:
+            return _dataset(spec, _from_original(spec, *found))
+        _download(spec, data_dir, progress)
+    return _dataset(spec, _from_prepared(spec, data_dir, progress))
+
+
+def _from_original(spec: CifarSpec, layout: original.Layout, path: Path) -> Arrays:
+    say(f"Reading {spec.title} from {path}")
+    content = original.read(spec, layout, path)
+    arrays: Arrays = {"class_names": np.array(content.names["label"])}
+    for name, split in (("train", content.train), ("test", content.test)):
+        order = tfds.order(name, len(split.images))
+        arrays[f"{name}_images"] = split.images[order]
+        arrays[f"{name}_labels"] = split.labels["label"][order]
+    return arrays
+
+
+def _from_prepared(spec: CifarSpec, data_dir: Path, progress: bool) -> Arrays:
+    def build() -> Arrays:
+        train, test, names = tfds.read_prepared(spec, data_dir, progress)
+        return {
+            "class_names": np.array(names),
+            "train_images": train.images,
+            "train_labels": train.labels["label"],
+            "test_images": test.images,
+            "test_labels": test.labels["label"],
+        }
+
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {"class_names": ((spec.num_classes,), "U")}
+    for name, count in (("train", spec.train_count), ("test", spec.test_count)):
+        shapes[f"{name}_images"] = ((count, SIDE, SIDE, 3), "u1")
+        shapes[f"{name}_labels"] = ((count,), "i4")
+    folder = tfds.prepared_folder(spec, data_dir)
+    return cached(spec.name, [path for path in folder.iterdir() if path.is_file()], shapes, build)
+
+
+def _download(spec: CifarSpec, data_dir: Path, progress: bool) -> None:
+    reason = tfds.unreachable(spec.url)
+    if reason is not None:
+        raise InputError(
+            f"{spec.title} is not in {data_dir} (looked for {spec.name}/{spec.version} prepared by TFDS, for the "
+            f"folders {spec.binary.folder} and {spec.python.folder}, and for the archives {spec.binary.archive} and "
+            f"{spec.python.archive}) and {spec.url} cannot be downloaded ({reason}): give --data-dir a folder that "
+            "holds one of these, or use the data set digits (experiments/digits.py), which needs no network"
+        )
+    say(f"Downloading {spec.title} from {spec.url} and preparing it in {data_dir}")
+    tfds.download_and_prepare(spec, data_dir, lambda archive: original.read(spec, spec.binary, archive), progress)
+
+
+def _dataset(spec: CifarSpec, arrays: Arrays) -> Dataset:
+    return Dataset(
+        name=spec.name,
+        train_images=arrays["train_images"],
+        train_labels=arrays["train_labels"],
+        test_images=arrays["test_images"],
+        test_labels=arrays["test_labels"],
+        class_names=tuple(arrays["class_names"].tolist()),
+        mean=_MEAN,
+        std=_STD,
+        flip=True,
+    )

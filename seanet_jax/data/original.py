@@ -1,0 +1,393 @@
+"""CIFAR as its authors distribute it: binary records or Python pickles, in a folder or in a .tar.gz archive."""
+
+import dataclasses
+import gzip
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seanet_jax.errors import InputError
+
+SIDE = 32  # pixels
+_PIXELS = 3 * SIDE * SIDE  # bytes of one image: a red, a green and a blue plane
+_TEXT_LIMIT = 1 << 16  # bytes; the real name files and pickled meta data hold less than 3 KB
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One form in which a CIFAR is distributed.
+
+    Attributes:
+        folder: Name of the folder inside the archive.
+        archive: File name of the archive.
+        train_files: Files of the training split in order, each with the same number of images.
+        test_files: Files of the test split.
+        label_keys: Keys of the labels in a pickled batch, in the order of `CifarSpec.label_keys`; empty for binary
+            records.
+        name_files: Files with the class names: one per kind of label for binary records, and one pickle otherwise.
+        name_keys: Keys of the class names in that pickle; empty for binary records.
+    """
+
+    folder: str
+    archive: str
+    train_files: tuple[str, ...]
+    test_files: tuple[str, ...]
+    name_files: tuple[str, ...]
+    label_keys: tuple[str, ...] = ()
+    name_keys: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All file names of the layout."""
+        return self.train_files + self.test_files + self.name_files
+
+
+@dataclasses.dataclass(frozen=True)
+class CifarSpec:
+    """What a CIFAR data set consists of.
+
+    Attributes:
+        name: Name in TFDS and in `seanet_jax.data`.
+        title: Name in messages.
+        version: Version of TFDS's layout on disk.
+        url: The archive that TFDS downloads; it is of the layout `binary`.
+        label_keys: Kinds of label under TFDS's names, in the order of the bytes before an image in a binary record.
+        label_counts: Number of classes per kind of label.
+        train_count: Number of training images.
+        test_count: Number of test images.
+        binary: The files of the version for C programs.
+        python: The files of the version for Python.
+    """
+
+    name: str
+    title: str
+    version: str
+    url: str
+    label_keys: tuple[str, ...]
+    label_counts: tuple[int, ...]
+    train_count: int
+    test_count: int
+    binary: Layout
+    python: Layout
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the label that is learned, which is the fine one of CIFAR-100."""
+        return self.label_counts[self.label_keys.index("label")]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images uint8 [N, 32, 32, 3], and int32 [N] for every kind of label."""
+
+    images: np.ndarray
+    labels: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Original:
+    """The splits in the order of the files, and the class names of every kind of label."""
+
+    train: Split
+    test: Split
+    names: dict[str, tuple[str, ...]]
+
+
+CIFAR10 = CifarSpec(
+    name="cifar10",
+    title="CIFAR-10",
+    version="3.0.2",
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    label_keys=("label",),
+    label_counts=(10,),
+    train_count=50_000,
+    test_count=10_000,
+    binary=Layout(
+        folder="cifar-10-batches-bin",
+        archive="cifar-10-binary.tar.gz",
+        train_files=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+        test_files=("test_batch.bin",),
+        name_files=("batches.meta.txt",),
+    ),
+    python=Layout(
+        folder="cifar-10-batches-py",
+        archive="cifar-10-python.tar.gz",
+        train_files=tuple(f"data_batch_{i}" for i in range(1, 6)),
+        test_files=("test_batch",),
+        name_files=("batches.meta",),
+        label_keys=("labels",),
+        name_keys=("label_names",),
+    ),
+)
+
+CIFAR100 = CifarSpec(
+    name="cifar100",
+    title="CIFAR-100",
+    version="3.0.2",
+    url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    label_keys=("coarse_label", "label"),
+    label_counts=(20, 100),
+    train_count=50_000,
+    test_count=10_000,
+    binary=Layout(
+        folder="cifar-100-binary",
+        archive="cifar-100-binary.tar.gz",
+        train_files=("train.bin",),
+        test_files=("test.bin",),
+        name_files=("coarse_label_names.txt", "fine_label_names.txt"),
+    ),
+    python=Layout(
+        folder="cifar-100-python",
+        archive="cifar-100-python.tar.gz",
+        train_files=("train",),
+        test_files=("test",),
+        name_files=("meta",),
+        label_keys=("coarse_labels", "fine_labels"),
+        name_keys=("coarse_label_names", "fine_label_names"),
+    ),
+)
+
+
+def find(spec: CifarSpec, data_dir: Path) -> tuple[Layout, Path] | None:
+    """Looks for the original files.
+
+    Args:
+        spec: The data set.
+        data_dir: A folder that holds an original folder or archive, or is an original folder itself.
+
+    Returns:
+        The layout and the path of its folder or archive, or None when there is neither.
+    """
+    layouts = (spec.binary, spec.python)
+    for layout in layouts:
+        if (data_dir / layout.folder).is_dir():
+            return layout, data_dir / layout.folder
+    for layout in layouts:
+        # A renamed folder counts when it is complete; one with the original name counts always.
+        complete = all((data_dir / name).is_file() for name in layout.files)
+        if data_dir.is_dir() and (complete or data_dir.resolve().name == layout.folder):
+            return layout, data_dir
+    for layout in layouts:
+        if (data_dir / layout.archive).is_file():
+            return layout, data_dir / layout.archive
+    return None
+
+
+def read(spec: CifarSpec, layout: Layout, path: Path) -> Original:
+    """Reads the original files.
+
+    Args:
+        spec: The data set.
+        layout: One of the specification's layouts.
+        path: The folder of that layout, or its archive, which is read in memory and never unpacked.
+
+    Returns:
+        The images and labels in the order of the files.
+
+    Raises:
+        InputError: A file is missing, truncated, too large or not of this data set; the message names it.
+    """
+    per_train_file = spec.train_count // len(layout.train_files)
+    per_test_file = spec.test_count // len(layout.test_files)
+    counts = dict.fromkeys(layout.train_files, per_train_file) | dict.fromkeys(layout.test_files, per_test_file)
+    limits = {name: _size_limit(spec, layout, counts.get(name)) for name in layout.files}
+    contents = _read_folder(spec, path, limits) if path.is_dir() else _read_archive(spec, layout, path, limits)
+
+    def where(name: str) -> str:
+        return str(path / name) if path.is_dir() else f"{layout.folder}/{name} in {path}"
+
+    parse = _parse_pickled if layout.label_keys else _parse_binary
+
+    def split(names: tuple[str, ...]) -> Split:
+        # pop: the raw bytes of a file are not needed beside its arrays
+        parts = [parse(spec, layout, contents.pop(name), counts[name], where(name)) for name in names]
+        return Split(
+            images=np.concatenate([part.images for part in parts]),
+            labels={key: np.concatenate([part.labels[key] for part in parts]) for key in spec.label_keys},
+        )
+
+    return Original(
+        train=split(layout.train_files),
+        test=split(layout.test_files),
+        names=_parse_names(spec, layout, contents, where),
+    )
+
+
+def _size_limit(spec: CifarSpec, layout: Layout, count: int | None) -> int:
+    """The most bytes a file of `count` images (None: of class names) may have."""
+    if count is None:
+        return _TEXT_LIMIT
+    if not layout.label_keys:
+        return count * (len(spec.label_keys) + _PIXELS)
+    # Pickles also hold file names and labels, and one rewritten by Python 3 spends two bytes on some pixels.
+    return 2 * count * (_PIXELS + 256) + _TEXT_LIMIT
+
+
+def _read_folder(spec: CifarSpec, folder: Path, limits: dict[str, int]) -> dict[str, bytes]:
+    contents = {}
+    for name, limit in limits.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path} is missing; the folder must hold {_listed(limits)} of {spec.title}")
+        try:
+            _check_size(spec, str(path), path.stat().st_size, limit)
+            contents[name] = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    return contents
+
+
+def _read_archive(spec: CifarSpec, layout: Layout, path: Path, limits: dict[str, int]) -> dict[str, bytes]:
+    contents: dict[str, bytes] = {}
+    # The real archives hold little beside the files wanted; more than this is no archive of CIFAR.
+    total_limit = 2 * sum(limits.values()) + (1 << 20)
+    try:
+        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            for member in archive:
+                if member.offset_data + member.size > total_limit:
+                    raise InputError(f"{path} unpacks to more than the {total_limit} bytes that {spec.title} can have")
+                folder, _, name = member.name.removeprefix("./").partition("/")
+                if folder != layout.folder or name not in limits or name in contents or not member.isreg():
+                    continue
+                _check_size(spec, f"{member.name} in {path}", member.size, limits[name])
+                file = archive.extractfile(member)
+                contents[name] = file.read() if file else b""
+            while stream.read(1 << 20):  # gzip compares its checksum at the end of the stream
+                if stream.tell() > total_limit:
+                    raise InputError(f"{path} unpacks to more than the {total_limit} bytes that {spec.title} can have")
+    except InputError:
+        raise
+    except (tarfile.TarError, EOFError, zlib.error, OSError, MemoryError, ValueError) as error:
+        raise InputError(f"{path} is damaged or not a .tar.gz archive of {spec.title}: {error}") from error
+    for name in limits:
+        if name not in contents:
+            raise InputError(f"{path} lacks the file {layout.folder}/{name}, or is cut off before it")
+    return contents
+
+
+def _check_size(spec: CifarSpec, where: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise InputError(f"{where} has {size} bytes; that file of {spec.title} has at most {limit}")
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(names)
+
+
+def _parse_binary(spec: CifarSpec, layout: Layout, content: bytes, count: int, where: str) -> Split:
+    width = len(spec.label_keys)
+    if len(content) != count * (width + _PIXELS):
+        raise InputError(
+            f"{where} has {len(content)} bytes; {spec.title} has {count} records of {width + _PIXELS} bytes there, "
+            f"{count * (width + _PIXELS)} in all"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(count, width + _PIXELS)
+    labels = {key: records[:, i].astype(np.int32) for i, key in enumerate(spec.label_keys)}
+    return _checked_split(spec, records[:, width:], labels, where)
+
+
+def _parse_pickled(spec: CifarSpec, layout: Layout, content: bytes, count: int, where: str) -> Split:
+    batch = _unpickle(content, where)
+    pixels = batch.get("data")
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (count, _PIXELS):
+        found = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise InputError(f"{where}: 'data' must be uint8 [{count}, {_PIXELS}], not {found}")
+    labels = {}
+    for key, stored in zip(spec.label_keys, layout.label_keys, strict=True):
+        values = batch.get(stored)
+        if not isinstance(values, list) or len(values) != count or not all(type(value) is int for value in values):
+            raise InputError(f"{where}: {stored!r} must be a list of {count} integers")
+        labels[key] = np.clip(np.array(values, dtype=object), -1, 256).astype(np.int32)  # clip: never overflows
+    return _checked_split(spec, pixels, labels, where)
+
+
+def _checked_split(spec: CifarSpec, pixels: np.ndarray, labels: dict[str, np.ndarray], where: str) -> Split:
+    for (key, values), classes in zip(labels.items(), spec.label_counts, strict=True):
+        wrong = np.flatnonzero((values < 0) | (values >= classes))
+        if wrong.size:
+            raise InputError(
+                f"{where}: the {key} of image {wrong[0]} is {values[wrong[0]]}; {spec.title} has 0..{classes - 1}"
+            )
+    planes = pixels.reshape(-1, 3, SIDE, SIDE)
+    return Split(images=np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels=labels)
+
+
+def _parse_names(
+    spec: CifarSpec, layout: Layout, contents: dict[str, bytes], where: Callable[[str], str]
+) -> dict[str, tuple[str, ...]]:
+    names: dict[str, tuple[str, ...]] = {}
+    if layout.name_keys:
+        (file,) = layout.name_files
+        meta = _unpickle(contents[file], where(file))
+        found = [(where(file), meta.get(key)) for key in layout.name_keys]
+    else:
+        found = [(where(file), _lines(contents[file], where(file))) for file in layout.name_files]
+    for key, count, (place, values) in zip(spec.label_keys, spec.label_counts, found, strict=True):
+        if not isinstance(values, list) or len(values) != count or not all(isinstance(v, str) and v for v in values):
+            got = f"{len(values)}" if isinstance(values, list) else "none"
+            raise InputError(f"{place} must hold the {count} class names of {spec.title}, and holds {got}")
+        names[key] = tuple(values)
+    return names
+
+
+def _lines(content: bytes, where: str) -> list[str]:
+    try:
+        return [line.strip() for line in content.decode().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} must be a text file with one class name per line: {error}") from error
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    # Python 3 pickles bytes for Python 2 as a call of _codecs.encode with this one encoding.
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding!r}")
+    return text.encode(encoding)
+
+
+# The two functions NumPy names in its pickles, asked of NumPy itself because their module has moved and is private.
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
+_FROMBUFFER = np.empty(0, np.uint8).__reduce_ex__(5)[0]
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _encode,
+} | {
+    (f"numpy.{core}.{module}", name): function
+    for core in ("core", "_core")
+    for module, name, function in (
+        ("multiarray", "_reconstruct", _RECONSTRUCT),
+        ("numeric", "_frombuffer", _FROMBUFFER),
+    )
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits NumPy arrays and plain containers; a pickle that names anything else fails before that is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which a batch of CIFAR never does") from None
+
+
+def _unpickle(content: bytes, where: str) -> dict[str, Any]:
+    """Reads a pickled dictionary, written by Python 2 or 3, with its keys and any byte strings in lists as text."""
+    try:
+        value = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except Exception as error:  # damaged pickles raise nearly every type there is
+        raise InputError(f"{where} is damaged or not a pickled batch of CIFAR: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must hold a pickled dictionary, not {type(value).__name__}")
+    return {_text(key): [_text(v) for v in item] if isinstance(item, list) else item for key, item in value.items()}
+
+
+def _text(value: Any) -> Any:
+    return value.decode("latin1") if isinstance(value, bytes) else value

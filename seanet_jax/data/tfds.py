@@ -1,0 +1,287 @@
+"""CIFAR as TensorFlow Datasets keeps it, read and written without TensorFlow.
+
+TFDS without TensorFlow downloads, checks and reads, but cannot unpack an archive or encode an image. Here the archive
+is read by `seanet_jax.data.original` and the images are encoded by Pillow; everything else is TFDS's own work, so that
+what is written is what any user of TFDS reads.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seanet_jax.data.original import SIDE, CifarSpec, Original, Split
+from seanet_jax.data.progress import progress_bar, shows_bar
+from seanet_jax.errors import InputError
+
+_BATCH = 1000  # records read at once
+_PROBE_SECONDS = 10
+
+
+def default_data_dir() -> Path:
+    """TFDS's data folder: `$TFDS_DATA_DIR`, by default `~/tensorflow_datasets`."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+
+
+def prepared_folder(spec: CifarSpec, data_dir: Path) -> Path:
+    """The folder in which TFDS keeps the prepared data set."""
+    return data_dir / spec.name / spec.version
+
+
+def is_prepared(spec: CifarSpec, data_dir: Path) -> bool:
+    """Whether TFDS has finished preparing the data set in `data_dir`."""
+    return (prepared_folder(spec, data_dir) / "dataset_info.json").is_file()
+
+
+def order(split: str, count: int) -> np.ndarray:
+    """The order in which TFDS stores a split of examples numbered from 0: by the MD5 of its name and the number.
+
+    Args:
+        split: "train" or "test".
+        count: Number of examples.
+
+    Returns:
+        int64 [count]: the numbers of the examples in TFDS's order.
+    """
+    key = [hashlib.md5(f"{split}{i}".encode(), usedforsecurity=False).digest() for i in range(count)]
+    return np.array(sorted(range(count), key=key.__getitem__))
+
+
+def read_prepared(spec: CifarSpec, data_dir: Path, progress: bool) -> tuple[Split, Split, tuple[str, ...]]:
+    """Reads the prepared data set.
+
+    Args:
+        spec: The data set.
+        data_dir: TFDS's data folder.
+        progress: Whether a progress bar is wanted.
+
+    Returns:
+        The training split, the test split (both with the labels "label" alone) and the class names.
+
+    Raises:
+        InputError: A file is missing, damaged, of another format or of another size; the message names it.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = prepared_folder(spec, data_dir)
+    info_file = folder / "dataset_info.json"
+    try:
+        builder = tfds.builder(f"{spec.name}:{spec.version}", data_dir=data_dir)
+        file_format = builder.info.file_format.value
+        names = builder.info.features["label"].names
+        counts = {split: builder.info.splits[split].num_examples for split in ("train", "test")}
+        files = {split: [Path(path) for path in builder.info.splits[split].filepaths] for split in counts}
+    except Exception as error:  # TFDS passes on whatever JSON, protobuf and the file system raise
+        raise InputError(f"{info_file} is damaged or not of {spec.title} as TFDS prepares it: {error}") from error
+    if file_format != "array_record":
+        raise InputError(
+            f"{folder} is prepared as {file_format}; it must be prepared with file_format='array_record', "
+            "which is read without TensorFlow"
+        )
+    names_file = folder / "label.labels.txt"
+    if not names_file.is_file():  # TFDS would make up names
+        raise InputError(f"{names_file} is missing; it must hold the {spec.num_classes} class names of {spec.title}")
+    if len(names) != spec.num_classes:
+        raise InputError(
+            f"{names_file} must hold the {spec.num_classes} class names of {spec.title}, and holds {len(names)}"
+        )
+    if counts != {"train": spec.train_count, "test": spec.test_count}:
+        raise InputError(
+            f"{info_file} tells of {counts['train']} training and {counts['test']} test images; "
+            f"{spec.title} has {spec.train_count} and {spec.test_count}"
+        )
+    with progress_bar(f"Decoding {spec.title} from {folder}", sum(counts.values()), progress) as bar:
+        train, test = (_read_split(builder, split, files[split], counts[split], bar) for split in ("train", "test"))
+    return train, test, tuple(names)
+
+
+def _read_split(builder: Any, split: str, files: list[Path], count: int, bar: Any) -> Split:
+    import tensorflow_datasets as tfds
+    from array_record.python import array_record_module
+
+    where = ", ".join(map(str, files))
+    stored = 0
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file} is missing, though {file.parent / 'dataset_info.json'} tells of it")
+        try:
+            reader = array_record_module.ArrayRecordReader(str(file))
+            stored += reader.num_records()
+            reader.close()
+        except RuntimeError as error:
+            raise InputError(f"{file} is truncated or damaged: {error}") from error
+    if stored != count:
+        raise InputError(f"{where} holds {stored} images; it should hold {count}")
+
+    images = np.empty((count, SIDE, SIDE, 3), np.uint8)
+    labels = np.empty(count, np.int32)
+    try:
+        # Pillow decodes in a third of the time TFDS takes; threads do not help, as the images are too small.
+        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        for start in range(0, count, _BATCH):
+            keys = range(start, min(start + _BATCH, count))
+            for key, example in zip(keys, source.__getitems__(keys), strict=True):
+                images[key] = _decode_png(example["image"])
+                labels[key] = example["label"]
+            bar.update(len(keys))
+    except Exception as error:  # RuntimeError of ArrayRecord, DecodeError of protobuf, OSError of Pillow, ...
+        raise InputError(f"{where} is truncated or damaged: {error}") from error
+    wrong = np.flatnonzero((labels < 0) | (labels >= builder.info.features["label"].num_classes))
+    if wrong.size:
+        raise InputError(f"{where}: the label of image {wrong[0]} is {labels[wrong[0]]}, which is no class")
+    return Split(images=images, labels={"label": labels})
+
+
+def _decode_png(content: bytes) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+        pixels = np.asarray(image)
+    if pixels.shape != (SIDE, SIDE, 3):
+        raise ValueError(f"an image is {list(pixels.shape)}, not {[SIDE, SIDE, 3]}")
+    return pixels
+
+
+def _encode_png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def unreachable(url: str) -> str | None:
+    """Asks whether a URL can be downloaded; TFDS itself would try for minutes.
+
+    Returns:
+        None when it can, and otherwise the reason in a few words.
+    """
+    import requests
+
+    try:
+        with requests.get(url, stream=True, timeout=_PROBE_SECONDS) as response:
+            return None if response.ok else f"HTTP status {response.status_code}"
+    except requests.Timeout:
+        return f"no answer within {_PROBE_SECONDS} seconds"
+    except requests.RequestException as error:
+        return f"{type(error).__name__}: the host does not answer"
+
+
+def download_and_prepare(
+    spec: CifarSpec, data_dir: Path, read_archive: Callable[[Path], Original], progress: bool
+) -> None:
+    """Downloads the binary archive, checks it against TFDS's checksum and prepares it in TFDS's layout.
+
+    Everything is made in a temporary folder inside `data_dir` and moved into place when it is complete: the archive
+    to `downloads`, the data set to its prepared folder. A failure leaves `data_dir` as it was.
+
+    Args:
+        spec: The data set.
+        data_dir: TFDS's data folder; made when it does not exist.
+        read_archive: Reads the downloaded archive.
+        progress: Whether progress bars are wanted.
+
+    Raises:
+        InputError: The download broke off, the checksum is wrong, or the disk cannot be written.
+    """
+    import requests
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+
+    with _made_folders(data_dir / spec.name) as folder:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            work = Path(tempfile.mkdtemp(prefix=f".{spec.name}-", dir=data_dir))
+        except OSError as error:
+            raise InputError(
+                f"{data_dir} cannot be written ({error.strerror}); --data-dir must name a folder in which "
+                f"{spec.title} can be stored"
+            ) from error
+        try:
+            with _quiet(tfds, progress):
+                _prepare(tfds, spec, work, read_archive)
+            _move_into_place(spec, work, data_dir)
+        except NonMatchingChecksumError as error:
+            raise InputError(
+                f"The download of {spec.url} is not the file TFDS knows: its SHA-256 checksum or size differs; "
+                "try again later, or give --data-dir a folder that holds the data"
+            ) from error
+        except (tfds.download.DownloadError, requests.RequestException) as error:
+            raise InputError(f"The download of {spec.url} broke off ({error}); try again later") from error
+        except OSError as error:
+            raise InputError(f"{spec.title} cannot be stored in {data_dir}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _made_folders(folder: Path) -> Iterator[Path]:
+    """Removes on failure what is empty of `folder` and its parents, as far as they did not exist before."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield folder
+    except BaseException:
+        for path in new:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _quiet(tfds: Any, progress: bool) -> Iterator[None]:
+    """Keeps TFDS from writing to stdout, and its bars from where they cannot be shown."""
+    visible = shows_bar(progress)
+    if not visible:
+        tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(sys.stderr if visible else io.StringIO()):
+            yield
+    finally:
+        if not visible:
+            tfds.enable_progress_bar()
+
+
+def _prepare(tfds: Any, spec: CifarSpec, work: Path, read_archive: Callable[[Path], Original]) -> None:
+    builder = tfds.builder_cls(spec.name)(data_dir=work)
+
+    def split_generators(dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        original = read_archive(Path(dl_manager.download(spec.url)))
+        for key, names in original.names.items():
+            builder.info.features[key].names = names
+        return {"train": _examples("train", original.train), "test": _examples("test", original.test)}
+
+    # TFDS's own method unpacks the archive and encodes the images with TensorFlow.
+    builder._split_generators = split_generators
+    builder.download_and_prepare(
+        download_dir=work / "downloads",
+        download_config=tfds.download.DownloadConfig(force_checksums_validation=True),
+        file_format="array_record",
+    )
+
+
+def _examples(split: str, examples: Split) -> Iterator[tuple[int, dict[str, Any]]]:
+    for i, image in enumerate(examples.images):
+        labels = {key: int(values[i]) for key, values in examples.labels.items()}
+        yield i, {"id": f"{split}_{i:05d}", "image": _encode_png(image), **labels}
+
+
+def _move_into_place(spec: CifarSpec, work: Path, data_dir: Path) -> None:
+    try:
+        prepared_folder(spec, work).rename(prepared_folder(spec, data_dir))
+    except OSError:
+        if not is_prepared(spec, data_dir):  # another process may have been quicker
+            raise
+    with contextlib.suppress(OSError):  # the archive is kept for TFDS's use, and is not needed any more
+        for path in (work / "downloads").rglob("*"):
+            if path.is_file():
+                target = data_dir / path.relative_to(work)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)

@@ -1,0 +1,154 @@
+"""The operations of the network as pure functions of arrays: usable from Flax, Haiku, Equinox or plain JAX.
+
+Feature maps are channels-last: ``[N, H, W, C]``. Everything here can be jitted, differentiated and vmapped.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from seanet_jax.errors import InputError
+
+AggregateOp = Literal["sum", "mean", "max"]
+AGGREGATE_OPS: tuple[str, ...] = get_args(AggregateOp)
+
+
+def aggregate(x: jax.Array, factor: int = 4, op: AggregateOp = "sum") -> jax.Array:
+    """Reduces every group of ``factor`` adjacent channels to one.
+
+    Output channel ``g`` is the sum (or mean, or maximum) of the input channels ``g * factor`` to
+    ``g * factor + factor - 1``.
+
+    Args:
+      x: feature map of any rank, channels last: ``[..., C]``.
+      factor: size of a group, k in the SEANet talk (MIND 2019); divides C.
+      op: how a group is reduced. The published network sums.
+
+    Returns:
+      ``[..., C / factor]``, of x's dtype.
+
+    Raises:
+      InputError: x has no channel axis, the factor does not divide the channels, or the operation is unknown.
+    """
+    if op not in AGGREGATE_OPS:
+        raise InputError(f"aggregate: op is {op!r}; it must be one of {', '.join(AGGREGATE_OPS)}")
+    if x.ndim < 1:
+        raise InputError("aggregate: x is a scalar; it needs a last axis of channels")
+    channels = x.shape[-1]
+    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1 or channels % factor:
+        raise InputError(
+            f"aggregate: factor is {factor!r}; it must be a positive integer that divides the {channels} channels"
+        )
+    groups = x.reshape(*x.shape[:-1], channels // factor, factor)
+    if op == "sum":
+        return groups.sum(-1)
+    if op == "mean":
+        return groups.mean(-1)
+    return groups.max(-1)
+
+
+def squeeze_excite(
+    x: jax.Array, reduce_kernel: jax.Array, reduce_bias: jax.Array, expand_kernel: jax.Array, expand_bias: jax.Array
+) -> jax.Array:
+    """Scales every channel by a weight in (0, 1) computed from all channels' global averages.
+
+    ``x * sigmoid(relu(mean(x) @ reduce_kernel + reduce_bias) @ expand_kernel + expand_bias)``: squeeze-and-excitation,
+    Hu et al., CVPR 2018, eq. 2-4, with biases as in the SEANet release.
+
+    Args:
+      x: feature map ``[N, *spatial, C]``.
+      reduce_kernel: ``[C, C // reduction]``.
+      reduce_bias: ``[C // reduction]``.
+      expand_kernel: ``[C // reduction, C]``.
+      expand_bias: ``[C]``.
+
+    Returns:
+      The scaled map, of x's shape and dtype.
+
+    Raises:
+      InputError: the shapes do not fit together.
+    """
+    if x.ndim < 2:
+        raise InputError(f"squeeze_excite: x has shape {x.shape}; it must be [N, *spatial, C]")
+    channels, hidden = x.shape[-1], reduce_kernel.shape[-1]
+    expected = {
+        "reduce_kernel": (reduce_kernel, (channels, hidden)),
+        "reduce_bias": (reduce_bias, (hidden,)),
+        "expand_kernel": (expand_kernel, (hidden, channels)),
+        "expand_bias": (expand_bias, (channels,)),
+    }
+    for name, (array, shape) in expected.items():
+        if array.shape != shape:
+            raise InputError(
+                f"squeeze_excite: {name} has shape {array.shape}; for {channels} channels it must be {shape}"
+            )
+    spatial = tuple(range(1, x.ndim - 1))
+    # The average is taken in float32 whatever the compute dtype: bfloat16 has 8 bits for a sum of 1,024 pixels.
+    squeezed = x.mean(spatial, dtype=jnp.float32).astype(x.dtype)
+    hidden_units = jax.nn.relu(squeezed @ reduce_kernel.astype(x.dtype) + reduce_bias.astype(x.dtype))
+    scale = jax.nn.sigmoid(hidden_units @ expand_kernel.astype(x.dtype) + expand_bias.astype(x.dtype))
+    return x * jnp.expand_dims(scale, spatial)
+
+
+def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+    """2-D cross-correlation with an odd square kernel, padded by half of it on every side (as PyTorch pads).
+
+    XLA's "SAME" pads asymmetrically when the stride is 2 and gives other numbers; this does not.
+
+    Args:
+      x: ``[N, H, W, C]``.
+      kernel: ``[k, k, C, F]`` with k odd; cast to x's dtype.
+      stride: step in both spatial directions.
+
+    Returns:
+      ``[N, ceil(H / stride), ceil(W / stride), F]``, of x's dtype.
+
+    Raises:
+      InputError: the ranks or channels do not fit, or the kernel is not odd and square.
+    """
+    if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2]:
+        raise InputError(f"conv2d: x {x.shape} and kernel {kernel.shape} must be [N, H, W, C] and [k, k, C, F]")
+    size = kernel.shape[0]
+    if size != kernel.shape[1] or size % 2 == 0:
+        raise InputError(f"conv2d: the kernel is {kernel.shape[0]}x{kernel.shape[1]}; it must be square and odd")
+    padding = (size // 2, size // 2)
+    return lax.conv_general_dilated(
+        x, kernel.astype(x.dtype), (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of every channel over all other axes, in float32.
+
+    Args:
+      x: ``[..., C]``.
+
+    Returns:
+      ``(mean, variance)``, each ``[C]`` in float32.
+    """
+    axes = tuple(range(x.ndim - 1))
+    x = x.astype(jnp.float32)
+    mean = x.mean(axes)
+    return mean, jnp.square(x - mean).mean(axes)
+
+
+def batch_norm(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5
+) -> jax.Array:
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` per channel (Ioffe and Szegedy, 2015), computed in float32.
+
+    Args:
+      x: ``[..., C]``.
+      mean: ``[C]``, of the batch or running.
+      var: ``[C]``, likewise.
+      scale: ``[C]``.
+      bias: ``[C]``.
+      epsilon: added to the variance.
+
+    Returns:
+      The normalised map, of x's shape and dtype.
+    """
+    multiplier = lax.rsqrt(var + epsilon) * scale
+    return ((x.astype(jnp.float32) - mean) * multiplier + bias).astype(x.dtype)

@@ -1,0 +1,182 @@
+"""SEANet, and with other settings of the same config the residual networks it is compared with."""
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seanet_jax.errors import InputError
+from seanet_jax.functional import AGGREGATE_OPS, AggregateOp
+from seanet_jax.modules import Aggregate, BatchNorm, Conv, Linear, ResidualBlock
+
+AggregatePlacement = Literal["stage", "block", "none"]
+ComputeDtype = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SEANetConfig:
+    """Everything that determines the network. The defaults are the published SEANet-20 for CIFAR-10.
+
+    Attributes:
+      stage_sizes: residual blocks in each stage; stages after the first halve height and width.
+      widths: channels of each stage's 3x3 convolutions.
+      stem_width: channels of the first convolution.
+      squeeze_excite: whether each block recalibrates its channels.
+      reduction: channels per hidden unit of squeeze-excitation.
+      aggregate_placement: "stage", after each stage, as published; "block", inside each block, after its
+        squeeze-excitation and before the addition, as the talk words it; or "none".
+      aggregate_op: how a group of channels is reduced.
+      aggregate_factor: channels in a group.
+      preactivation: BN - ReLU - conv instead of conv - BN - ReLU.
+      num_classes: size of the logits.
+      in_channels: channels of the image.
+      dtype: compute dtype of convolutions and matrix products; parameters, batch statistics and logits stay float32.
+
+    Raises:
+      InputError: a field, or a combination of fields, cannot be built.
+    """
+
+    stage_sizes: tuple[int, ...] = (3, 3, 3)
+    widths: tuple[int, ...] = (128, 256, 512)
+    stem_width: int = 16
+    squeeze_excite: bool = True
+    reduction: int = 8
+    aggregate_placement: AggregatePlacement = "stage"
+    aggregate_op: AggregateOp = "sum"
+    aggregate_factor: int = 4
+    preactivation: bool = False
+    num_classes: int = 10
+    in_channels: int = 3
+    dtype: ComputeDtype = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("stage_sizes", "widths"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not value or not all(_is_positive_int(v) for v in value):
+                raise InputError(f"{name} is {value!r}; it must be a non-empty tuple of positive integers")
+        if len(self.stage_sizes) != len(self.widths):
+            raise InputError(
+                f"widths has {len(self.widths)} entries and stage_sizes {len(self.stage_sizes)}; "
+                "they must have one for each stage"
+            )
+        for name in ("stem_width", "reduction", "aggregate_factor", "num_classes", "in_channels"):
+            if not _is_positive_int(getattr(self, name)):
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be a positive integer")
+        for name in ("squeeze_excite", "preactivation"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+        choices = {
+            "aggregate_placement": get_args(AggregatePlacement),
+            "aggregate_op": AGGREGATE_OPS,
+            "dtype": get_args(ComputeDtype),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        if self.squeeze_excite and self.reduction > min(self.widths):
+            raise InputError(
+                f"reduction is {self.reduction}; it must be at most {min(self.widths)}, the channels of the narrowest stage"
+            )
+        if self.aggregate_placement != "none":
+            for width in self.widths:
+                if width % self.aggregate_factor:
+                    raise InputError(
+                        f"aggregate_factor is {self.aggregate_factor}; it must divide every stage's channels, "
+                        f"and {width} is not divisible by it"
+                    )
+
+
+def _is_positive_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+class Stage(nnx.Module):
+    """Residual blocks of one width, the first with the stage's stride, then aggregation where the config places it here.
+
+    Args:
+      in_channels: channels of the input ``[N, H, W, in_channels]``.
+      index: which stage of the config this is, from 0.
+      config: of the whole network.
+      rngs: source of the initial parameters.
+    """
+
+    def __init__(self, in_channels: int, index: int, config: SEANetConfig, *, rngs: nnx.Rngs):
+        def aggregate_at(placement: AggregatePlacement) -> Aggregate | None:
+            if config.aggregate_placement != placement:
+                return None
+            return Aggregate(config.aggregate_factor, config.aggregate_op)
+
+        blocks = []
+        for position in range(config.stage_sizes[index]):
+            block = ResidualBlock(
+                in_channels,
+                config.widths[index],
+                stride=2 if index > 0 and position == 0 else 1,
+                reduction=config.reduction if config.squeeze_excite else None,
+                aggregate=aggregate_at("block"),
+                preactivation=config.preactivation,
+                rngs=rngs,
+            )
+            in_channels = block.out_channels
+            blocks.append(block)
+        self.blocks = nnx.List(blocks)
+        self.aggregate = aggregate_at("stage")
+        self.out_channels = in_channels if self.aggregate is None else in_channels // self.aggregate.factor
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for block in self.blocks:
+            x = block(x)
+        return x if self.aggregate is None else self.aggregate(x)
+
+
+class SEANet(nnx.Module):
+    """Stem, stages of residual blocks, global average pool, linear classifier.
+
+    Args:
+      config: the architecture; the published SEANet-20 by default.
+      rngs: source of the initial parameters, e.g. ``nnx.Rngs(0)``.
+    """
+
+    def __init__(self, config: SEANetConfig | None = None, *, rngs: nnx.Rngs):
+        self.config = config = config or SEANetConfig()
+        self.stem = Conv(config.in_channels, config.stem_width, 3, rngs=rngs)
+        # Pre-activated blocks begin with a normalisation of their own and leave the last sum without one.
+        self.stem_bn = None if config.preactivation else BatchNorm(config.stem_width)
+        channels = config.stem_width
+        stages = []
+        for index in range(len(config.stage_sizes)):
+            stage = Stage(channels, index, config, rngs=rngs)
+            channels = stage.out_channels
+            stages.append(stage)
+        self.stages = nnx.List(stages)
+        self.head_bn = BatchNorm(channels) if config.preactivation else None
+        self.classifier = Linear(channels, config.num_classes, dtype=jnp.dtype(config.dtype), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Classifies normalised images.
+
+        Args:
+          x: ``[N, H, W, in_channels]``, floating point, already normalised. CIFAR's are 32x32; any size works.
+
+        Returns:
+          Logits ``[N, num_classes]`` in float32.
+
+        Raises:
+          InputError: x is not a batch of floating-point images with the config's channels.
+        """
+        channels = self.config.in_channels
+        if x.ndim != 4 or x.shape[-1] != channels or 0 in x.shape:
+            raise InputError(f"the images have shape {x.shape}; they must be [N, H, W, {channels}] and not empty")
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise InputError(f"the images are {x.dtype}; they must be floating point, normalised from [0, 1] pixels")
+        x = self.stem(x.astype(self.config.dtype))
+        if self.stem_bn is not None:
+            x = jax.nn.relu(self.stem_bn(x))
+        for stage in self.stages:
+            x = stage(x)
+        if self.head_bn is not None:
+            x = jax.nn.relu(self.head_bn(x))
+        features = x.mean((1, 2), dtype=jnp.float32)
+        return self.classifier(features).astype(jnp.float32)

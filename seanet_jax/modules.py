@@ -1,0 +1,214 @@
+"""Flax NNX modules: the building blocks, channels-last, initialised as the PyTorch release initialises them.
+
+Parameters and batch statistics are float32 whatever the compute dtype. Modules start in training mode, as NNX's own do;
+``model.eval()`` and ``model.train()`` switch between running and batch statistics.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from seanet_jax import functional
+from seanet_jax.errors import InputError
+from seanet_jax.functional import AGGREGATE_OPS, AggregateOp
+
+# Kaiming-normal with gain sqrt(2) over the fan-in (He et al., 2015); jax's he_normal is truncated and therefore another
+# distribution.
+_conv_init = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+# uniform(+-1/sqrt(fan_in)), PyTorch's default for linear layers: the variance of that interval is 1/(3 fan_in).
+_linear_init = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Linear(nnx.Linear):
+    """``nnx.Linear`` with PyTorch's default initialisation: kernel and bias uniform(+-1/sqrt(in_features)).
+
+    Args:
+      in_features: channels of the input ``[..., in_features]``.
+      out_features: channels of the output.
+      dtype: compute dtype.
+      rngs: source of the initial parameters.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        def bias_init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
+            bound = in_features**-0.5
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        super().__init__(
+            in_features, out_features, kernel_init=_linear_init, bias_init=bias_init, dtype=dtype, rngs=rngs
+        )
+
+
+class Conv(nnx.Module):
+    """A convolution without bias: ``functional.conv2d`` with its kernel.
+
+    Args:
+      in_channels: channels of the input ``[N, H, W, in_channels]``.
+      out_channels: channels of the output ``[N, ceil(H / stride), ceil(W / stride), out_channels]``.
+      kernel_size: odd side length of the square kernel.
+      stride: step in both directions.
+      rngs: source of the initial parameters.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, rngs: nnx.Rngs):
+        shape = (kernel_size, kernel_size, in_channels, out_channels)
+        self.kernel = nnx.Param(_conv_init(rngs.params(), shape, jnp.float32))
+        self.stride = stride
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return functional.conv2d(x, self.kernel[...], stride=self.stride)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation whose running variance is the *unbiased* one, as in PyTorch (``nnx.BatchNorm`` keeps the biased).
+
+    Statistics are those of the whole batch the function sees: under jit over a mesh, of the global batch.
+
+    Args:
+      channels: size of the last axis.
+      momentum: weight of the old value in the running averages (PyTorch's momentum is one minus this).
+      epsilon: added to the variance.
+    """
+
+    def __init__(self, channels: int, *, momentum: float = 0.9, epsilon: float = 1e-5):
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.use_running_average = False
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises ``[..., C]``; in training mode also moves the running averages.
+
+        Raises:
+          InputError: in training mode, a channel has a single value: its variance is undefined.
+        """
+        if self.use_running_average:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            count = x.size // x.shape[-1]
+            if count < 2:
+                raise InputError(
+                    f"BatchNorm: one value per channel in an input of shape {x.shape}; training needs at least two"
+                )
+            mean, var = functional.batch_statistics(x)
+            unbiased = var * (count / (count - 1))
+            self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * jax.lax.stop_gradient(mean)
+            self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * jax.lax.stop_gradient(unbiased)
+        return functional.batch_norm(x, mean, var, self.scale[...], self.bias[...], epsilon=self.epsilon)
+
+
+class SqueezeExcite(nnx.Module):
+    """Squeeze-and-excitation over ``[N, *spatial, channels]``; see ``functional.squeeze_excite``.
+
+    Args:
+      channels: channels of the input and the output.
+      reduction: the hidden layer has ``channels // reduction`` units.
+      rngs: source of the initial parameters.
+
+    Raises:
+      InputError: the reduction leaves no hidden unit.
+    """
+
+    def __init__(self, channels: int, reduction: int = 8, *, rngs: nnx.Rngs):
+        if not 1 <= reduction <= channels:
+            raise InputError(f"SqueezeExcite: reduction is {reduction}; it must be from 1 to the {channels} channels")
+        self.reduce = Linear(channels, channels // reduction, rngs=rngs)
+        self.expand = Linear(channels // reduction, channels, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        assert self.reduce.bias is not None and self.expand.bias is not None
+        return functional.squeeze_excite(
+            x, self.reduce.kernel[...], self.reduce.bias[...], self.expand.kernel[...], self.expand.bias[...]
+        )
+
+
+class Aggregate(nnx.Module):
+    """Reduces groups of adjacent channels, ``[..., C]`` to ``[..., C / factor]``; see ``functional.aggregate``.
+
+    Args:
+      factor: channels in a group.
+      op: "sum" (the published network), "mean" or "max".
+
+    Raises:
+      InputError: the factor is not a positive integer or the operation is unknown.
+    """
+
+    def __init__(self, factor: int = 4, op: AggregateOp = "sum"):
+        if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
+            raise InputError(f"Aggregate: factor is {factor!r}; it must be a positive integer")
+        if op not in AGGREGATE_OPS:
+            raise InputError(f"Aggregate: op is {op!r}; it must be one of {', '.join(AGGREGATE_OPS)}")
+        self.factor = factor
+        self.op: AggregateOp = op
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return functional.aggregate(x, self.factor, self.op)
+
+
+class ResidualBlock(nnx.Module):
+    """A basic block: two 3x3 convolutions, optional squeeze-excitation and aggregation, and a shortcut.
+
+    * As in He et al., CVPR 2016: conv - BN - ReLU - conv - BN - [SE] - [aggregate] - add shortcut - ReLU. A projected
+      shortcut is a 1x1 convolution and batch normalisation.
+    * Pre-activated (He et al., ECCV 2016): BN - ReLU - conv - BN - ReLU - conv - [SE] - [aggregate] - add shortcut. A
+      projected shortcut is a 1x1 convolution of the activated input, without normalisation.
+
+    The shortcut is the identity where shapes allow it. An aggregating block always projects it to its
+    ``width / factor`` channels, as the talk describes.
+
+    Args:
+      in_channels: channels of the input ``[N, H, W, in_channels]``.
+      width: channels of both 3x3 convolutions; the output has ``width``, or ``width / factor`` with aggregation.
+      stride: stride of the first convolution and of the shortcut.
+      reduction: of squeeze-excitation; None leaves it out.
+      aggregate: applied inside the residual branch, after squeeze-excitation; None leaves it out.
+      preactivation: which of the two orders.
+      rngs: source of the initial parameters.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int = 1,
+        reduction: int | None = None,
+        aggregate: Aggregate | None = None,
+        preactivation: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.out_channels = width if aggregate is None else width // aggregate.factor
+        self.preactivation = preactivation
+        self.conv1 = Conv(in_channels, width, 3, stride=stride, rngs=rngs)
+        self.bn1 = BatchNorm(in_channels if preactivation else width)
+        self.conv2 = Conv(width, width, 3, rngs=rngs)
+        self.bn2 = BatchNorm(width)
+        self.squeeze_excite = None if reduction is None else SqueezeExcite(width, reduction, rngs=rngs)
+        self.aggregate = aggregate
+        projected = aggregate is not None or stride != 1 or in_channels != self.out_channels
+        self.shortcut = Conv(in_channels, self.out_channels, 1, stride=stride, rngs=rngs) if projected else None
+        self.shortcut_bn = BatchNorm(self.out_channels) if projected and not preactivation else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.preactivation:
+            activated = jax.nn.relu(self.bn1(x))
+            y = self.conv2(jax.nn.relu(self.bn2(self.conv1(activated))))
+            shortcut = x if self.shortcut is None else self.shortcut(activated)
+            return self._excite_and_aggregate(y) + shortcut
+        y = jax.nn.relu(self.bn1(self.conv1(x)))
+        y = self._excite_and_aggregate(self.bn2(self.conv2(y)))
+        shortcut = x
+        if self.shortcut is not None and self.shortcut_bn is not None:
+            shortcut = self.shortcut_bn(self.shortcut(x))
+        return jax.nn.relu(y + shortcut)
+
+    def _excite_and_aggregate(self, y: jax.Array) -> jax.Array:
+        if self.squeeze_excite is not None:
+            y = self.squeeze_excite(y)
+        return y if self.aggregate is None else self.aggregate(y)

@@ -1,0 +1,211 @@
+"""Everything a person looks at while a run goes on and after it: progress, TensorBoard events, curves."""
+
+import csv
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from seanet_jax.run_folder import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette: told apart with any colour vision, and in grey.
+_TRAIN, _TEST, _VAL, _PUBLISHED = "#E69F00", "#0072B2", "#009E73", "#999999"
+
+
+def format_duration(seconds: float) -> str:
+    """A time as a person says it: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Tells how a run advances: a bar on a terminal, otherwise a plain line every so many steps.
+
+    Args:
+      step: where the run starts.
+      last_step: where it ends.
+      steps_per_epoch: to tell the epoch.
+      batch_size: images per step.
+      log_every: steps between plain lines.
+    """
+
+    def __init__(self, *, step: int, last_step: int, steps_per_epoch: int, batch_size: int, log_every: int):
+        self._last_step = last_step
+        self._steps_per_epoch = steps_per_epoch
+        self._epochs = -(-last_step // steps_per_epoch)
+        self._batch_size = batch_size
+        self._log_every = log_every
+        self._step = step
+        self._bar: tqdm | None = None
+        self._seconds_per_step = 0.0
+        self._first_step, self._started = step, time.perf_counter()
+        self._run_started = self._started
+
+    def say(self, line: str) -> None:
+        """Prints a line without tearing the bar."""
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def begin_epoch(self, stop: int) -> None:
+        """Starts the clock of an epoch that ends at step ``stop``."""
+        self._first_step, self._started = self._step, time.perf_counter()
+        if sys.stdout.isatty():
+            epoch = self._step // self._steps_per_epoch + 1
+            self._bar = tqdm(
+                total=stop - self._step,
+                desc=f"epoch {epoch}/{self._epochs}",
+                unit="step",
+                file=sys.stdout,
+                leave=False,
+                dynamic_ncols=True,
+            )
+
+    def step(self, step: int, loss: float, accuracy: float) -> None:
+        """Reports a finished step.
+
+        Args:
+          step: optimiser steps done.
+          loss: mean over the epoch so far, in nats.
+          accuracy: likewise, as a fraction.
+        """
+        self._step = step
+        self._seconds_per_step = (time.perf_counter() - self._started) / (step - self._first_step)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.2%}", refresh=False)
+            self._bar.update()
+        elif step % self._log_every == 0:
+            in_epoch = (step - 1) % self._steps_per_epoch + 1
+            self.say(
+                f"  epoch {(step - 1) // self._steps_per_epoch + 1}/{self._epochs}, "
+                f"step {in_epoch}/{self._steps_per_epoch}: "
+                f"loss {loss:.3f}, accuracy {accuracy:.2%}, {self._batch_size / self._seconds_per_step:.0f} images/s"
+            )
+
+    def end_steps(self) -> dict[str, float]:
+        """Stops the epoch's clock; the time of its steps and their images per second."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        seconds = time.perf_counter() - self._started
+        images = (self._step - self._first_step) * self._batch_size
+        return {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
+
+    def end_epoch(self, record: Record) -> None:
+        """Prints the epoch's line, evaluation included in the time left."""
+        parts = [f"epoch {record['epoch']:.4g}/{self._epochs}", f"lr {record['learning_rate']:g}"]
+        for name in ("train", "val", "test"):
+            if f"{name}_loss" in record:
+                parts.append(f"{name} loss {record[f'{name}_loss']:.3f} accuracy {record[f'{name}_accuracy']:.2%}")
+        parts.append(f"{record['images_per_second']:.0f} images/s")
+        overall = (time.perf_counter() - self._started) / (self._step - self._first_step)
+        parts.append(f"{format_duration(overall * (self._last_step - self._step))} left")
+        self.say(", ".join(parts))
+
+    @property
+    def seconds(self) -> float:
+        """Since the run, or its continuation, began."""
+        return time.perf_counter() - self._run_started
+
+
+class Events:
+    """TensorBoard events of a run, one point per epoch over optimiser steps.
+
+    Args:
+      folder: for the events.
+      step: events of later steps, written before a run was killed, are struck out.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, record: Record) -> None:
+        """Writes an epoch's numbers."""
+        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"):
+            if name in record:
+                split, quantity = name.split("_")
+                self._writer.add_scalar(f"{quantity}/{split}", record[name], record["step"])
+        self._writer.add_scalar("learning_rate", record["learning_rate"], record["step"])
+        self._writer.add_scalar("images_per_second", record["images_per_second"], record["step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+
+def published_curves(dataset: str) -> list[dict[str, float]]:
+    """The published SEANet-20 run, epoch by epoch; empty for a data set it was not run on.
+
+    Args:
+      dataset: a name such as "cifar10".
+
+    Returns:
+      Records with ``epoch``, ``train_loss``, ``train_accuracy``, ``test_loss`` and ``test_accuracy``.
+    """
+    text = (resources.files("seanet_jax") / "published_curves.csv").read_text()
+    rows = [row for row in csv.DictReader(text.splitlines()) if row.pop("dataset") == dataset]
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
+def draw_curves(records: list[Record], path: Path, *, title: str, dataset: str, epochs: int) -> None:
+    """Draws loss and error over epochs, with the published run behind them where there is one.
+
+    Args:
+      records: of the run; at least one.
+      path: of the PNG.
+      title: of the figure.
+      dataset: whose published curves to draw.
+      epochs: the run's, the width of the picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11)
+    published = [row for row in published_curves(dataset) if row["epoch"] <= epochs]
+    panels: tuple[tuple[str, str, Any], ...] = (
+        ("loss", "cross entropy (nats)", lambda value: value),
+        ("accuracy", "error (%)", lambda value: 100 * (1 - value)),
+    )
+    for axes, (quantity, label, scale) in zip(figure.subplots(1, 2), panels, strict=True):
+        if published:
+            x = [row["epoch"] for row in published]
+            for split, style in (("train", ":"), ("test", "-")):
+                y = [scale(row[f"{split}_{quantity}"]) for row in published]
+                axes.plot(x, y, style, color=_PUBLISHED, linewidth=1, label=f"published SEANet-20, {split}", zorder=1)
+        x = [record["epoch"] for record in records]
+        for split, colour in (("train", _TRAIN), ("val", _VAL), ("test", _TEST)):
+            if f"{split}_{quantity}" not in records[-1]:
+                continue
+            y = [scale(record[f"{split}_{quantity}"]) for record in records]
+            name = {"val": "validation"}.get(split, split)
+            axes.plot(
+                x, y, color=colour, linewidth=1.8, marker="o" if len(x) < 15 else None, markersize=3.5, label=name
+            )
+            if quantity == "accuracy" and split != "train":
+                axes.annotate(f"{y[-1]:.2f}", (x[-1], y[-1]), (4, 4), textcoords="offset points", color=colour)
+        _tidy(axes, label, epochs)
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def _tidy(axes: "Axes", label: str, epochs: int) -> None:
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    axes.set_xlim(0, epochs * 1.06)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,297 @@
+"""``fit(config)``: the training loop."""
+
+import collections
+import contextlib
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from seanet_jax import parallel
+from seanet_jax.checkpoint import Checkpoints
+from seanet_jax.config import TrainConfig
+from seanet_jax.data import Dataset, load
+from seanet_jax.errors import InputError
+from seanet_jax.models import SEANet, SEANetConfig
+from seanet_jax.recipes import learning_rate_schedule, optimizer
+from seanet_jax.report import Events, Progress, draw_curves, format_duration
+from seanet_jax.run_folder import Record, RunFolder
+from seanet_jax.step import Images, Metrics, TrainState, create_state, epoch_order, make_eval_step, make_train_step
+
+# Steps the host may be ahead of the device: enough that the device never waits for Python, few enough that progress
+# and a loss gone wrong are seen at once.
+_STEPS_AHEAD = 2
+
+
+class TrainingDivergedError(RuntimeError):
+    """The training loss is no longer a finite number."""
+
+
+def fit(config: TrainConfig) -> dict[str, Any]:
+    """Trains a network as the config says and leaves a run folder behind (its files: ``seanet_jax.run_folder``).
+
+    Nothing is written before every input is known to be usable.
+
+    Args:
+      config: of the run.
+
+    Returns:
+      The contents of ``summary.json``.
+
+    Raises:
+      InputError: the config, the data or the run folder cannot be used.
+      TrainingDivergedError: the loss became NaN or infinite; the last checkpoint stays.
+    """
+    mesh = parallel.make_mesh(require_gpu=config.require_gpu)
+    parallel.check_divisible(mesh, "batch_size", config.batch_size)
+    parallel.check_divisible(mesh, "eval_batch_size", config.eval_batch_size)
+    folder = RunFolder(config.run_folder)
+    folder.check(config)
+    print(f"device: {parallel.describe_devices()}", flush=True)
+    trainer = _Trainer(config, _load_dataset(config), mesh)
+    with Checkpoints(folder.path) as checkpoints:
+        state, history = trainer.initial_state(), []
+        if config.resume and checkpoints.latest_step() is None:
+            print(f"{folder.path} holds no checkpoint yet: starting at step 0", flush=True)
+        elif config.resume:
+            state, history = checkpoints.restore_latest(state)
+            if int(state.step) >= trainer.last_step:
+                print(f"{folder.path} is at step {int(state.step)} already: nothing to do", flush=True)
+                return folder.read_summary()
+            print(f"resuming {folder.path} at step {int(state.step)}", flush=True)
+        folder.open(config, trainer.model.config, history)
+        with contextlib.closing(Events(folder.tensorboard, int(state.step))) as events:
+            return _Loop(trainer, folder, checkpoints, events, history).run(state)
+
+
+def load_model(run_folder: str | Path, which: str = "best") -> SEANet:
+    """The trained network of a run, in evaluation mode.
+
+    Args:
+      run_folder: of a run.
+      which: "best" or "latest" checkpoint.
+
+    Raises:
+      InputError: the folder is not that of a run, or holds no such checkpoint.
+    """
+    if which not in ("best", "latest"):
+        raise InputError(f"which is {which!r}; it must be best or latest")
+    config, model_config = RunFolder(Path(run_folder)).read_config()
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in model_config.items()}
+    model = SEANet(SEANetConfig(**fields), rngs=nnx.Rngs(0))
+    template = create_state(model, optimizer(TrainConfig(**config), steps_per_epoch=1))
+    with Checkpoints(Path(run_folder)) as checkpoints:
+        restore = checkpoints.restore_best if which == "best" else checkpoints.restore_latest
+        state, _ = restore(template)
+    nnx.update(model, nnx.State(state.params), nnx.State(state.batch_stats))
+    model.eval()
+    return model
+
+
+def _load_dataset(config: TrainConfig) -> Dataset:
+    dataset = load(config.dataset, data_dir=config.data_dir).limit(config.limit_train, config.limit_test)
+    if config.validation_fraction:
+        dataset = dataset.split_validation(config.validation_fraction)
+    if len(dataset.train_images) < config.batch_size:
+        raise InputError(
+            f"batch_size is {config.batch_size}; it must be at most {len(dataset.train_images)}, the training images there are"
+        )
+    return dataset
+
+
+class _Evaluation:
+    """Loss and accuracy on one fixed set of images, each counted once."""
+
+    def __init__(self, model: SEANet, dataset: Dataset, images: np.ndarray, labels: np.ndarray, mesh: Mesh, size: int):
+        padding = -len(images) % size
+        images = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
+        labels = np.concatenate([labels, np.full(padding, -1, labels.dtype)])
+        placement = parallel.replicated(mesh)
+        self._data = jax.device_put(Images(images, labels), placement)
+        self._starts = [jax.device_put(np.int32(start), placement) for start in range(0, len(images), size)]
+        self._placement = placement
+        self._step = jax.jit(
+            make_eval_step(model, dataset, mesh, batch_size=size), donate_argnums=0, out_shardings=placement
+        )
+
+    def __call__(self, state: TrainState) -> tuple[float, float]:
+        metrics = jax.device_put(Metrics.zero(), self._placement)
+        for start in self._starts:
+            metrics = self._step(metrics, state.params, state.batch_stats, self._data, start)
+        return _loss_and_accuracy(metrics)
+
+
+def _loss_and_accuracy(metrics: Metrics) -> tuple[float, float]:
+    """Mean loss in nats and accuracy as a fraction; waits for the device."""
+    loss, correct, count = jax.device_get(metrics)
+    return float(loss) / int(count), int(correct) / int(count)
+
+
+class _Trainer:
+    """What of a run does not change while it trains: network, data on the device, jitted functions, lengths."""
+
+    def __init__(self, config: TrainConfig, dataset: Dataset, mesh: Mesh):
+        self.config = config
+        self.steps_per_epoch = len(dataset.train_images) // config.batch_size
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
+        self.learning_rate = learning_rate_schedule(config, self.steps_per_epoch)
+        self._optimizer = optimizer(config, self.steps_per_epoch)
+        self._placement = placement = parallel.replicated(mesh)
+        init_key, order_key, augment_key = jax.random.split(jax.random.key(config.seed), 3)
+        self._order_key, self.augment_key = jax.device_put((order_key, augment_key), placement)
+
+        channels = dataset.train_images.shape[-1]
+        self.model = SEANet(config.model_config(dataset.num_classes, channels), rngs=nnx.Rngs(init_key))
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
+        self.images = jax.device_put(Images(dataset.train_images, dataset.train_labels), placement)
+        self._order = jax.jit(epoch_order, static_argnames="num_images", out_shardings=placement)
+        train_step = make_train_step(
+            self.model, self._optimizer, dataset, mesh, batch_size=config.batch_size, use_augmentation=config.augment
+        )
+        self.train_step = jax.jit(train_step, donate_argnums=0, out_shardings=placement)
+
+        size = config.eval_batch_size
+        self.evaluations = {}
+        if dataset.val_images is not None and dataset.val_labels is not None:
+            self.evaluations["val"] = _Evaluation(
+                self.model, dataset, dataset.val_images, dataset.val_labels, mesh, size
+            )
+        self.evaluations["test"] = _Evaluation(
+            self.model, dataset, dataset.test_images, dataset.test_labels, mesh, size
+        )
+        # The best epoch is chosen on validation images where there are any.
+        self.chosen_on = next(iter(self.evaluations))
+
+    def initial_state(self) -> TrainState:
+        return jax.device_put(create_state(self.model, self._optimizer), self._placement)
+
+    def order(self, epoch: int) -> jax.Array:
+        return self._order(self._order_key, jnp.int32(epoch), num_images=len(self.images.labels))
+
+
+class _Loop:
+    """One call of ``fit``: what changes while it trains, beside the state."""
+
+    def __init__(
+        self, trainer: _Trainer, folder: RunFolder, checkpoints: Checkpoints, events: Events, history: list[Record]
+    ):
+        self._trainer = trainer
+        self._folder = folder
+        self._checkpoints = checkpoints
+        self._events = events
+        self._records = list(history)
+
+    def run(self, state: TrainState) -> dict[str, Any]:
+        trainer, config = self._trainer, self._trainer.config
+        step = int(state.step)
+        self._progress = Progress(
+            step=step,
+            last_step=trainer.last_step,
+            steps_per_epoch=trainer.steps_per_epoch,
+            batch_size=config.batch_size,
+            log_every=config.log_every,
+        )
+        self._progress.say(
+            f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, steps {step} to {trainer.last_step}, "
+            f"{trainer.steps_per_epoch} an epoch, in {self._folder.path}"
+        )
+        started = time.perf_counter()
+        order = trainer.order(step // trainer.steps_per_epoch)
+        self._train_step = trainer.train_step.lower(state, trainer.images, order, trainer.augment_key).compile()
+        self._progress.say(f"compiled the training step in {time.perf_counter() - started:.1f} s")
+
+        while step < trainer.last_step:
+            epoch = step // trainer.steps_per_epoch
+            stop = min((epoch + 1) * trainer.steps_per_epoch, trainer.last_step)
+            self._progress.begin_epoch(stop)
+            state = self._take_steps(state, trainer.order(epoch), step, stop)
+            step = stop
+            self._end_epoch(state, step)
+        return self._finish()
+
+    def _take_steps(self, state: TrainState, order: jax.Array, step: int, stop: int) -> TrainState:
+        """Takes steps of one epoch; looks at a step's metrics only when later steps are already on their way."""
+        pending: collections.deque[tuple[int, Metrics]] = collections.deque()
+        while step < stop:
+            state, metrics = self._train_step(state, self._trainer.images, order, self._trainer.augment_key)
+            step += 1
+            pending.append((step, metrics))
+            if len(pending) > _STEPS_AHEAD:
+                self._look_at(*pending.popleft())
+        while pending:
+            self._look_at(*pending.popleft())
+        return state
+
+    def _look_at(self, step: int, metrics: Metrics) -> None:
+        loss, accuracy = _loss_and_accuracy(metrics)
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(
+                f"the training loss is {loss} in epoch {(step - 1) // self._trainer.steps_per_epoch + 1} at step {step}, "
+                f"learning rate {self._trainer.learning_rate(step - 1):g}; the last checkpoint stays. "
+                "A smaller --learning-rate usually helps"
+            )
+        self._progress.step(step, loss, accuracy)
+
+    def _end_epoch(self, state: TrainState, step: int) -> None:
+        """Evaluates, records and saves: after an epoch, and where a run is told to stop inside one."""
+        trainer = self._trainer
+        timing = self._progress.end_steps()
+        whole = step % trainer.steps_per_epoch == 0
+        record: Record = {
+            "epoch": step // trainer.steps_per_epoch if whole else step / trainer.steps_per_epoch,
+            "step": step,
+            "learning_rate": float(trainer.learning_rate(step - 1)),
+        }
+        measured = {"train": _loss_and_accuracy(state.metrics)}
+        measured |= {name: evaluation(state) for name, evaluation in trainer.evaluations.items()}
+        for name, (loss, accuracy) in measured.items():
+            record |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+        record |= timing
+
+        accuracy_name = f"{trainer.chosen_on}_accuracy"
+        is_best = all(record[accuracy_name] > earlier[accuracy_name] for earlier in self._records)
+        self._records.append(record)
+        self._folder.append(record)
+        self._events.write(record)
+        self._progress.end_epoch(record)
+        # A stop inside an epoch is not part of the run's history: the continued run will have that epoch whole.
+        history = self._records if whole else self._records[:-1]
+        if is_best:
+            self._checkpoints.save_best(step, state, history)
+        if step == trainer.last_step or (whole and record["epoch"] % trainer.config.checkpoint_every == 0):
+            self._checkpoints.save_latest(step, state, history)
+
+    def _finish(self) -> dict[str, Any]:
+        trainer, config = self._trainer, self._trainer.config
+        last = self._records[-1]
+        best = max(self._records, key=lambda record: record[f"{trainer.chosen_on}_accuracy"])
+        title = f"{config.model} on {config.dataset}, {trainer.parameters:,} parameters, seed {config.seed}"
+        draw_curves(self._records, self._folder.curves, title=title, dataset=config.dataset, epochs=config.epochs)
+        summary = self._folder.write_summary(
+            {
+                "dataset": config.dataset,
+                "model": config.model,
+                "parameters": trainer.parameters,
+                "seed": config.seed,
+                "finished": trainer.last_step == trainer.total_steps,
+                "last": last,
+                "best": best,
+                "best_chosen_on": {"val": "validation", "test": "test"}[trainer.chosen_on],
+                "training_seconds": round(sum(record["seconds"] for record in self._records), 3),
+            }
+        )
+        self._checkpoints.close()
+        self._progress.say(
+            f"test accuracy {last['test_accuracy']:.2%} at the last epoch ({last['epoch']:.4g}), "
+            f"{best['test_accuracy']:.2%} at the best ({best['epoch']:.4g}, chosen on {summary['best_chosen_on']} images); "
+            f"{format_duration(summary['training_seconds'])} of training. Everything is in {self._folder.path}"
+        )
+        return summary
