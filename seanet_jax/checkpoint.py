@@ -23,7 +23,7 @@ class Checkpoints:
     """The checkpoints in one run's folder.
 
     Args:
-      run_folder: of the run; created when the first checkpoint is written.
+        run_folder: of the run; created when the first checkpoint is written.
     """
 
     def __init__(self, run_folder: Path):
@@ -48,9 +48,9 @@ class Checkpoints:
         """Saves a state to continue from.
 
         Args:
-          step: optimiser steps done.
-          state: a pytree of arrays; may be donated as soon as this returns.
-          history: records of the finished epochs.
+            step: optimiser steps done.
+            state: a pytree of arrays; may be donated as soon as this returns.
+            history: records of the finished epochs.
         """
         self._save("latest", step, state, history)
 
@@ -68,14 +68,14 @@ class Checkpoints:
         """Reads the newest checkpoint.
 
         Args:
-          template: a state of the same structure; arrays come back with its shapes, dtypes and shardings, on whatever
-            number of devices they were saved from.
+            template: a state of the same structure; arrays come back with its shapes, dtypes and shardings, on whatever
+              number of devices they were saved from.
 
         Returns:
-          The state and the records of the epochs that led to it.
+            The state and the records of the epochs that led to it.
 
         Raises:
-          InputError: there is no checkpoint.
+            InputError: there is no checkpoint.
         """
         return self._restore("latest", template)
 

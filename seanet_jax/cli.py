@@ -27,8 +27,8 @@ def main(defaults: TrainConfig, description: str) -> NoReturn:
     """Parses the flags, trains, exits.
 
     Args:
-      defaults: what an experiment does when no flag is given.
-      description: shown above the flags by --help.
+        defaults: what an experiment does when no flag is given.
+        description: shown above the flags by --help.
     """
     try:
         config = parse(defaults, description, sys.argv[1:])
@@ -50,13 +50,13 @@ def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Trai
     """Reads the flags.
 
     Args:
-      defaults: values of flags not given.
-      description: shown above the flags by --help.
-      arguments: without the program's name.
+        defaults: values of flags not given.
+        description: shown above the flags by --help.
+        arguments: without the program's name.
 
     Raises:
-      InputError: a flag is unknown or its value cannot work.
-      SystemExit: with status 0, after --help.
+        InputError: a flag is unknown or its value cannot work.
+        SystemExit: with status 0, after --help.
     """
     given = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
     complaint = io.StringIO()

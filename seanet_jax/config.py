@@ -31,7 +31,7 @@ class TrainConfig:
     """A training run. The defaults are the published recipe (SEANet talk, MIND 2019) on CIFAR-100.
 
     Raises:
-      InputError: a field has a value that cannot work.
+        InputError: a field has a value that cannot work.
     """
 
     dataset: DatasetName = "cifar100"
@@ -142,11 +142,11 @@ class TrainConfig:
         """The network this run trains.
 
         Args:
-          num_classes: of the data set.
-          in_channels: of its images.
+            num_classes: of the data set.
+            in_channels: of its images.
 
         Raises:
-          InputError: the preset is unknown or an override does not fit it.
+            InputError: the preset is unknown or an override does not fit it.
         """
         overridable = ("reduction", "aggregate_placement", "aggregate_op", "aggregate_factor")
         overrides = {name: getattr(self, name) for name in overridable if getattr(self, name) is not None}
@@ -166,7 +166,7 @@ class TrainConfig:
         """What would make this run another one than the saved: lines such as ``batch_size: 64 was saved, 32 is asked``.
 
         Args:
-          saved: a run's ``to_json()``.
+            saved: a run's ``to_json()``.
         """
         asked = self.to_json()
         names = [name for name in (asked.keys() | saved.keys()) if name not in _FREE_ON_RESUME]

@@ -22,15 +22,15 @@ def aggregate(x: jax.Array, factor: int = 4, op: AggregateOp = "sum") -> jax.Arr
     ``g * factor + factor - 1``.
 
     Args:
-      x: feature map of any rank, channels last: ``[..., C]``.
-      factor: size of a group, k in the SEANet talk (MIND 2019); divides C.
-      op: how a group is reduced. The published network sums.
+        x: feature map of any rank, channels last: ``[..., C]``.
+        factor: size of a group, k in the SEANet talk (MIND 2019); divides C.
+        op: how a group is reduced. The published network sums.
 
     Returns:
-      ``[..., C / factor]``, of x's dtype.
+        ``[..., C / factor]``, of x's dtype.
 
     Raises:
-      InputError: x has no channel axis, the factor does not divide the channels, or the operation is unknown.
+        InputError: x has no channel axis, the factor does not divide the channels, or the operation is unknown.
     """
     if op not in AGGREGATE_OPS:
         raise InputError(f"aggregate: op is {op!r}; it must be one of {', '.join(AGGREGATE_OPS)}")
@@ -58,17 +58,17 @@ def squeeze_excite(
     Hu et al., CVPR 2018, eq. 2-4, with biases as in the SEANet release.
 
     Args:
-      x: feature map ``[N, *spatial, C]``.
-      reduce_kernel: ``[C, C // reduction]``.
-      reduce_bias: ``[C // reduction]``.
-      expand_kernel: ``[C // reduction, C]``.
-      expand_bias: ``[C]``.
+        x: feature map ``[N, *spatial, C]``.
+        reduce_kernel: ``[C, C // reduction]``.
+        reduce_bias: ``[C // reduction]``.
+        expand_kernel: ``[C // reduction, C]``.
+        expand_bias: ``[C]``.
 
     Returns:
-      The scaled map, of x's shape and dtype.
+        The scaled map, of x's shape and dtype.
 
     Raises:
-      InputError: the shapes do not fit together.
+        InputError: the shapes do not fit together.
     """
     if x.ndim < 2:
         raise InputError(f"squeeze_excite: x has shape {x.shape}; it must be [N, *spatial, C]")
@@ -85,8 +85,7 @@ def squeeze_excite(
                 f"squeeze_excite: {name} has shape {array.shape}; for {channels} channels it must be {shape}"
             )
     spatial = tuple(range(1, x.ndim - 1))
-    # The average is taken in float32 whatever the compute dtype: bfloat16 has 8 bits for a sum of 1,024 pixels.
-    squeezed = x.mean(spatial, dtype=jnp.float32).astype(x.dtype)
+    squeezed = x.mean(spatial, dtype=at_least_float32(x)).astype(x.dtype)
     hidden_units = jax.nn.relu(squeezed @ reduce_kernel.astype(x.dtype) + reduce_bias.astype(x.dtype))
     scale = jax.nn.sigmoid(hidden_units @ expand_kernel.astype(x.dtype) + expand_bias.astype(x.dtype))
     return x * jnp.expand_dims(scale, spatial)
@@ -98,15 +97,15 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
     XLA's "SAME" pads asymmetrically when the stride is 2 and gives other numbers; this does not.
 
     Args:
-      x: ``[N, H, W, C]``.
-      kernel: ``[k, k, C, F]`` with k odd; cast to x's dtype.
-      stride: step in both spatial directions.
+        x: ``[N, H, W, C]``.
+        kernel: ``[k, k, C, F]`` with k odd; cast to x's dtype.
+        stride: step in both spatial directions.
 
     Returns:
-      ``[N, ceil(H / stride), ceil(W / stride), F]``, of x's dtype.
+        ``[N, ceil(H / stride), ceil(W / stride), F]``, of x's dtype.
 
     Raises:
-      InputError: the ranks or channels do not fit, or the kernel is not odd and square.
+        InputError: the ranks or channels do not fit, or the kernel is not odd and square.
     """
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2]:
         raise InputError(f"conv2d: x {x.shape} and kernel {kernel.shape} must be [N, H, W, C] and [k, k, C, F]")
@@ -119,17 +118,22 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
     )
 
 
+def at_least_float32(x: jax.Array) -> jnp.dtype:
+    """The dtype to average in: bfloat16 has 8 bits for a sum over tens of thousands of pixels."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of every channel over all other axes, in float32.
+    """Mean and biased variance of every channel over all other axes, in float32 at least.
 
     Args:
-      x: ``[..., C]``.
+        x: ``[..., C]``.
 
     Returns:
-      ``(mean, variance)``, each ``[C]`` in float32.
+        ``(mean, variance)``, each ``[C]``.
     """
     axes = tuple(range(x.ndim - 1))
-    x = x.astype(jnp.float32)
+    x = x.astype(at_least_float32(x))
     mean = x.mean(axes)
     return mean, jnp.square(x - mean).mean(axes)
 
@@ -137,18 +141,18 @@ def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def batch_norm(
     x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5
 ) -> jax.Array:
-    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` per channel (Ioffe and Szegedy, 2015), computed in float32.
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` per channel (Ioffe and Szegedy, 2015), computed in float32 at least.
 
     Args:
-      x: ``[..., C]``.
-      mean: ``[C]``, of the batch or running.
-      var: ``[C]``, likewise.
-      scale: ``[C]``.
-      bias: ``[C]``.
-      epsilon: added to the variance.
+        x: ``[..., C]``.
+        mean: ``[C]``, of the batch or running.
+        var: ``[C]``, likewise.
+        scale: ``[C]``.
+        bias: ``[C]``.
+        epsilon: added to the variance.
 
     Returns:
-      The normalised map, of x's shape and dtype.
+        The normalised map, of x's shape and dtype.
     """
     multiplier = lax.rsqrt(var + epsilon) * scale
-    return ((x.astype(jnp.float32) - mean) * multiplier + bias).astype(x.dtype)
+    return ((x.astype(at_least_float32(x)) - mean) * multiplier + bias).astype(x.dtype)

@@ -26,10 +26,10 @@ class Linear(nnx.Linear):
     """``nnx.Linear`` with PyTorch's default initialisation: kernel and bias uniform(+-1/sqrt(in_features)).
 
     Args:
-      in_features: channels of the input ``[..., in_features]``.
-      out_features: channels of the output.
-      dtype: compute dtype.
-      rngs: source of the initial parameters.
+        in_features: channels of the input ``[..., in_features]``.
+        out_features: channels of the output.
+        dtype: compute dtype.
+        rngs: source of the initial parameters.
     """
 
     def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
@@ -46,11 +46,11 @@ class Conv(nnx.Module):
     """A convolution without bias: ``functional.conv2d`` with its kernel.
 
     Args:
-      in_channels: channels of the input ``[N, H, W, in_channels]``.
-      out_channels: channels of the output ``[N, ceil(H / stride), ceil(W / stride), out_channels]``.
-      kernel_size: odd side length of the square kernel.
-      stride: step in both directions.
-      rngs: source of the initial parameters.
+        in_channels: channels of the input ``[N, H, W, in_channels]``.
+        out_channels: channels of the output ``[N, ceil(H / stride), ceil(W / stride), out_channels]``.
+        kernel_size: odd side length of the square kernel.
+        stride: step in both directions.
+        rngs: source of the initial parameters.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, rngs: nnx.Rngs):
@@ -59,18 +59,19 @@ class Conv(nnx.Module):
         self.stride = stride
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
         return functional.conv2d(x, self.kernel[...], stride=self.stride)
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation whose running variance is the *unbiased* one, as in PyTorch (``nnx.BatchNorm`` keeps the biased).
+    """Batch normalisation whose running variance is unbiased, as PyTorch's is and that of ``nnx.BatchNorm`` is not.
 
     Statistics are those of the whole batch the function sees: under jit over a mesh, of the global batch.
 
     Args:
-      channels: size of the last axis.
-      momentum: weight of the old value in the running averages (PyTorch's momentum is one minus this).
-      epsilon: added to the variance.
+        channels: size of the last axis.
+        momentum: weight of the old value in the running averages (PyTorch's momentum is one minus this).
+        epsilon: added to the variance.
     """
 
     def __init__(self, channels: int, *, momentum: float = 0.9, epsilon: float = 1e-5):
@@ -86,7 +87,7 @@ class BatchNorm(nnx.Module):
         """Normalises ``[..., C]``; in training mode also moves the running averages.
 
         Raises:
-          InputError: in training mode, a channel has a single value: its variance is undefined.
+            InputError: in training mode, a channel has a single value: its variance is undefined.
         """
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
@@ -107,12 +108,12 @@ class SqueezeExcite(nnx.Module):
     """Squeeze-and-excitation over ``[N, *spatial, channels]``; see ``functional.squeeze_excite``.
 
     Args:
-      channels: channels of the input and the output.
-      reduction: the hidden layer has ``channels // reduction`` units.
-      rngs: source of the initial parameters.
+        channels: channels of the input and the output.
+        reduction: the hidden layer has ``channels // reduction`` units.
+        rngs: source of the initial parameters.
 
     Raises:
-      InputError: the reduction leaves no hidden unit.
+        InputError: the reduction leaves no hidden unit.
     """
 
     def __init__(self, channels: int, reduction: int = 8, *, rngs: nnx.Rngs):
@@ -122,6 +123,7 @@ class SqueezeExcite(nnx.Module):
         self.expand = Linear(channels // reduction, channels, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """``[N, *spatial, channels]`` to the same shape."""
         assert self.reduce.bias is not None and self.expand.bias is not None
         return functional.squeeze_excite(
             x, self.reduce.kernel[...], self.reduce.bias[...], self.expand.kernel[...], self.expand.bias[...]
@@ -132,11 +134,11 @@ class Aggregate(nnx.Module):
     """Reduces groups of adjacent channels, ``[..., C]`` to ``[..., C / factor]``; see ``functional.aggregate``.
 
     Args:
-      factor: channels in a group.
-      op: "sum" (the published network), "mean" or "max".
+        factor: channels in a group.
+        op: "sum" (the published network), "mean" or "max".
 
     Raises:
-      InputError: the factor is not a positive integer or the operation is unknown.
+        InputError: the factor is not a positive integer or the operation is unknown.
     """
 
     def __init__(self, factor: int = 4, op: AggregateOp = "sum"):
@@ -148,6 +150,7 @@ class Aggregate(nnx.Module):
         self.op: AggregateOp = op
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """``[..., C]`` to ``[..., C / factor]``."""
         return functional.aggregate(x, self.factor, self.op)
 
 
@@ -163,13 +166,13 @@ class ResidualBlock(nnx.Module):
     ``width / factor`` channels, as the talk describes.
 
     Args:
-      in_channels: channels of the input ``[N, H, W, in_channels]``.
-      width: channels of both 3x3 convolutions; the output has ``width``, or ``width / factor`` with aggregation.
-      stride: stride of the first convolution and of the shortcut.
-      reduction: of squeeze-excitation; None leaves it out.
-      aggregate: applied inside the residual branch, after squeeze-excitation; None leaves it out.
-      preactivation: which of the two orders.
-      rngs: source of the initial parameters.
+        in_channels: channels of the input ``[N, H, W, in_channels]``.
+        width: channels of both 3x3 convolutions; the output has ``width``, or ``width / factor`` with aggregation.
+        stride: stride of the first convolution and of the shortcut.
+        reduction: of squeeze-excitation; None leaves it out.
+        aggregate: applied inside the residual branch, after squeeze-excitation; None leaves it out.
+        preactivation: which of the two orders.
+        rngs: source of the initial parameters.
     """
 
     def __init__(
@@ -196,6 +199,7 @@ class ResidualBlock(nnx.Module):
         self.shortcut_bn = BatchNorm(self.out_channels) if projected and not preactivation else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
         if self.preactivation:
             activated = jax.nn.relu(self.bn1(x))
             y = self.conv2(jax.nn.relu(self.bn2(self.conv1(activated))))

@@ -16,10 +16,10 @@ def make_mesh(*, require_gpu: bool = False) -> Mesh:
     """All devices along one axis named ``data``.
 
     Args:
-      require_gpu: fail when JAX's default device is no GPU.
+        require_gpu: fail when JAX's default device is no GPU.
 
     Raises:
-      InputError: a GPU is required and there is none.
+        InputError: a GPU is required and there is none.
     """
     devices = jax.devices()
     if require_gpu and devices[0].platform != "gpu":
@@ -51,12 +51,12 @@ def check_divisible(mesh: Mesh, name: str, batch_size: int) -> None:
     """Demands that a global batch can be divided among the devices.
 
     Args:
-      mesh: the devices.
-      name: of the config's field, for the message.
-      batch_size: images of the global batch.
+        mesh: the devices.
+        name: of the config's field, for the message.
+        batch_size: images of the global batch.
 
     Raises:
-      InputError: it cannot.
+        InputError: it cannot.
     """
     if batch_size % mesh.size:
         raise InputError(f"{name} is {batch_size}; it must be a multiple of the {mesh.size} devices")

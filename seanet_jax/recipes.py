@@ -10,8 +10,8 @@ def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.S
     """``learning_rate * decay_factor ** (epoch // decay_every)`` as a function of the optimiser step.
 
     Args:
-      config: of the run.
-      steps_per_epoch: optimiser steps in one epoch.
+        config: of the run.
+        steps_per_epoch: optimiser steps in one epoch.
     """
     return optax.exponential_decay(
         config.learning_rate, config.decay_every * steps_per_epoch, config.decay_factor, staircase=True
@@ -22,8 +22,8 @@ def optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransf
     """SGD as PyTorch computes it: weight decay joins the gradient, then momentum, then the learning rate.
 
     Args:
-      config: of the run.
-      steps_per_epoch: optimiser steps in one epoch.
+        config: of the run.
+        steps_per_epoch: optimiser steps in one epoch.
     """
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay),
@@ -35,10 +35,10 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Softmax cross entropy of every image, in nats.
 
     Args:
-      logits: ``[N, classes]``.
-      labels: ``[N]``, integers.
+        logits: ``[N, classes]``.
+        labels: ``[N]``, integers.
 
     Returns:
-      ``[N]``.
+        ``[N]``.
     """
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -32,11 +32,11 @@ class Progress:
     """Tells how a run advances: a bar on a terminal, otherwise a plain line every so many steps.
 
     Args:
-      step: where the run starts.
-      last_step: where it ends.
-      steps_per_epoch: to tell the epoch.
-      batch_size: images per step.
-      log_every: steps between plain lines.
+        step: where the run starts.
+        last_step: where it ends.
+        steps_per_epoch: to tell the epoch.
+        batch_size: images per step.
+        log_every: steps between plain lines.
     """
 
     def __init__(self, *, step: int, last_step: int, steps_per_epoch: int, batch_size: int, log_every: int):
@@ -74,9 +74,9 @@ class Progress:
         """Reports a finished step.
 
         Args:
-          step: optimiser steps done.
-          loss: mean over the epoch so far, in nats.
-          accuracy: likewise, as a fraction.
+            step: optimiser steps done.
+            loss: mean over the epoch so far, in nats.
+            accuracy: likewise, as a fraction.
         """
         self._step = step
         self._seconds_per_step = (time.perf_counter() - self._started) / (step - self._first_step)
@@ -121,8 +121,8 @@ class Events:
     """TensorBoard events of a run, one point per epoch over optimiser steps.
 
     Args:
-      folder: for the events.
-      step: events of later steps, written before a run was killed, are struck out.
+        folder: for the events.
+        step: events of later steps, written before a run was killed, are struck out.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -149,10 +149,10 @@ def published_curves(dataset: str) -> list[dict[str, float]]:
     """The published SEANet-20 run, epoch by epoch; empty for a data set it was not run on.
 
     Args:
-      dataset: a name such as "cifar10".
+        dataset: a name such as "cifar10".
 
     Returns:
-      Records with ``epoch``, ``train_loss``, ``train_accuracy``, ``test_loss`` and ``test_accuracy``.
+        Records with ``epoch``, ``train_loss``, ``train_accuracy``, ``test_loss`` and ``test_accuracy``.
     """
     text = (resources.files("seanet_jax") / "published_curves.csv").read_text()
     rows = [row for row in csv.DictReader(text.splitlines()) if row.pop("dataset") == dataset]
@@ -163,11 +163,11 @@ def draw_curves(records: list[Record], path: Path, *, title: str, dataset: str, 
     """Draws loss and error over epochs, with the published run behind them where there is one.
 
     Args:
-      records: of the run; at least one.
-      path: of the PNG.
-      title: of the figure.
-      dataset: whose published curves to draw.
-      epochs: the run's, the width of the picture.
+        records: of the run; at least one.
+        path: of the PNG.
+        title: of the figure.
+        dataset: whose published curves to draw.
+        epochs: the run's, the width of the picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -32,7 +32,7 @@ class RunFolder:
     """A run's folder.
 
     Args:
-      path: of the folder; need not exist.
+        path: of the folder; need not exist.
     """
 
     def __init__(self, path: Path):
@@ -47,7 +47,7 @@ class RunFolder:
         """Demands that a run with this config may write here; writes nothing.
 
         Raises:
-          InputError: a new run's folder is in use, or there is no such run to resume, or it is another run.
+            InputError: a new run's folder is in use, or there is no such run to resume, or it is another run.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out: {self.path} is a file; name a folder")
@@ -67,12 +67,12 @@ class RunFolder:
         """Creates the folder, or makes its records those that led to the checkpoint a run continues from.
 
         Args:
-          config: of the run.
-          model_config: of its network.
-          history: records of the epochs before the checkpoint.
+            config: of the run.
+            model_config: of its network.
+            history: records of the epochs before the checkpoint.
 
         Raises:
-          InputError: the folder cannot be written.
+            InputError: the folder cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ class RunFolder:
         """The fields of the run's config and of its network's, as JSON values.
 
         Raises:
-          InputError: the folder holds no run, or its config.json is damaged.
+            InputError: the folder holds no run, or its config.json is damaged.
         """
         if not self._config.exists():
             raise InputError(f"{self.path} holds no run: there is no config.json in it")
@@ -100,7 +100,7 @@ class RunFolder:
         """The contents of summary.json, as last written.
 
         Raises:
-          InputError: it is missing or damaged.
+            InputError: it is missing or damaged.
         """
         try:
             return dict(json.loads(self._summary.read_text()))
@@ -120,7 +120,7 @@ class RunFolder:
         """Writes summary.json: the values, versions and device.
 
         Returns:
-          What was written.
+            What was written.
         """
         versions = {name: importlib.metadata.version(name) for name in _REPORTED_PACKAGES}
         summary = values | {

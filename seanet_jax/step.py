@@ -22,20 +22,21 @@ from seanet_jax.recipes import cross_entropy
 
 
 class Metrics(NamedTuple):
-    """Sums over images seen; ``loss`` in nats.
+    """Sums over the images seen; losses in nats.
 
     Attributes:
-      loss: float32 scalar, sum of the cross entropies.
-      correct: int32 scalar, images whose largest logit is their label's.
-      count: int32 scalar, images.
+        loss_sum: float32 scalar, sum of the cross entropies.
+        num_correct: int32 scalar, images whose largest logit is their label's.
+        num_images: int32 scalar.
     """
 
-    loss: jax.Array
-    correct: jax.Array
-    count: jax.Array
+    loss_sum: jax.Array
+    num_correct: jax.Array
+    num_images: jax.Array
 
     @classmethod
     def zero(cls) -> "Metrics":
+        """No images seen."""
         return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def add(self, logits: jax.Array, labels: jax.Array) -> "Metrics":
@@ -43,9 +44,9 @@ class Metrics(NamedTuple):
         real = labels >= 0
         losses = cross_entropy(logits, jnp.maximum(labels, 0))
         return Metrics(
-            self.loss + jnp.where(real, losses, 0).sum(),
-            self.correct + (real & (logits.argmax(-1) == labels)).sum(dtype=jnp.int32),
-            self.count + real.sum(dtype=jnp.int32),
+            self.loss_sum + jnp.where(real, losses, 0).sum(),
+            self.num_correct + (real & (logits.argmax(-1) == labels)).sum(dtype=jnp.int32),
+            self.num_images + real.sum(dtype=jnp.int32),
         )
 
 
@@ -53,11 +54,11 @@ class TrainState(NamedTuple):
     """All that changes while training, and all that a checkpoint needs.
 
     Attributes:
-      step: int32 scalar, optimiser steps done.
-      params: nested dict of float32 parameters.
-      batch_stats: nested dict of running means and variances.
-      opt_state: of the optax transformation.
-      metrics: of the current epoch's training batches so far.
+        step: int32 scalar, optimiser steps done.
+        params: nested dict of float32 parameters.
+        batch_stats: nested dict of running means and variances.
+        opt_state: of the optax transformation.
+        metrics: of the current epoch's training batches so far.
     """
 
     step: jax.Array
@@ -71,8 +72,8 @@ class Images(NamedTuple):
     """Images on the device.
 
     Attributes:
-      images: uint8 ``[N, H, W, C]``.
-      labels: int32 ``[N]``; -1 marks padding.
+        images: uint8 ``[N, H, W, C]``.
+        labels: int32 ``[N]``; -1 marks padding.
     """
 
     images: jax.Array
@@ -81,7 +82,7 @@ class Images(NamedTuple):
 
 def split_model(model: SEANet) -> tuple[nnx.GraphDef, Any, Any]:
     """Structure, parameters and batch statistics of a model, the last two as nested dicts."""
-    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
@@ -95,12 +96,12 @@ def epoch_order(key: jax.Array, epoch: jax.Array, *, num_images: int) -> jax.Arr
     """The order in which an epoch visits the training images.
 
     Args:
-      key: of the run.
-      epoch: int32 scalar, from 0.
-      num_images: of the training set.
+        key: of the run.
+        epoch: int32 scalar, from 0.
+        num_images: of the training set.
 
     Returns:
-      int32 ``[num_images]``, a permutation.
+        int32 ``[num_images]``, a permutation.
     """
     return jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
 
@@ -120,15 +121,15 @@ def make_train_step(
     """Builds ``train_step(state, images, order, key) -> (state, metrics of the epoch so far)``.
 
     Args:
-      model: gives the structure; its parameters are not used.
-      optimizer: updates the parameters.
-      dataset: gives normalisation and whether mirroring is allowed.
-      mesh: the batch is split over its ``data`` axis.
-      batch_size: images per step.
-      use_augmentation: whether to crop and mirror.
+        model: gives the structure; its parameters are not used.
+        optimizer: updates the parameters.
+        dataset: gives normalisation and whether mirroring is allowed.
+        mesh: the batch is split over its ``data`` axis.
+        batch_size: images per step.
+        use_augmentation: whether to crop and mirror.
 
     Returns:
-      A pure function, to be jitted with the state donated.
+        A pure function, to be jitted with the state donated.
     """
     model.train()
     graphdef, _, _ = split_model(model)
@@ -167,16 +168,16 @@ EvalStep = Callable[[Metrics, Any, Any, Images, jax.Array], Metrics]
 
 
 def make_eval_step(model: SEANet, dataset: Dataset, mesh: Mesh, *, batch_size: int) -> EvalStep:
-    """Builds ``eval_step(metrics, params, batch_stats, images, start) -> metrics`` for images ``start`` to ``start + B``.
+    """Builds ``eval_step(metrics, params, batch_stats, data, start) -> metrics``, which adds B images from ``start`` on.
 
     Args:
-      model: gives the structure; its parameters are not used.
-      dataset: gives the normalisation.
-      mesh: the batch is split over its ``data`` axis.
-      batch_size: B; the images' number is a multiple of it.
+        model: gives the structure; its parameters are not used.
+        dataset: gives the normalisation.
+        mesh: the batch is split over its ``data`` axis.
+        batch_size: B; the images' number is a multiple of it.
 
     Returns:
-      A pure function, to be jitted with the metrics donated.
+        A pure function, to be jitted with the metrics donated.
     """
     model.eval()
     graphdef, _, _ = split_model(model)

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import dataclasses
 import math
 import time
 from pathlib import Path
@@ -40,14 +39,14 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     Nothing is written before every input is known to be usable.
 
     Args:
-      config: of the run.
+        config: of the run.
 
     Returns:
-      The contents of ``summary.json``.
+        The contents of ``summary.json``.
 
     Raises:
-      InputError: the config, the data or the run folder cannot be used.
-      TrainingDivergedError: the loss became NaN or infinite; the last checkpoint stays.
+        InputError: the config, the data or the run folder cannot be used.
+        TrainingDivergedError: the loss became NaN or infinite; the last checkpoint stays.
     """
     mesh = parallel.make_mesh(require_gpu=config.require_gpu)
     parallel.check_divisible(mesh, "batch_size", config.batch_size)
@@ -57,7 +56,8 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     print(f"device: {parallel.describe_devices()}", flush=True)
     trainer = _Trainer(config, _load_dataset(config), mesh)
     with Checkpoints(folder.path) as checkpoints:
-        state, history = trainer.initial_state(), []
+        state = trainer.initial_state()
+        history: list[Record] = []
         if config.resume and checkpoints.latest_step() is None:
             print(f"{folder.path} holds no checkpoint yet: starting at step 0", flush=True)
         elif config.resume:
@@ -75,16 +75,16 @@ def load_model(run_folder: str | Path, which: str = "best") -> SEANet:
     """The trained network of a run, in evaluation mode.
 
     Args:
-      run_folder: of a run.
-      which: "best" or "latest" checkpoint.
+        run_folder: of a run.
+        which: "best" or "latest" checkpoint.
 
     Raises:
-      InputError: the folder is not that of a run, or holds no such checkpoint.
+        InputError: the folder is not that of a run, or holds no such checkpoint.
     """
     if which not in ("best", "latest"):
         raise InputError(f"which is {which!r}; it must be best or latest")
     config, model_config = RunFolder(Path(run_folder)).read_config()
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in model_config.items()}
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in model_config.items()}
     model = SEANet(SEANetConfig(**fields), rngs=nnx.Rngs(0))
     template = create_state(model, optimizer(TrainConfig(**config), steps_per_epoch=1))
     with Checkpoints(Path(run_folder)) as checkpoints:
@@ -99,9 +99,10 @@ def _load_dataset(config: TrainConfig) -> Dataset:
     dataset = load(config.dataset, data_dir=config.data_dir).limit(config.limit_train, config.limit_test)
     if config.validation_fraction:
         dataset = dataset.split_validation(config.validation_fraction)
-    if len(dataset.train_images) < config.batch_size:
+    images = len(dataset.train_images)
+    if images < config.batch_size:
         raise InputError(
-            f"batch_size is {config.batch_size}; it must be at most {len(dataset.train_images)}, the training images there are"
+            f"batch_size is {config.batch_size}; it must be at most {images}, the training images there are"
         )
     return dataset
 
@@ -114,7 +115,7 @@ class _Evaluation:
         images = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
         labels = np.concatenate([labels, np.full(padding, -1, labels.dtype)])
         placement = parallel.replicated(mesh)
-        self._data = jax.device_put(Images(images, labels), placement)
+        self._data = Images(*jax.device_put((images, labels), placement))
         self._starts = [jax.device_put(np.int32(start), placement) for start in range(0, len(images), size)]
         self._placement = placement
         self._step = jax.jit(
@@ -130,8 +131,8 @@ class _Evaluation:
 
 def _loss_and_accuracy(metrics: Metrics) -> tuple[float, float]:
     """Mean loss in nats and accuracy as a fraction; waits for the device."""
-    loss, correct, count = jax.device_get(metrics)
-    return float(loss) / int(count), int(correct) / int(count)
+    loss_sum, correct, images = jax.device_get(metrics)
+    return float(loss_sum) / int(images), int(correct) / int(images)
 
 
 class _Trainer:
@@ -151,7 +152,7 @@ class _Trainer:
         channels = dataset.train_images.shape[-1]
         self.model = SEANet(config.model_config(dataset.num_classes, channels), rngs=nnx.Rngs(init_key))
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
-        self.images = jax.device_put(Images(dataset.train_images, dataset.train_labels), placement)
+        self.images = Images(*jax.device_put((dataset.train_images, dataset.train_labels), placement))
         self._order = jax.jit(epoch_order, static_argnames="num_images", out_shardings=placement)
         train_step = make_train_step(
             self.model, self._optimizer, dataset, mesh, batch_size=config.batch_size, use_augmentation=config.augment
@@ -200,8 +201,8 @@ class _Loop:
             log_every=config.log_every,
         )
         self._progress.say(
-            f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, steps {step} to {trainer.last_step}, "
-            f"{trainer.steps_per_epoch} an epoch, in {self._folder.path}"
+            f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, "
+            f"steps {step} to {trainer.last_step}, {trainer.steps_per_epoch} an epoch, in {self._folder.path}"
         )
         started = time.perf_counter()
         order = trainer.order(step // trainer.steps_per_epoch)
@@ -233,8 +234,9 @@ class _Loop:
     def _look_at(self, step: int, metrics: Metrics) -> None:
         loss, accuracy = _loss_and_accuracy(metrics)
         if not math.isfinite(loss):
+            epoch = (step - 1) // self._trainer.steps_per_epoch + 1
             raise TrainingDivergedError(
-                f"the training loss is {loss} in epoch {(step - 1) // self._trainer.steps_per_epoch + 1} at step {step}, "
+                f"the training loss is {loss} in epoch {epoch} at step {step}, "
                 f"learning rate {self._trainer.learning_rate(step - 1):g}; the last checkpoint stays. "
                 "A smaller --learning-rate usually helps"
             )
@@ -289,9 +291,9 @@ class _Loop:
             }
         )
         self._checkpoints.close()
+        for name, record in (("last", last), (f"best on {summary['best_chosen_on']} images", best)):
+            self._progress.say(f"test accuracy {record['test_accuracy']:.2%} at epoch {record['epoch']:.4g} ({name})")
         self._progress.say(
-            f"test accuracy {last['test_accuracy']:.2%} at the last epoch ({last['epoch']:.4g}), "
-            f"{best['test_accuracy']:.2%} at the best ({best['epoch']:.4g}, chosen on {summary['best_chosen_on']} images); "
-            f"{format_duration(summary['training_seconds'])} of training. Everything is in {self._folder.path}"
+            f"{format_duration(summary['training_seconds'])} of training; everything is in {self._folder.path}"
         )
         return summary

@@ -5,6 +5,7 @@ import re
 import zlib
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -67,7 +68,7 @@ def to_ours(value: np.ndarray) -> np.ndarray:
     return {4: lambda v: v.transpose(2, 3, 1, 0), 2: np.transpose}.get(value.ndim, lambda v: v)(value)
 
 
-def set_weights(model: nnx.Module, golden: dict[str, np.ndarray]) -> None:
+def set_weights(model: nnx.Module, golden: dict[str, np.ndarray], dtype: str) -> None:
     """Gives the model the reference weights; every variable must be named exactly once."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     flat = dict(nnx.to_flat_state(state))
@@ -75,7 +76,7 @@ def set_weights(model: nnx.Module, golden: dict[str, np.ndarray]) -> None:
     assert flat.keys() == given.keys()
     for where, value in given.items():
         assert flat[where].shape == value.shape, where
-        flat[where].set_value(value.astype(np.float32))
+        flat[where].set_value(jnp.asarray(value, dtype))
     nnx.update(model, nnx.from_flat_state(flat))
 
 
@@ -83,4 +84,4 @@ def images_and_labels(classes: int, source: np.random.RandomState | None = None)
     """Eight normalised NHWC images with labels; from one source in turn, or the fixed evaluation batch."""
     images = (source or np.random.RandomState(0)).standard_normal((8, 3, 32, 32))
     labels = (source or np.random.RandomState(1)).randint(0, classes, 8)
-    return images.transpose(0, 2, 3, 1).astype(np.float32), labels
+    return images.transpose(0, 2, 3, 1), labels

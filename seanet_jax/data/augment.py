@@ -12,12 +12,12 @@ def augment(key: jax.Array, images: jax.Array, *, flip: bool) -> jax.Array:
     """Pads with zeros, crops at random to the old size and mirrors each image with probability one half.
 
     Args:
-      key: determines every choice.
-      images: ``[N, H, W, C]``, raw pixels: the padding is black, not the mean.
-      flip: whether to mirror at all.
+        key: determines every choice.
+        images: ``[N, H, W, C]``, raw pixels: the padding is black, not the mean.
+        flip: whether to mirror at all.
 
     Returns:
-      ``[N, H, W, C]``, of the same dtype.
+        ``[N, H, W, C]``, of the same dtype.
     """
     count, height, width, channels = images.shape
     crop_key, flip_key = jax.random.split(key)
@@ -38,11 +38,11 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
     """``(pixel / 255 - mean) / std`` per channel.
 
     Args:
-      images: uint8 ``[N, H, W, C]``.
-      mean: of each channel, of pixels in [0, 1].
-      std: likewise.
+        images: uint8 ``[N, H, W, C]``.
+        mean: of each channel, of pixels in [0, 1].
+        std: likewise.
 
     Returns:
-      float32 ``[N, H, W, C]``.
+        float32 ``[N, H, W, C]``.
     """
     return (images.astype(jnp.float32) / 255 - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -39,11 +39,11 @@ def model_config(name: str, **overrides: Any) -> SEANetConfig:
     """The config of a preset, with some fields replaced.
 
     Args:
-      name: a key of ``PRESETS``.
-      **overrides: fields of ``SEANetConfig``.
+        name: a key of ``PRESETS``.
+        **overrides: fields of ``SEANetConfig``.
 
     Raises:
-      InputError: there is no such preset, no such field, or the result cannot be built.
+        InputError: there is no such preset, no such field, or the result cannot be built.
     """
     if name not in PRESETS:
         raise InputError(f"there is no model {name!r}; the models are {', '.join(PRESETS)}")
@@ -58,11 +58,11 @@ def create_model(name: str, *, rngs: nnx.Rngs, **overrides: Any) -> SEANet:
     """Builds a network by the name of its preset.
 
     Args:
-      name: a key of ``PRESETS``, for example "seanet20".
-      rngs: source of the initial parameters, e.g. ``nnx.Rngs(0)``.
-      **overrides: fields of ``SEANetConfig``, for example ``num_classes=100``.
+        name: a key of ``PRESETS``, for example "seanet20".
+        rngs: source of the initial parameters, e.g. ``nnx.Rngs(0)``.
+        **overrides: fields of ``SEANetConfig``, for example ``num_classes=100``.
 
     Raises:
-      InputError: there is no such preset, no such field, or the result cannot be built.
+        InputError: there is no such preset, no such field, or the result cannot be built.
     """
     return SEANet(model_config(name, **overrides), rngs=rngs)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seanet_jax.errors import InputError
-from seanet_jax.functional import AGGREGATE_OPS, AggregateOp
+from seanet_jax.functional import AGGREGATE_OPS, AggregateOp, at_least_float32
 from seanet_jax.modules import Aggregate, BatchNorm, Conv, Linear, ResidualBlock
 
 AggregatePlacement = Literal["stage", "block", "none"]
@@ -20,22 +20,22 @@ class SEANetConfig:
     """Everything that determines the network. The defaults are the published SEANet-20 for CIFAR-10.
 
     Attributes:
-      stage_sizes: residual blocks in each stage; stages after the first halve height and width.
-      widths: channels of each stage's 3x3 convolutions.
-      stem_width: channels of the first convolution.
-      squeeze_excite: whether each block recalibrates its channels.
-      reduction: channels per hidden unit of squeeze-excitation.
-      aggregate_placement: "stage", after each stage, as published; "block", inside each block, after its
-        squeeze-excitation and before the addition, as the talk words it; or "none".
-      aggregate_op: how a group of channels is reduced.
-      aggregate_factor: channels in a group.
-      preactivation: BN - ReLU - conv instead of conv - BN - ReLU.
-      num_classes: size of the logits.
-      in_channels: channels of the image.
-      dtype: compute dtype of convolutions and matrix products; parameters, batch statistics and logits stay float32.
+        stage_sizes: residual blocks in each stage; stages after the first halve height and width.
+        widths: channels of each stage's 3x3 convolutions.
+        stem_width: channels of the first convolution.
+        squeeze_excite: whether each block recalibrates its channels.
+        reduction: channels per hidden unit of squeeze-excitation.
+        aggregate_placement: "stage", after each stage, as published; "block", inside each block, after its
+          squeeze-excitation and before the addition, as the talk words it; or "none".
+        aggregate_op: how a group of channels is reduced.
+        aggregate_factor: channels in a group.
+        preactivation: BN - ReLU - conv instead of conv - BN - ReLU.
+        num_classes: size of the logits.
+        in_channels: channels of the image.
+        dtype: compute dtype of convolutions and matrix products; parameters, batch statistics and logits stay float32.
 
     Raises:
-      InputError: a field, or a combination of fields, cannot be built.
+        InputError: a field, or a combination of fields, cannot be built.
     """
 
     stage_sizes: tuple[int, ...] = (3, 3, 3)
@@ -77,7 +77,8 @@ class SEANetConfig:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         if self.squeeze_excite and self.reduction > min(self.widths):
             raise InputError(
-                f"reduction is {self.reduction}; it must be at most {min(self.widths)}, the channels of the narrowest stage"
+                f"reduction is {self.reduction}; it must be at most {min(self.widths)}, "
+                "the channels of the narrowest stage"
             )
         if self.aggregate_placement != "none":
             for width in self.widths:
@@ -93,13 +94,13 @@ def _is_positive_int(value: Any) -> bool:
 
 
 class Stage(nnx.Module):
-    """Residual blocks of one width, the first with the stage's stride, then aggregation where the config places it here.
+    """Residual blocks of one width, the first with the stage's stride; then aggregation, if it is placed here.
 
     Args:
-      in_channels: channels of the input ``[N, H, W, in_channels]``.
-      index: which stage of the config this is, from 0.
-      config: of the whole network.
-      rngs: source of the initial parameters.
+        in_channels: channels of the input ``[N, H, W, in_channels]``.
+        index: which stage of the config this is, from 0.
+        config: of the whole network.
+        rngs: source of the initial parameters.
     """
 
     def __init__(self, in_channels: int, index: int, config: SEANetConfig, *, rngs: nnx.Rngs):
@@ -126,6 +127,7 @@ class Stage(nnx.Module):
         self.out_channels = in_channels if self.aggregate is None else in_channels // self.aggregate.factor
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
         for block in self.blocks:
             x = block(x)
         return x if self.aggregate is None else self.aggregate(x)
@@ -135,8 +137,8 @@ class SEANet(nnx.Module):
     """Stem, stages of residual blocks, global average pool, linear classifier.
 
     Args:
-      config: the architecture; the published SEANet-20 by default.
-      rngs: source of the initial parameters, e.g. ``nnx.Rngs(0)``.
+        config: the architecture; the published SEANet-20 by default.
+        rngs: source of the initial parameters, e.g. ``nnx.Rngs(0)``.
     """
 
     def __init__(self, config: SEANetConfig | None = None, *, rngs: nnx.Rngs):
@@ -158,13 +160,13 @@ class SEANet(nnx.Module):
         """Classifies normalised images.
 
         Args:
-          x: ``[N, H, W, in_channels]``, floating point, already normalised. CIFAR's are 32x32; any size works.
+            x: ``[N, H, W, in_channels]``, floating point, already normalised. CIFAR's are 32x32; any size works.
 
         Returns:
-          Logits ``[N, num_classes]`` in float32.
+            Logits ``[N, num_classes]`` in float32.
 
         Raises:
-          InputError: x is not a batch of floating-point images with the config's channels.
+            InputError: x is not a batch of floating-point images with the config's channels.
         """
         channels = self.config.in_channels
         if x.ndim != 4 or x.shape[-1] != channels or 0 in x.shape:
@@ -178,5 +180,5 @@ class SEANet(nnx.Module):
             x = stage(x)
         if self.head_bn is not None:
             x = jax.nn.relu(self.head_bn(x))
-        features = x.mean((1, 2), dtype=jnp.float32)
-        return self.classifier(features).astype(jnp.float32)
+        features = x.mean((1, 2), dtype=at_least_float32(x))
+        return self.classifier(features).astype(features.dtype)
