@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import golden_reference as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,6 @@ import optax
 import pytest
 from flax import nnx
 
-import golden_reference as reference
 from seanet_jax.config import TrainConfig
 from seanet_jax.models import SEANet, model_config
 from seanet_jax.recipes import cross_entropy, optimizer

@@ -45,7 +45,7 @@ def model_config(name: str, **overrides: Any) -> SEANetConfig:
     Raises:
         InputError: there is no such preset, no such field, or the result cannot be built.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"there is no model {name!r}; the models are {', '.join(PRESETS)}")
     fields = [field.name for field in dataclasses.fields(SEANetConfig)]
     for field in overrides:

@@ -1,0 +1,57 @@
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import seanet_jax
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(code):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_requirements_are_those_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.match(r"[\w-]+", line).group() for line in project["dependencies"]}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    listed = [line for line in lines if line and not line.startswith("#")]
+    assert listed.pop() == "-e ."
+    assert set(listed) == declared
+
+
+def test_version_is_stated_once():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert seanet_jax.__version__ == project["version"]
+
+
+def test_public_names_exist():
+    assert all(hasattr(seanet_jax, name) for name in seanet_jax.__all__)
+
+
+def test_importing_the_package_stays_light_and_changes_nothing():
+    heavy = "{'tensorflow', 'tensorflow_datasets', 'matplotlib', 'sklearn', 'orbax.checkpoint.checkpoint_manager'}"
+    code = (
+        "import os, sys; before = dict(os.environ); import seanet_jax; "
+        f"print(sorted({heavy} & set(sys.modules)) , dict(os.environ) == before)"
+    )
+    assert python(code).split() == ["[]", "True"]
+
+
+def test_modules_import_one_way():
+    order = [
+        *("cli", "train", "report", "run_folder", "checkpoint", "step", "recipes", "config", "parallel", "data"),
+        *("models", "modules", "functional", "errors"),
+    ]
+    package = ROOT / "seanet_jax"
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).parts[0].removesuffix(".py")
+        if name == "__init__":
+            continue
+        for imported in re.findall(r"^\s*from seanet_jax(?:\.(\w+))?[\w.]* import (.+)$", path.read_text(), re.M):
+            for target in [imported[0]] if imported[0] else re.findall(r"\w+", imported[1]):
+                assert order.index(target) >= order.index(name), f"{path} imports {target}"

@@ -1,0 +1,229 @@
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+from training_fixtures import made_dataset, records
+
+from seanet_jax.checkpoint import Checkpoints
+from seanet_jax.errors import InputError
+from seanet_jax.recipes import optimizer
+from seanet_jax.report import published_curves
+from seanet_jax.step import create_state
+from seanet_jax.train import TrainingDivergedError, fit, load_model
+
+STEPS_PER_EPOCH = 5  # 40 images in batches of 8
+
+
+def final_state(config):
+    model = load_model(config.out, "latest")
+    template = create_state(model, optimizer(config, STEPS_PER_EPOCH))
+    with Checkpoints(config.out) as checkpoints:
+        return checkpoints.restore_latest(template)
+
+
+def assert_same_run(one, other):
+    assert records(one.out) == records(other.out)
+    (state, history), (other_state, other_history) = final_state(one), final_state(other)
+    assert len(history) == len(other_history)
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+
+
+def test_a_run_learns_and_leaves_a_complete_folder(tiny):
+    config = tiny()
+    summary = fit(config)
+    assert summary["last"]["test_accuracy"] == 1.0
+    assert summary["last"]["train_loss"] < 0.5 * math.log(2)
+    names = {path.name for path in config.out.iterdir()}
+    expected = {"config.json", "metrics.jsonl", "summary.json", "curves.png", "tensorboard", "checkpoints"}
+    assert names == expected
+    assert json.loads((config.out / "summary.json").read_text()) == summary
+    assert {"finished", "last", "best", "parameters", "seed", "versions", "device"} <= summary.keys()
+    assert summary["finished"] and summary["versions"]["jax"] == jax.__version__
+    assert (config.out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (config.out / "checkpoints").iterdir()} == {"latest", "best"}
+
+
+def test_records_hold_each_epoch_once(tiny):
+    config = tiny()
+    fit(config)
+    lines = records(config.out, timing=True)
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert [line["step"] for line in lines] == [5, 10, 15]
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.05, 0.05, 0.005])
+    for line in lines:
+        assert line["images_per_second"] > 0 and line["seconds"] > 0
+        # 40 training images make five batches, and each of the 23 test images counts once.
+        assert (line["train_accuracy"] * 40).is_integer()
+        assert line["test_accuracy"] * 23 == pytest.approx(round(line["test_accuracy"] * 23))
+
+
+def test_tensorboard_has_a_point_per_epoch(tiny):
+    config = tiny()
+    fit(config)
+    points = {}
+    for path in (config.out / "tensorboard").iterdir():
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            for value in event.summary.value:
+                points[value.tag, event.step] = value.simple_value
+            data = data[16 + length :]
+    for record in records(config.out):
+        assert points["accuracy/test", record["step"]] == pytest.approx(record["test_accuracy"])
+        assert points["loss/train", record["step"]] == pytest.approx(record["train_loss"])
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tiny):
+    one, again, other = tiny("one"), tiny("again"), tiny("other", seed=1)
+    for config in (one, again, other):
+        fit(config)
+    assert_same_run(one, again)
+    assert records(one.out) != records(other.out)
+
+
+@pytest.mark.parametrize("stop", [2, STEPS_PER_EPOCH, 8])
+def test_a_resumed_run_equals_one_never_stopped(tiny, stop):
+    whole, parts = tiny("whole"), tiny("parts", max_steps=stop)
+    fit(whole)
+    stopped = fit(parts)
+    assert not stopped["finished"] and stopped["last"]["step"] == stop
+    resumed = fit(dataclasses.replace(parts, max_steps=None, resume=True))
+    assert resumed["finished"]
+    assert_same_run(whole, parts)
+
+
+def test_a_stop_inside_an_epoch_is_recorded_until_the_epoch_is_whole(tiny):
+    config = tiny(max_steps=7)
+    fit(config)
+    assert [line["epoch"] for line in records(config.out)] == [1, 1.4]
+    fit(dataclasses.replace(config, max_steps=None, resume=True))
+    assert [line["epoch"] for line in records(config.out)] == [1, 2, 3]
+
+
+def test_more_epochs_continue_a_finished_run(tiny):
+    fit(tiny("long", epochs=4))
+    fit(tiny("short", epochs=2))
+    fit(tiny("short", epochs=4, resume=True))
+    assert_same_run(tiny("long", epochs=4), tiny("short", epochs=4))
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny, capsys):
+    config = tiny()
+    summary = fit(config)
+    before = {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
+    assert fit(dataclasses.replace(config, resume=True)) == summary
+    assert "nothing to do" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_at_its_beginning(tiny, capsys):
+    whole, killed = tiny("whole"), tiny("killed")
+    fit(whole)
+    killed.out.mkdir()
+    (killed.out / "config.json").write_text((whole.out / "config.json").read_text())
+    fit(dataclasses.replace(killed, resume=True))
+    assert "no checkpoint yet" in capsys.readouterr().out
+    assert_same_run(whole, killed)
+
+
+def test_starting_over_an_existing_run_is_refused(tiny):
+    config = tiny()
+    fit(config)
+    before = (config.out / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match="holds a run already; --resume"):
+        fit(config)
+    assert (config.out / "metrics.jsonl").read_bytes() == before
+
+
+def test_resuming_as_another_run_is_refused(tiny):
+    config = tiny()
+    fit(config)
+    with pytest.raises(InputError, match=r"batch_size: 8 was saved, 4 is asked; seed: 0 was saved, 1 is asked"):
+        fit(dataclasses.replace(config, resume=True, batch_size=4, seed=1))
+
+
+def test_a_folder_with_something_else_in_it_is_refused(tiny):
+    config = tiny()
+    config.out.mkdir()
+    (config.out / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="not empty and not a run"):
+        fit(config)
+    assert [path.name for path in config.out.iterdir()] == ["thesis.tex"]
+
+
+def test_nothing_to_resume_is_refused_and_nothing_written(tiny):
+    config = tiny(resume=True)
+    with pytest.raises(InputError, match="holds no run"):
+        fit(config)
+    assert not config.out.exists()
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tiny):
+    config = tiny(batch_size=41)
+    with pytest.raises(InputError, match="batch_size is 41; it must be at most 40"):
+        fit(config)
+    assert not config.out.exists()
+
+
+def test_a_diverging_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny):
+    config = tiny(epochs=1)
+    fit(config)
+    before = final_state(config)
+    # The published schedule cannot diverge here, so the saved state is damaged instead.
+    with Checkpoints(config.out) as checkpoints:
+        state, history = before
+        wild = jax.tree.map(lambda p: p * np.float32("inf"), state.params)
+        checkpoints.save_latest(6, state._replace(step=state.step + 1, params=wild), history)
+    with pytest.raises(TrainingDivergedError, match=r"loss is nan in epoch 2 at step 7, learning rate 0\.05"):
+        fit(dataclasses.replace(config, epochs=2, resume=True))
+
+
+def test_a_validation_split_chooses_the_best_epoch(tiny):
+    config = tiny(validation_fraction=0.25, batch_size=6)
+    summary = fit(config)
+    assert summary["best_chosen_on"] == "validation"
+    for line in records(config.out):
+        assert (line["val_accuracy"] * 10).is_integer()
+        assert (line["train_accuracy"] * 30).is_integer()
+    best = max(records(config.out), key=lambda line: line["val_accuracy"])
+    assert summary["best"]["epoch"] == best["epoch"]
+
+
+def test_the_saved_networks_have_the_recorded_accuracy(tiny):
+    config = tiny(learning_rate=0.3)
+    summary = fit(config)
+    data = made_dataset()
+    images = (data.test_images / np.float32(255) - np.float32(data.mean)) / np.float32(data.std)
+    for which, record in (("best", summary["best"]), ("latest", summary["last"])):
+        predicted = load_model(config.out, which)(images.astype(np.float32)).argmax(-1)
+        assert np.mean(np.asarray(predicted) == data.test_labels) == pytest.approx(record["test_accuracy"])
+
+
+def test_best_is_the_first_of_the_highest(tiny):
+    config = tiny()
+    summary = fit(config)
+    accuracies = [line["test_accuracy"] for line in records(config.out)]
+    assert summary["best"]["epoch"] == accuracies.index(max(accuracies)) + 1
+    (best,) = (config.out / "checkpoints" / "best").iterdir()
+    assert int(best.name) == summary["best"]["step"]
+
+
+def test_load_model_names_what_is_missing(tiny, tmp_path):
+    with pytest.raises(InputError, match="which is 'newest'"):
+        load_model(tmp_path, "newest")
+    with pytest.raises(InputError, match="holds no run"):
+        load_model(tmp_path)
+
+
+def test_published_curves_are_those_of_the_reference():
+    cifar100 = published_curves("cifar100")
+    assert cifar100[-1]["epoch"] == 201
+    # The talk's 21.33 % is this run's best epoch on the test set.
+    assert min(100 * (1 - row["test_accuracy"]) for row in cifar100) == pytest.approx(21.33)
+    assert min(100 * (1 - row["test_accuracy"]) for row in published_curves("cifar10")) == pytest.approx(4.3)
+    assert published_curves("digits") == []

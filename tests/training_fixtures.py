@@ -1,0 +1,44 @@
+"""A data set and a network small enough to train in a test."""
+
+import json
+
+import numpy as np
+import pytest
+
+from seanet_jax.config import TrainConfig
+from seanet_jax.data import Dataset
+from seanet_jax.models import PRESETS, SEANetConfig
+
+TINY = SEANetConfig(stage_sizes=(1, 1), widths=(8, 16), stem_width=4, reduction=4, aggregate_factor=2)
+
+
+def made_dataset(train=40, test=23):
+    """Two classes of 8x8 images told apart by their brightness."""
+    source = np.random.RandomState(0)
+
+    def split(count):
+        labels = source.randint(0, 2, count).astype(np.int32)
+        images = source.randint(0, 100, (count, 8, 8, 3)) + 120 * labels[:, None, None, None]
+        return images.astype(np.uint8), labels
+
+    return Dataset("made", *split(train), *split(test), ("dark", "bright"), (0.4,) * 3, (0.3,) * 3, flip=True)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """Makes ``--dataset digits --model tiny`` the small ones; gives a config for a run folder's name."""
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    monkeypatch.setattr("seanet_jax.train.load", lambda name, data_dir: made_dataset())
+
+    def config(name="run", **fields):
+        defaults = {"batch_size": 8, "eval_batch_size": 10, "epochs": 3, "learning_rate": 0.05, "decay_every": 2}
+        return TrainConfig(dataset="digits", model="tiny", out=tmp_path / name, **(defaults | fields))
+
+    return config
+
+
+def records(folder, timing=False):
+    """The run's records, without what differs from run to run."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    varying = () if timing else ("seconds", "images_per_second")
+    return [{name: value for name, value in line.items() if name not in varying} for line in lines]
