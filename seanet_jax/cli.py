@@ -42,7 +42,7 @@ def main(defaults: TrainConfig, description: str) -> NoReturn:
     except InputError as error:
         _exit(2, error)
     except KeyboardInterrupt:
-        _exit(130, "interrupted; the same command with --resume continues from the last checkpoint")
+        _exit(130, "interrupted; the same command with --resume continues from the last checkpoint, if one was written")
     sys.exit(0)
 
 

@@ -355,7 +355,7 @@ def block_with_values(*arguments, **options):
 
     graphdef, state = nnx.split(block)
     flat = {path: values(path, leaf) for path, leaf in nnx.to_flat_state(state)}
-    return nnx.merge(graphdef, nnx.State.from_flat_path(flat))
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
 def run_both(block, composition, in_channels):
