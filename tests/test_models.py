@@ -282,7 +282,9 @@ def test_the_three_ops_differ():
 
 
 def test_placements_have_different_parameters():
-    placements = [parameter_shapes(dataclasses.replace(TINY, aggregate_placement=p)) for p in ("stage", "block", "none")]
+    placements = [
+        parameter_shapes(dataclasses.replace(TINY, aggregate_placement=p)) for p in ("stage", "block", "none")
+    ]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert placements[first] != placements[second]
 
@@ -291,8 +293,8 @@ def parameter_shapes(config):
     return {path: leaf.shape for path, leaf in nnx.to_flat_state(nnx.state(abstract(config), nnx.Param))}
 
 
-def test_the_seed_determines_the_parameters():
-    config = dataclasses.replace(TINY, stage_sizes=(1,), widths=(4,))
+def test_the_seed_determines_the_parameters_and_layers_differ():
+    config = dataclasses.replace(TINY, stage_sizes=(1,), widths=(4,), squeeze_excite=False)
 
     @jax.jit
     def initial(key):
@@ -303,3 +305,5 @@ def test_the_seed_determines_the_parameters():
     same = jax.tree.map(lambda a, b: bool((a == b).all()), first, other)
     for path, is_same in jax.tree.leaves_with_path(same):
         assert is_same == ("bn" in jax.tree_util.keystr(path)), path
+    block = first["stages"][0]["blocks"][0]
+    assert (block["conv1"]["kernel"] != block["conv2"]["kernel"]).any()

@@ -13,6 +13,7 @@ from seanet_jax import SEANet, SEANetConfig, parallel
 from seanet_jax.config import TrainConfig
 from seanet_jax.data.augment import augment, normalize
 from seanet_jax.data.dataset import Dataset
+from seanet_jax.modules import BatchNorm
 from seanet_jax.recipes import cross_entropy, optimizer
 from seanet_jax.step import (
     Images,
@@ -45,18 +46,26 @@ def dataset(flip=True):
     )
 
 
-def network():
-    config = SEANetConfig(stage_sizes=(1, 1), widths=(8, 8), stem_width=4, reduction=2, num_classes=CLASSES)
-    return jax.jit(lambda: nnx.split(SEANet(config, rngs=nnx.Rngs(0))))()
+class Perceptron(nnx.Module):
+    """A network with parameters and statistics that, unlike one with convolutions, compiles in no time."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.bn = BatchNorm(3)
+        self.kernel = nnx.Param(jnp.asarray(rng.normal(size=(192, CLASSES)) / 14, jnp.float32))
+
+    def __call__(self, x):
+        return self.bn(x).reshape(len(x), -1) @ self.kernel[...]
 
 
 @functools.cache
-def initial():
-    return network()
+def initial_seanet():
+    config = SEANetConfig(stage_sizes=(1,), widths=(4,), stem_width=4, reduction=2, num_classes=CLASSES)
+    return jax.jit(lambda: nnx.split(SEANet(config, rngs=nnx.Rngs(0))))()
 
 
-def new_model():
-    return nnx.merge(*initial(), copy=True)
+def new_model(kind="perceptron"):
+    return Perceptron() if kind == "perceptron" else nnx.merge(*initial_seanet(), copy=True)
 
 
 def train_images(data):
@@ -69,13 +78,13 @@ def recipe():
     return optimizer(TrainConfig(decay_every=1, decay_factor=0.5, weight_decay=0.01), STEPS)
 
 
-def train_step(use_augmentation, flip=True, model=None, data=None):
-    model, data = model or new_model(), data or dataset(flip)
+def train_step(kind="perceptron", use_augmentation=False, flip=True, *, model=None, data=None):
+    model, data = model or new_model(kind), data or dataset(flip)
     mesh = parallel.make_mesh()
-    return make_train_step(model, recipe(), data, mesh, batch_size=BATCH, use_augmentation=use_augmentation)
+    return jax.jit(make_train_step(model, recipe(), data, mesh, batch_size=BATCH, use_augmentation=use_augmentation))
 
 
-jitted_train_step = functools.cache(lambda *arguments: jax.jit(train_step(*arguments)))
+jitted_train_step = functools.cache(train_step)
 
 
 # Metrics
@@ -132,10 +141,10 @@ def test_epoch_order_depends_on_epoch_and_key_alone():
 # Training
 
 
-def by_hand(model):
+@functools.cache
+def by_hand(kind="perceptron"):
     """An optimiser step and the batch's metrics, of images that are already chosen and normalised."""
-    model.train()
-    graphdef, _, _ = split_model(model)
+    graphdef, _, _ = split_model(new_model(kind))
 
     @jax.jit
     def step(state, images, labels):
@@ -154,14 +163,11 @@ def by_hand(model):
     return step
 
 
-jitted_by_hand = functools.cache(lambda: by_hand(new_model()))
-
-
-@pytest.mark.parametrize("use_augmentation", [False, True])
-def test_steps_equal_hand_written_ones_over_more_than_an_epoch(use_augmentation):
+@pytest.mark.parametrize(("kind", "use_augmentation"), [("seanet", False), ("perceptron", False), ("perceptron", True)])
+def test_steps_equal_hand_written_ones_over_more_than_an_epoch(kind, use_augmentation):
     data, key = dataset(), jax.random.key(7)
-    train, step = train_images(data), jitted_train_step(use_augmentation)
-    state = expected = create_state(new_model(), recipe())
+    train, step = train_images(data), jitted_train_step(kind, use_augmentation)
+    state = expected = create_state(new_model(kind), recipe())
     sums = Metrics.zero()
     for number in range(STEPS + 2):
         epoch, position = divmod(number, STEPS)
@@ -173,7 +179,7 @@ def test_steps_equal_hand_written_ones_over_more_than_an_epoch(use_augmentation)
         if use_augmentation:
             images = augment(jax.random.fold_in(key, number), images, flip=True)
         images = normalize(images, data.mean, data.std)
-        expected, batch_metrics = jitted_by_hand()(expected, images, train.labels[chosen])
+        expected, batch_metrics = by_hand(kind)(expected, images, train.labels[chosen])
         sums = jax.tree.map(jnp.add, Metrics.zero() if position == 0 else sums, batch_metrics)
 
         assert state.step == number + 1
@@ -187,27 +193,27 @@ def test_without_flip_images_are_cropped_but_not_mirrored():
     order = jnp.arange(TRAIN)
     state = create_state(new_model(), recipe())
     images = augment(jax.random.fold_in(key, 0), train_images(data).images[:BATCH], flip=False)
-    expected, _ = jitted_by_hand()(state, normalize(images, data.mean, data.std), train_images(data).labels[:BATCH])
-    result, _ = jitted_train_step(True, False)(state, train_images(data), order, key)
+    expected, _ = by_hand()(state, normalize(images, data.mean, data.std), train_images(data).labels[:BATCH])
+    result, _ = jitted_train_step("perceptron", True, False)(state, train_images(data), order, key)
     chex.assert_trees_all_close(result.params, expected.params, rtol=1e-4, atol=1e-5)
 
 
 def test_the_same_state_and_inputs_give_the_same_result():
     state, train = create_state(new_model(), recipe()), train_images(dataset())
     arguments = (state, train, jnp.arange(TRAIN), jax.random.key(0))
-    first = jitted_train_step(True)(*arguments)
-    chex.assert_trees_all_equal(first, jitted_train_step(True)(*arguments))
-    other, _ = jitted_train_step(True)(state, train, jnp.arange(TRAIN), jax.random.key(1))
-    assert not np.array_equal(first[0].params["stem"]["kernel"], other.params["stem"]["kernel"])
+    first = jitted_train_step("perceptron", True)(*arguments)
+    chex.assert_trees_all_equal(first, jitted_train_step("perceptron", True)(*arguments))
+    other, _ = jitted_train_step("perceptron", True)(state, train, jnp.arange(TRAIN), jax.random.key(1))
+    assert not np.array_equal(first[0].params["kernel"], other.params["kernel"])
 
 
 def test_the_parameters_of_the_model_given_are_not_used():
     arguments = (train_images(dataset()), jnp.arange(TRAIN), jax.random.key(0))
     state = create_state(new_model(), recipe())
     model = new_model()
-    model.stem.kernel[...] = model.stem.kernel[...] * 0
-    result, _ = jax.jit(train_step(False, True, model))(state, *arguments)
-    chex.assert_trees_all_close(result, jitted_train_step(False)(state, *arguments)[0], rtol=1e-6, atol=1e-7)
+    model.kernel[...] = model.kernel[...] * 0
+    result, _ = train_step(model=model)(state, *arguments)
+    chex.assert_trees_all_close(result, jitted_train_step()(state, *arguments)[0], rtol=1e-6, atol=1e-7)
 
 
 class Recorder(nnx.Module):
@@ -228,7 +234,7 @@ def test_an_epoch_visits_the_first_images_of_its_order_once_and_the_remainder_ne
     data = dataclasses.replace(
         dataset(), train_images=numbered, test_images=numbered[:TEST], mean=(0.0,) * 3, std=(1.0,) * 3
     )
-    step = jax.jit(train_step(False, True, Recorder(), data))
+    step = train_step(model=Recorder(), data=data)
     state, seen = create_state(Recorder(), recipe()), np.zeros(TRAIN, np.int32)
     for epoch in range(2):
         order = epoch_order(jax.random.key(0), jnp.int32(epoch), num_images=TRAIN)
@@ -240,7 +246,7 @@ def test_an_epoch_visits_the_first_images_of_its_order_once_and_the_remainder_ne
 
 
 def test_the_first_state():
-    state = create_state(new_model(), recipe())
+    state = create_state(new_model("seanet"), recipe())
     assert state.step == 0
     assert [float(value) for value in state.metrics] == [0, 0, 0]
     momentum = jax.tree.leaves(optax.tree_utils.tree_get(state.opt_state, "trace"))
@@ -264,7 +270,7 @@ def padded(images, labels, multiple):
 @functools.cache
 def direct_evaluation():
     """Metrics of all test images in one pass, in NumPy from the logits on."""
-    data, model = dataset(), new_model()
+    data, model = dataset(), new_model("seanet")
     model.eval()
     logits = nnx.jit(lambda model, x: model(x))(model, normalize(data.test_images, data.mean, data.std))
     logits = np.asarray(logits, np.float64)
@@ -274,7 +280,7 @@ def direct_evaluation():
 
 @pytest.mark.parametrize("batch_size", [1, 4, 13, 16])
 def test_evaluation_counts_every_image_once_whatever_the_batch_size(batch_size):
-    data, model = dataset(), new_model()
+    data, model = dataset(), new_model("seanet")
     step = jax.jit(make_eval_step(model, data, parallel.make_mesh(), batch_size=batch_size))
     _, params, batch_stats = split_model(model)
     images = padded(data.test_images, data.test_labels, batch_size)
@@ -288,7 +294,7 @@ def test_evaluation_counts_every_image_once_whatever_the_batch_size(batch_size):
 
 
 def test_evaluation_uses_the_parameters_given_and_their_running_statistics():
-    data, model = dataset(), new_model()
+    data, model = dataset(), new_model("seanet")
     step = jax.jit(make_eval_step(model, data, parallel.make_mesh(), batch_size=4))
     _, params, batch_stats = split_model(model)
     images = padded(data.test_images, data.test_labels, 4)
