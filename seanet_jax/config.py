@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from seanet_jax.errors import InputError
 from seanet_jax.functional import AggregateOp
 from seanet_jax.models import SEANetConfig, model_config
-from seanet_jax.models.seanet import AggregatePlacement, ComputeDtype
+from seanet_jax.models.seanet import AggregatePlacement, ComputeDtype, NetworkConvMethod
 
 DatasetName = Literal["cifar10", "cifar100", "digits"]
 
@@ -54,6 +54,9 @@ class TrainConfig:
 
     dtype: ComputeDtype = "float32"
     """Compute dtype of convolutions and matrix products. Parameters and batch statistics are always float32."""
+
+    conv_method: NetworkConvMethod = "auto"
+    """How convolutions are computed: auto is the fastest on the device, lax is XLA's own. They differ by rounding."""
 
     epochs: int = 200
     """Passes over the training images."""
@@ -150,7 +153,14 @@ class TrainConfig:
         """
         overridable = ("reduction", "aggregate_placement", "aggregate_op", "aggregate_factor")
         overrides = {name: getattr(self, name) for name in overridable if getattr(self, name) is not None}
-        return model_config(self.model, num_classes=num_classes, in_channels=in_channels, dtype=self.dtype, **overrides)
+        return model_config(
+            self.model,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            dtype=self.dtype,
+            conv_method=self.conv_method,
+            **overrides,
+        )
 
     @property
     def run_folder(self) -> Path:

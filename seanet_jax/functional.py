@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from seanet_jax.convolution import conv2d as conv2d
 from seanet_jax.errors import InputError
 
 AggregateOp = Literal["sum", "mean", "max"]
@@ -91,33 +92,6 @@ def squeeze_excite(
     return x * jnp.expand_dims(scale, spatial)
 
 
-def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
-    """2-D cross-correlation with an odd square kernel, padded by half of it on every side (as PyTorch pads).
-
-    XLA's "SAME" pads asymmetrically when the stride is 2 and gives other numbers; this does not.
-
-    Args:
-        x: ``[N, H, W, C]``.
-        kernel: ``[k, k, C, F]`` with k odd; cast to x's dtype.
-        stride: step in both spatial directions.
-
-    Returns:
-        ``[N, ceil(H / stride), ceil(W / stride), F]``, of x's dtype.
-
-    Raises:
-        InputError: the ranks or channels do not fit, or the kernel is not odd and square.
-    """
-    if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2]:
-        raise InputError(f"conv2d: x {x.shape} and kernel {kernel.shape} must be [N, H, W, C] and [k, k, C, F]")
-    size = kernel.shape[0]
-    if size != kernel.shape[1] or size % 2 == 0:
-        raise InputError(f"conv2d: the kernel is {kernel.shape[0]}x{kernel.shape[1]}; it must be square and odd")
-    padding = (size // 2, size // 2)
-    return lax.conv_general_dilated(
-        x, kernel.astype(x.dtype), (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
 def at_least_float32(x: jax.Array) -> jnp.dtype:
     """The dtype to average in: bfloat16 has 8 bits for a sum over tens of thousands of pixels."""
     return jnp.promote_types(x.dtype, jnp.float32)
@@ -141,7 +115,7 @@ def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def batch_norm(
     x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5
 ) -> jax.Array:
-    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` per channel (Ioffe and Szegedy, 2015), computed in float32 at least.
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` per channel, computed in float32 at least (Ioffe and Szegedy, 2015).
 
     Args:
         x: ``[..., C]``.

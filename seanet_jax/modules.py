@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from seanet_jax import functional
+from seanet_jax.convolution import ConvMethod
 from seanet_jax.errors import InputError
 from seanet_jax.functional import AGGREGATE_OPS, AggregateOp
 
@@ -50,17 +51,28 @@ class Conv(nnx.Module):
         out_channels: channels of the output ``[N, ceil(H / stride), ceil(W / stride), out_channels]``.
         kernel_size: odd side length of the square kernel.
         stride: step in both directions.
+        method: how it is computed; see ``functional.conv2d``.
         rngs: source of the initial parameters.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        method: ConvMethod = "auto",
+        rngs: nnx.Rngs,
+    ):
         shape = (kernel_size, kernel_size, in_channels, out_channels)
         self.kernel = nnx.Param(_conv_init(rngs.params(), shape, jnp.float32))
         self.stride = stride
+        self.method: ConvMethod = method
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
-        return functional.conv2d(x, self.kernel[...], stride=self.stride)
+        return functional.conv2d(x, self.kernel[...], stride=self.stride, method=self.method)
 
 
 class BatchNorm(nnx.Module):
@@ -172,6 +184,7 @@ class ResidualBlock(nnx.Module):
         reduction: of squeeze-excitation; None leaves it out.
         aggregate: applied inside the residual branch, after squeeze-excitation; None leaves it out.
         preactivation: which of the two orders.
+        conv_method: how all convolutions are computed.
         rngs: source of the initial parameters.
     """
 
@@ -184,18 +197,21 @@ class ResidualBlock(nnx.Module):
         reduction: int | None = None,
         aggregate: Aggregate | None = None,
         preactivation: bool = False,
+        conv_method: ConvMethod = "auto",
         rngs: nnx.Rngs,
     ):
         self.out_channels = width if aggregate is None else width // aggregate.factor
         self.preactivation = preactivation
-        self.conv1 = Conv(in_channels, width, 3, stride=stride, rngs=rngs)
+        self.conv1 = Conv(in_channels, width, 3, stride=stride, method=conv_method, rngs=rngs)
         self.bn1 = BatchNorm(in_channels if preactivation else width)
-        self.conv2 = Conv(width, width, 3, rngs=rngs)
+        self.conv2 = Conv(width, width, 3, method=conv_method, rngs=rngs)
         self.bn2 = BatchNorm(width)
         self.squeeze_excite = None if reduction is None else SqueezeExcite(width, reduction, rngs=rngs)
         self.aggregate = aggregate
         projected = aggregate is not None or stride != 1 or in_channels != self.out_channels
-        self.shortcut = Conv(in_channels, self.out_channels, 1, stride=stride, rngs=rngs) if projected else None
+        self.shortcut = (
+            Conv(in_channels, self.out_channels, 1, stride=stride, method=conv_method, rngs=rngs) if projected else None
+        )
         self.shortcut_bn = BatchNorm(self.out_channels) if projected and not preactivation else None
 
     def __call__(self, x: jax.Array) -> jax.Array:

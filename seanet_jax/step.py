@@ -168,7 +168,7 @@ EvalStep = Callable[[Metrics, Any, Any, Images, jax.Array], Metrics]
 
 
 def make_eval_step(model: SEANet, dataset: Dataset, mesh: Mesh, *, batch_size: int) -> EvalStep:
-    """Builds ``eval_step(metrics, params, batch_stats, data, start) -> metrics``, which adds B images from ``start`` on.
+    """Builds ``eval_step(metrics, params, batch_stats, data, start) -> metrics``: adds B images from ``start`` on.
 
     Args:
         model: gives the structure; its parameters are not used.

@@ -13,11 +13,13 @@ from seanet_jax.modules import Aggregate, BatchNorm, Conv, Linear, ResidualBlock
 
 AggregatePlacement = Literal["stage", "block", "none"]
 ComputeDtype = Literal["float32", "bfloat16"]
+# The methods of ``conv2d`` that suit every convolution of a network.
+NetworkConvMethod = Literal["auto", "lax", "patches"]
 
 
 @dataclasses.dataclass(frozen=True)
 class SEANetConfig:
-    """Everything that determines the network. The defaults are the published SEANet-20 for CIFAR-10.
+    """The architecture, and how it is computed. The defaults are the published SEANet-20 for CIFAR-10.
 
     Attributes:
         stage_sizes: residual blocks in each stage; stages after the first halve height and width.
@@ -33,6 +35,9 @@ class SEANetConfig:
         num_classes: size of the logits.
         in_channels: channels of the image.
         dtype: compute dtype of convolutions and matrix products; parameters, batch statistics and logits stay float32.
+        conv_method: how convolutions are computed, see ``functional.conv2d``: "auto", the fastest on the device; "lax",
+          which also has forward-mode and higher derivatives; or "patches". The parameters are the same; the numbers
+          differ by rounding.
 
     Raises:
         InputError: a field, or a combination of fields, cannot be built.
@@ -50,6 +55,7 @@ class SEANetConfig:
     num_classes: int = 10
     in_channels: int = 3
     dtype: ComputeDtype = "float32"
+    conv_method: NetworkConvMethod = "auto"
 
     def __post_init__(self) -> None:
         for name in ("stage_sizes", "widths"):
@@ -71,6 +77,7 @@ class SEANetConfig:
             "aggregate_placement": get_args(AggregatePlacement),
             "aggregate_op": AGGREGATE_OPS,
             "dtype": get_args(ComputeDtype),
+            "conv_method": get_args(NetworkConvMethod),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -118,6 +125,7 @@ class Stage(nnx.Module):
                 reduction=config.reduction if config.squeeze_excite else None,
                 aggregate=aggregate_at("block"),
                 preactivation=config.preactivation,
+                conv_method=config.conv_method,
                 rngs=rngs,
             )
             in_channels = block.out_channels
@@ -143,7 +151,7 @@ class SEANet(nnx.Module):
 
     def __init__(self, config: SEANetConfig | None = None, *, rngs: nnx.Rngs):
         self.config = config = config or SEANetConfig()
-        self.stem = Conv(config.in_channels, config.stem_width, 3, rngs=rngs)
+        self.stem = Conv(config.in_channels, config.stem_width, 3, method=config.conv_method, rngs=rngs)
         # Pre-activated blocks begin with a normalisation of their own and leave the last sum without one.
         self.stem_bn = None if config.preactivation else BatchNorm(config.stem_width)
         channels = config.stem_width
