@@ -32,16 +32,24 @@ BOUNDS = {
     "float64": Bounds(1e-6, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6),
     "float32": Bounds(1e-5, 2e-3, 1e-2, 3e-4, 5e-4, 2e-3),
 }
+VARIANTS = [
+    ("cifar10", "float64", "lax"),
+    ("cifar100", "float64", "lax"),
+    ("cifar10", "float32", "lax"),
+    # What people train with on a CPU.
+    ("cifar10", "float32", "auto"),
+    ("cifar100", "float32", "auto"),
+]
 
 
 class Network:
     """The published weights in our network, with jitted passes."""
 
-    def __init__(self, dataset, dtype):
+    def __init__(self, dataset, dtype, conv_method):
         self.golden = reference.load(dataset)
         self.classes = reference.CLASSES[dataset]
         self.dtype, self.bounds = dtype, BOUNDS[dtype]
-        config = model_config("seanet20", num_classes=self.classes)
+        config = model_config("seanet20", num_classes=self.classes, conv_method=conv_method)
         object.__setattr__(config, "dtype", dtype)  # float64 is for this test alone
         model = SEANet(config, rngs=nnx.Rngs(0))
         reference.set_weights(model, self.golden, dtype)
@@ -68,15 +76,11 @@ class Network:
         return {key.removeprefix(f"{kind}/"): value for key, value in self.golden.items() if key.startswith(f"{kind}/")}
 
 
-@pytest.fixture(scope="module", params=["float64", "float32"])
-def dtype(request):
-    with jax.enable_x64(request.param == "float64"):
-        yield request.param
-
-
-@pytest.fixture(scope="module", params=["cifar10", "cifar100"])
-def network(request, dtype):
-    return Network(request.param, dtype)
+@pytest.fixture(scope="module", params=VARIANTS, ids="-".join)
+def network(request):
+    _, dtype, _ = request.param
+    with jax.enable_x64(dtype == "float64"):
+        yield Network(*request.param)
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ def test_an_aggregating_block_projects_even_where_shapes_allow_the_identity():
 
 @pytest.mark.parametrize("preactivation", [False, True])
 def test_a_bfloat16_map_stays_bfloat16_and_parameters_stay_float32(preactivation):
-    options = dict(stride=2, reduction=2, aggregate=Aggregate(4), preactivation=preactivation)
+    options = {"stride": 2, "reduction": 2, "aggregate": Aggregate(4), "preactivation": preactivation}
     block = abstract(ResidualBlock, 8, 8, **options)
     assert output(block, 2, 4, 4, 8, dtype=jnp.bfloat16).dtype == jnp.bfloat16
 
@@ -170,14 +170,14 @@ def test_aggregate_names_an_unknown_op():
 
 
 def test_aggregate_rejects_channels_it_cannot_group():
-    with pytest.raises(InputError, match="factor is 4; .* divides the 6 channels"):
+    with pytest.raises(InputError, match=r"factor is 4; .* divides the 6 channels"):
         Aggregate(4)(jnp.ones((1, 6)))
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 1, 1, 3)])
 def test_training_batch_norm_rejects_a_single_value_per_channel(shape):
     bn = BatchNorm(3)
-    with pytest.raises(InputError, match="one value per channel .* at least two"):
+    with pytest.raises(InputError, match=r"one value per channel .* at least two"):
         bn(jnp.ones(shape))
     bn.eval()
     np.testing.assert_allclose(bn(jnp.ones(shape)), np.ones(shape), rtol=1e-5)
