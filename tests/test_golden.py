@@ -18,7 +18,10 @@ from seanet_jax.step import split_model
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Largest differences allowed; relative but for the trajectory's losses."""
+    """Largest differences allowed; relative but for the trajectory's losses.
+
+    The gradients' are in the L2 norm, and wider in float32: see tests/golden/README.md.
+    """
 
     logits: float
     gradient_norms: float
@@ -29,8 +32,9 @@ class Bounds:
 
 
 BOUNDS = {
-    "float64": Bounds(1e-6, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6),
-    "float32": Bounds(1e-5, 2e-3, 1e-2, 3e-4, 5e-4, 2e-3),
+    ("float64", "lax"): Bounds(1e-6, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6),
+    ("float32", "lax"): Bounds(1e-5, 1e-3, 5e-3, 3e-4, 5e-4, 2e-3),
+    ("float32", "auto"): Bounds(1e-5, 1e-2, 5e-2, 1e-3, 1e-3, 2e-3),
 }
 VARIANTS = [
     ("cifar10", "float64", "lax"),
@@ -48,7 +52,7 @@ class Network:
     def __init__(self, dataset, dtype, conv_method):
         self.golden = reference.load(dataset)
         self.classes = reference.CLASSES[dataset]
-        self.dtype, self.bounds = dtype, BOUNDS[dtype]
+        self.dtype, self.bounds = dtype, BOUNDS[dtype, conv_method]
         config = model_config("seanet20", num_classes=self.classes, conv_method=conv_method)
         object.__setattr__(config, "dtype", dtype)  # float64 is for this test alone
         model = SEANet(config, rngs=nnx.Rngs(0))
@@ -141,8 +145,8 @@ def test_whole_gradients(network, one_pass):
     entries = network.entries("grad")
     assert len(entries) == 8
     for key, theirs in entries.items():
-        error = relative_error(leaf(one_pass[2], key), reference.to_ours(theirs))
-        assert error < network.bounds.gradients, key
+        difference = leaf(one_pass[2], key) - reference.to_ours(theirs)
+        assert np.linalg.norm(difference) / np.linalg.norm(theirs) < network.bounds.gradients, key
 
 
 def test_five_steps_of_sgd(network, five_steps):

@@ -58,14 +58,20 @@ class Perceptron(nnx.Module):
         return self.bn(x).reshape(len(x), -1) @ self.kernel[...]
 
 
-@functools.cache
-def initial_seanet():
+def small_seanet():
+    """With made values: the initial distributions take longer to compile than all the rest."""
     config = SEANetConfig(stage_sizes=(1,), widths=(4,), stem_width=4, reduction=2, num_classes=CLASSES)
-    return jax.jit(lambda: nnx.split(SEANet(config, rngs=nnx.Rngs(0))))()
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: SEANet(config, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    values = {
+        path: jnp.asarray(rng.uniform(0.5 if path[-1] in ("scale", "var") else -0.5, 1, leaf.shape), jnp.float32)
+        for path, leaf in nnx.to_flat_state(state)
+    }
+    return nnx.merge(graphdef, nnx.from_flat_state(values))
 
 
 def new_model(kind="perceptron"):
-    return Perceptron() if kind == "perceptron" else nnx.merge(*initial_seanet(), copy=True)
+    return Perceptron() if kind == "perceptron" else small_seanet()
 
 
 def train_images(data):

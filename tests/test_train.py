@@ -11,7 +11,6 @@ from training_fixtures import made_dataset, records
 from seanet_jax.checkpoint import Checkpoints
 from seanet_jax.errors import InputError
 from seanet_jax.recipes import optimizer
-from seanet_jax.report import published_curves
 from seanet_jax.step import create_state
 from seanet_jax.train import TrainingDivergedError, fit, load_model
 
@@ -218,12 +217,3 @@ def test_load_model_names_what_is_missing(tiny, tmp_path):
         load_model(tmp_path, "newest")
     with pytest.raises(InputError, match="holds no run"):
         load_model(tmp_path)
-
-
-def test_published_curves_are_those_of_the_reference():
-    cifar100 = published_curves("cifar100")
-    assert cifar100[-1]["epoch"] == 201
-    # The talk's 21.33 % is this run's best epoch on the test set.
-    assert min(100 * (1 - row["test_accuracy"]) for row in cifar100) == pytest.approx(21.33)
-    assert min(100 * (1 - row["test_accuracy"]) for row in published_curves("cifar10")) == pytest.approx(4.3)
-    assert published_curves("digits") == []

@@ -1,0 +1,61 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from seanet_jax.config import TrainConfig
+from seanet_jax.errors import InputError
+
+
+def test_the_defaults_are_the_published_recipe():
+    config = TrainConfig()
+    assert (config.model, config.epochs, config.batch_size) == ("seanet20", 200, 64)
+    assert (config.learning_rate, config.momentum, config.weight_decay) == (0.1, 0.9, 1e-4)
+    assert (config.decay_every, config.decay_factor, config.augment) == (80, 0.1, True)
+
+
+def test_json_and_back():
+    config = TrainConfig(out=Path("runs/x"), max_steps=3)
+    values = json.loads(json.dumps(config.to_json()))
+    assert values["out"] == str(Path("runs/x"))
+    assert TrainConfig(**values | {"out": Path(values["out"])}) == config
+
+
+def test_the_run_folder_names_what_runs():
+    assert TrainConfig(dataset="digits", model="resnet20", seed=3).run_folder == Path("runs/digits-resnet20-seed3")
+    assert TrainConfig(out=Path("elsewhere")).run_folder == Path("elsewhere")
+
+
+def test_overrides_reach_the_network():
+    config = TrainConfig(
+        reduction=16, aggregate_op="max", aggregate_placement="block", aggregate_factor=2, dtype="bfloat16"
+    )
+    network = config.model_config(num_classes=7, in_channels=1)
+    assert (network.reduction, network.aggregate_op, network.aggregate_factor) == (16, "max", 2)
+    assert (network.aggregate_placement, network.dtype) == ("block", "bfloat16")
+    assert (network.num_classes, network.in_channels, network.widths) == (7, 1, (128, 256, 512))
+
+
+FREE = {
+    *("epochs", "max_steps", "eval_batch_size", "data_dir", "out", "resume", "require_gpu", "log_every"),
+    "checkpoint_every",
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(TrainConfig)])
+def test_only_what_changes_no_result_may_differ_on_resume(field):
+    config = TrainConfig()
+    changed = {"dataset": "cifar10", "model": "resnet20", "aggregate_placement": "block", "aggregate_op": "max"}
+    changed |= {"aggregate_factor": 2, "reduction": 4, "dtype": "bfloat16", "conv_method": "lax", "augment": False}
+    changed |= {"data_dir": Path("d"), "out": Path("o"), "resume": True, "require_gpu": True, "decay_factor": 0.5}
+    changed |= {"learning_rate": 0.2, "momentum": 0.8, "weight_decay": 0.0, "validation_fraction": 0.1}
+    other = dataclasses.replace(config, **{field: changed.get(field, 7)})
+    differences = other.differences(config.to_json())
+    assert [line.split(":")[0] for line in differences] == ([] if field in FREE else [field])
+
+
+@pytest.mark.parametrize("value", ["0", True, 1.5, float("nan"), -1, None])
+def test_a_wrong_number_of_epochs_is_named(value):
+    with pytest.raises(InputError, match=r"epochs is .*; it must be a positive integer"):
+        TrainConfig(epochs=value)

@@ -1,0 +1,79 @@
+import sys
+
+import pytest
+from matplotlib.image import imread
+
+from seanet_jax import report
+from seanet_jax.report import Progress, draw_curves, format_duration, published_curves
+
+
+def record(epoch, **more):
+    values = {"train_loss": 2 / epoch, "train_accuracy": 0.5, "test_loss": 3 / epoch, "test_accuracy": 0.4}
+    timing = {"learning_rate": 0.1, "step": 4 * epoch, "images_per_second": 80.0}
+    return {"epoch": epoch} | values | timing | more
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+        (360000, "100 h 00 min"),
+    ],
+)
+def test_durations_read_like_speech(seconds, text):
+    assert format_duration(seconds) == text
+
+
+def test_plain_lines_come_every_so_many_steps(capsys):
+    progress = Progress(step=0, last_step=8, steps_per_epoch=4, batch_size=10, log_every=2)
+    progress.begin_epoch(4)
+    for step in range(1, 5):
+        progress.step(step, 1.5, 0.25)
+    timing = progress.end_steps()
+    progress.end_epoch(record(1) | timing)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("  epoch 1/2, step 2/4: loss 1.500, accuracy 25.00%, ")
+    assert lines[1].startswith("  epoch 1/2, step 4/4: ")
+    assert lines[2].startswith("epoch 1/2, lr 0.1, train loss 2.000 accuracy 50.00%, test loss 3.000 accuracy 40.00%, ")
+    assert lines[2].endswith(" left")
+    assert timing["images_per_second"] == pytest.approx(40 / timing["seconds"], rel=0.2)
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    progress = Progress(step=4, last_step=8, steps_per_epoch=4, batch_size=10, log_every=1)
+    progress.begin_epoch(8)
+    progress.step(5, 1.5, 0.25)
+    progress.end_steps()
+    shown = capsys.readouterr().out
+    assert "\r" in shown and "epoch 2/2" in shown
+    assert "step 1/4" not in shown
+
+
+def test_only_the_two_cifars_have_published_curves():
+    assert [row["epoch"] for row in published_curves("cifar10")] == list(range(1, 201))
+    assert published_curves("cifar100")[0] == pytest.approx(published_curves("cifar100")[0])
+    assert published_curves("digits") == []
+
+
+def test_the_published_best_epochs_are_the_talks_figures():
+    # 4.3 % and 21.33 %, chosen on the test set.
+    for dataset, error in (("cifar10", 4.3), ("cifar100", 21.33)):
+        assert min(100 * (1 - row["test_accuracy"]) for row in published_curves(dataset)) == pytest.approx(error)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar100"])
+@pytest.mark.parametrize("epochs", [1, 30])
+def test_curves_are_drawn_for_any_length(tmp_path, monkeypatch, dataset, epochs):
+    drawn = []
+    monkeypatch.setattr(report, "_tidy", lambda axes, *_: drawn.append([line.get_label() for line in axes.lines]))
+    records = [record(epoch, val_loss=2.5, val_accuracy=0.45) for epoch in range(1, epochs + 1)]
+    draw_curves(records, tmp_path / "curves.png", title="a run", dataset=dataset, epochs=epochs)
+    published = ["published SEANet-20, train", "published SEANet-20, test"] if dataset == "cifar100" else []
+    assert drawn == [[*published, "train", "validation", "test"]] * 2
+    assert imread(tmp_path / "curves.png").shape[0] > 400
