@@ -28,7 +28,7 @@ def aggregate(x: jax.Array, factor: int = 4, op: AggregateOp = "sum") -> jax.Arr
         op: how a group is reduced. The published network sums.
 
     Returns:
-        ``[..., C / factor]``, of x's dtype.
+        ``[..., C / factor]``, of x's dtype where that is a floating-point one.
 
     Raises:
         InputError: x has no channel axis, the factor does not divide the channels, or the operation is unknown.
@@ -115,7 +115,7 @@ def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def batch_norm(
     x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5
 ) -> jax.Array:
-    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` per channel, computed in float32 at least (Ioffe and Szegedy, 2015).
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` per channel (Ioffe and Szegedy, 2015), in float32 at least.
 
     Args:
         x: ``[..., C]``.

@@ -129,8 +129,10 @@ class SqueezeExcite(nnx.Module):
     """
 
     def __init__(self, channels: int, reduction: int = 8, *, rngs: nnx.Rngs):
-        if not 1 <= reduction <= channels:
-            raise InputError(f"SqueezeExcite: reduction is {reduction}; it must be from 1 to the {channels} channels")
+        if isinstance(reduction, bool) or not isinstance(reduction, int) or not 1 <= reduction <= channels:
+            raise InputError(
+                f"SqueezeExcite: reduction is {reduction!r}; it must be an integer from 1 to the {channels} channels"
+            )
         self.reduce = Linear(channels, channels // reduction, rngs=rngs)
         self.expand = Linear(channels // reduction, channels, rngs=rngs)
 
@@ -186,6 +188,9 @@ class ResidualBlock(nnx.Module):
         preactivation: which of the two orders.
         conv_method: how all convolutions are computed.
         rngs: source of the initial parameters.
+
+    Raises:
+        InputError: the factor does not divide the width, or the reduction leaves no hidden unit.
     """
 
     def __init__(
@@ -200,6 +205,8 @@ class ResidualBlock(nnx.Module):
         conv_method: ConvMethod = "auto",
         rngs: nnx.Rngs,
     ):
+        if aggregate is not None and width % aggregate.factor:
+            raise InputError(f"ResidualBlock: width is {width}; it must be divisible by the factor {aggregate.factor}")
         self.out_channels = width if aggregate is None else width // aggregate.factor
         self.preactivation = preactivation
         self.conv1 = Conv(in_channels, width, 3, stride=stride, method=conv_method, rngs=rngs)

@@ -1,6 +1,7 @@
 """Optimiser, learning-rate schedule and loss of a config, in optax."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from seanet_jax.config import TrainConfig
@@ -13,9 +14,9 @@ def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.S
         config: of the run.
         steps_per_epoch: optimiser steps in one epoch.
     """
-    return optax.exponential_decay(
-        config.learning_rate, config.decay_every * steps_per_epoch, config.decay_factor, staircase=True
-    )
+    # In integers: optax.exponential_decay divides in float32, which once compiled is a step late for some lengths.
+    period = config.decay_every * steps_per_epoch
+    return lambda step: config.learning_rate * config.decay_factor ** (jnp.asarray(step) // period)
 
 
 def optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:

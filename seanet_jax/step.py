@@ -121,7 +121,7 @@ def make_train_step(
     """Builds ``train_step(state, images, order, key) -> (state, metrics of the epoch so far)``.
 
     Args:
-        model: gives the structure; its parameters are not used.
+        model: gives the structure, and is left in training mode; its parameters are not used.
         optimizer: updates the parameters.
         dataset: gives normalisation and whether mirroring is allowed.
         mesh: the batch is split over its ``data`` axis.
@@ -136,7 +136,7 @@ def make_train_step(
     steps_per_epoch = len(dataset.train_images) // batch_size
 
     def loss_fn(params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
-        network = nnx.merge(graphdef, nnx.State(params), nnx.State(batch_stats))
+        network = nnx.merge(graphdef, params, batch_stats)
         logits = network(images)
         chex.assert_shape(logits, (batch_size, dataset.num_classes))
         new_stats = nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
@@ -171,7 +171,7 @@ def make_eval_step(model: SEANet, dataset: Dataset, mesh: Mesh, *, batch_size: i
     """Builds ``eval_step(metrics, params, batch_stats, data, start) -> metrics``: adds B images from ``start`` on.
 
     Args:
-        model: gives the structure; its parameters are not used.
+        model: gives the structure, and is left in evaluation mode; its parameters are not used.
         dataset: gives the normalisation.
         mesh: the batch is split over its ``data`` axis.
         batch_size: B; the images' number is a multiple of it.
@@ -187,7 +187,7 @@ def make_eval_step(model: SEANet, dataset: Dataset, mesh: Mesh, *, batch_size: i
         images = jax.lax.dynamic_slice_in_dim(data.images, start, batch_size)
         labels = jax.lax.dynamic_slice_in_dim(data.labels, start, batch_size)
         images = normalize(jax.lax.with_sharding_constraint(images, batch), dataset.mean, dataset.std)
-        network = nnx.merge(graphdef, nnx.State(params), nnx.State(batch_stats))
+        network = nnx.merge(graphdef, params, batch_stats)
         return metrics.add(network(images), jax.lax.with_sharding_constraint(labels, batch))
 
     return eval_step

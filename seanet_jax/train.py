@@ -90,7 +90,7 @@ def load_model(run_folder: str | Path, which: str = "best") -> SEANet:
     with Checkpoints(Path(run_folder)) as checkpoints:
         restore = checkpoints.restore_best if which == "best" else checkpoints.restore_latest
         state, _ = restore(template)
-    nnx.update(model, nnx.State(state.params), nnx.State(state.batch_stats))
+    nnx.update(model, state.params, state.batch_stats)
     model.eval()
     return model
 

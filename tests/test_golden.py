@@ -63,7 +63,7 @@ class Network:
         self.gradient = jax.jit(jax.value_and_grad(self._loss, has_aux=True))
 
     def predict(self, x):
-        state = nnx.State(self.params), nnx.State(self.batch_stats)
+        state = self.params, self.batch_stats
         return jax.jit(lambda x: nnx.merge(self.eval_graphdef, *state)(x))(x)
 
     def batch(self, source=None):
@@ -71,7 +71,7 @@ class Network:
         return jnp.asarray(images, self.dtype), jnp.asarray(labels)
 
     def _loss(self, params, batch_stats, x, y):
-        model = nnx.merge(self.graphdef, nnx.State(params), nnx.State(batch_stats))
+        model = nnx.merge(self.graphdef, params, batch_stats)
         logits = model(x)
         return cross_entropy(logits, y).mean(), (logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 

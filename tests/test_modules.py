@@ -152,9 +152,9 @@ def test_linear_computes_in_its_dtype_with_float32_parameters():
 # Errors
 
 
-@pytest.mark.parametrize("reduction", [0, -1, 9])
+@pytest.mark.parametrize("reduction", [0, -1, 9, True, 2.5, "2"])
 def test_squeeze_excite_names_an_impossible_reduction(reduction):
-    with pytest.raises(InputError, match=f"reduction is {reduction}; it must be from 1 to the 8 channels"):
+    with pytest.raises(InputError, match=f"reduction is {reduction!r}; it must be an integer from 1 to the 8"):
         SqueezeExcite(8, reduction, rngs=nnx.Rngs(0))
 
 
@@ -401,3 +401,8 @@ def test_preactivated_block_adds_the_raw_input_where_the_shortcut_is_the_identit
         return b.conv("conv2", relu(b.norm("bn2", y))) + x
 
     run_both(block_with_values(4, 4, preactivation=True), composition, 4)
+
+
+def test_residual_block_rejects_a_width_it_cannot_aggregate():
+    with pytest.raises(InputError, match="width is 6; it must be divisible by the factor 4"):
+        ResidualBlock(4, 6, aggregate=Aggregate(4), rngs=nnx.Rngs(0))

@@ -155,7 +155,7 @@ def by_hand(kind="perceptron"):
     @jax.jit
     def step(state, images, labels):
         def loss_fn(params):
-            network = nnx.merge(graphdef, nnx.State(params), nnx.State(state.batch_stats))
+            network = nnx.merge(graphdef, params, state.batch_stats)
             logits = network(images)
             return cross_entropy(logits, labels).mean(), (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
 
