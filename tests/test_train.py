@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -109,6 +110,15 @@ def test_more_epochs_continue_a_finished_run(tiny):
     fit(tiny("short", epochs=2))
     fit(tiny("short", epochs=4, resume=True))
     assert_same_run(tiny("long", epochs=4), tiny("short", epochs=4))
+
+
+def test_a_checkpoint_holds_its_own_step_though_training_went_on(tiny):
+    fit(tiny("long", epochs=3))
+    fit(tiny("short", epochs=2))
+    shutil.rmtree(tiny("long").out / "checkpoints" / "latest" / "15")
+    (state, history), (expected, expected_history) = final_state(tiny("long")), final_state(tiny("short"))
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert len(history) == len(expected_history) == 2
 
 
 def test_resuming_a_finished_run_changes_nothing(tiny, capsys):
