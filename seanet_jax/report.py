@@ -79,12 +79,12 @@ class Progress:
             accuracy: likewise, as a fraction.
         """
         self._step = step
+        in_epoch = (step - 1) % self._steps_per_epoch + 1
         self._seconds_per_step = (time.perf_counter() - self._started) / (step - self._first_step)
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.2%}", refresh=False)
             self._bar.update()
-        elif step % self._log_every == 0:
-            in_epoch = (step - 1) % self._steps_per_epoch + 1
+        elif in_epoch % self._log_every == 0:
             self.say(
                 f"  epoch {(step - 1) // self._steps_per_epoch + 1}/{self._epochs}, "
                 f"step {in_epoch}/{self._steps_per_epoch}: "
