@@ -1,4 +1,10 @@
-"""The published recipe on CIFAR-10."""
+"""Does SEANet-20 reach the talk's error on CIFAR-10? The published recipe.
+
+    python experiments/cifar10.py
+
+Cost: 200 epochs of 781 steps of 64 images: for a GPU. Expected from the published run: 4.63 % test error at the last
+epoch, 4.30 % at the best on the test images; not repeated with this code yet.
+"""
 
 from seanet_jax.cli import main
 from seanet_jax.config import TrainConfig

@@ -1,6 +1,9 @@
 """Does SEANet learn here at all? The narrow network on real handwritten digits, with nothing to download.
 
-Data: scikit-learn's 1,797 bundled digits, a fifth of them held back for testing.
+    python experiments/digits.py
+
+Data: scikit-learn's 1,797 bundled digits, a fifth of them held back for testing. Cost: 12 epochs of 1,408 images, about
+four minutes on two CPU cores. Expected: at least 98 % test accuracy at the last epoch.
 """
 
 from seanet_jax.cli import main
@@ -9,9 +12,11 @@ from seanet_jax.config import TrainConfig
 CONFIG = TrainConfig(
     dataset="digits",
     model="seanet20_narrow",
-    epochs=20,
-    decay_every=8,
-    # At the published rate of 0.1 a sum-aggregated network of this width hardly moves in its first hundreds of steps.
+    epochs=12,
+    decay_every=7,
+    # So few images make few steps: smaller batches make more of them, and the published rate of 0.1 is too high for a
+    # sum-aggregated network in its first hundreds of steps.
+    batch_size=32,
     learning_rate=0.02,
     log_every=11,
 )
