@@ -43,11 +43,11 @@ class TrainConfig:
     reduction: int | None = None
     """Channels per hidden unit of squeeze-excitation; None keeps the preset's."""
 
-    aggregate_placement: AggregatePlacement | None = None
-    """Where channels are aggregated; None keeps the preset's."""
+    aggregate_placement: Literal["preset"] | AggregatePlacement = "preset"
+    """Where channels are aggregated: as the preset has it, after each stage, inside each block, or nowhere."""
 
-    aggregate_op: AggregateOp | None = None
-    """How a group of channels becomes one; None keeps the preset's."""
+    aggregate_op: Literal["preset"] | AggregateOp = "preset"
+    """How a group of channels becomes one."""
 
     aggregate_factor: int | None = None
     """Channels in a group; None keeps the preset's."""
@@ -152,7 +152,8 @@ class TrainConfig:
             InputError: the preset is unknown or an override does not fit it.
         """
         overridable = ("reduction", "aggregate_placement", "aggregate_op", "aggregate_factor")
-        overrides = {name: getattr(self, name) for name in overridable if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in overridable}
+        overrides = {name: value for name, value in given.items() if value is not None and value != "preset"}
         return model_config(
             self.model,
             num_classes=num_classes,

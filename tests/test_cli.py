@@ -31,10 +31,17 @@ def test_every_field_is_a_flag(capsys):
 def test_flags_replace_fields(tmp_path):
     config = parsed(
         *("--model", "resnet56", "--dtype", "bfloat16", "--max-steps", "7", "--no-augment", "--resume"),
-        *("--out", str(tmp_path), "--aggregate-op", "None"),
+        *("--out", str(tmp_path), "--aggregate-placement", "none"),
     )
     assert config == dataclasses.replace(
-        DEFAULTS, model="resnet56", dtype="bfloat16", max_steps=7, augment=False, resume=True, out=tmp_path
+        DEFAULTS,
+        model="resnet56",
+        dtype="bfloat16",
+        max_steps=7,
+        augment=False,
+        resume=True,
+        out=tmp_path,
+        aggregate_placement="none",
     )
 
 
