@@ -203,10 +203,12 @@ def draw_curves(records: list[Record], path: Path, *, title: str, dataset: str, 
 
 
 def _tidy(axes: "Axes", label: str, epochs: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.set_xlim(0, epochs * 1.1)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
