@@ -45,11 +45,10 @@ class Progress:
         self._epochs = -(-last_step // steps_per_epoch)
         self._batch_size = batch_size
         self._log_every = log_every
-        self._step = step
+        self._step = self._run_began = step
         self._bar: tqdm | None = None
         self._seconds_per_step = 0.0
         self._first_step, self._started = step, time.perf_counter()
-        self._run_started = self._started
 
     def say(self, line: str) -> None:
         """Prints a line without tearing the bar."""
@@ -84,7 +83,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.2%}", refresh=False)
             self._bar.update()
-        elif in_epoch % self._log_every == 0:
+        elif in_epoch % self._log_every == 0 or step == self._run_began + 1:  # the first tells at once how fast it is
             self.say(
                 f"  epoch {(step - 1) // self._steps_per_epoch + 1}/{self._epochs}, "
                 f"step {in_epoch}/{self._steps_per_epoch}: "
@@ -110,11 +109,6 @@ class Progress:
         overall = (time.perf_counter() - self._started) / (self._step - self._first_step)
         parts.append(f"{format_duration(overall * (self._last_step - self._step))} left")
         self.say(", ".join(parts))
-
-    @property
-    def seconds(self) -> float:
-        """Since the run, or its continuation, began."""
-        return time.perf_counter() - self._run_started
 
 
 class Events:

@@ -36,11 +36,12 @@ def test_plain_lines_come_every_so_many_steps(capsys):
     timing = progress.end_steps()
     progress.end_epoch(record(1) | timing)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert lines[0].startswith("  epoch 1/2, step 2/4: loss 1.500, accuracy 25.00%, ")
-    assert lines[1].startswith("  epoch 1/2, step 4/4: ")
-    assert lines[2].startswith("epoch 1/2, lr 0.1, train loss 2.000 accuracy 50.00%, test loss 3.000 accuracy 40.00%, ")
-    assert lines[2].endswith(" left")
+    assert len(lines) == 4
+    assert lines[0].startswith("  epoch 1/2, step 1/4: ")  # the first tells at once how fast it is
+    assert lines[1].startswith("  epoch 1/2, step 2/4: loss 1.500, accuracy 25.00%, ")
+    assert lines[2].startswith("  epoch 1/2, step 4/4: ")
+    assert lines[3].startswith("epoch 1/2, lr 0.1, train loss 2.000 accuracy 50.00%, test loss 3.000 accuracy 40.00%, ")
+    assert lines[3].endswith(" left")
     assert timing["images_per_second"] == pytest.approx(40 / timing["seconds"], rel=0.2)
 
 
