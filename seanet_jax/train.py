@@ -250,7 +250,7 @@ class _Loop:
         record: Record = {
             "epoch": step // trainer.steps_per_epoch if whole else step / trainer.steps_per_epoch,
             "step": step,
-            "learning_rate": float(str(np.float32(trainer.learning_rate(step - 1)))),  # 0.02, not 0.0199999995
+            "learning_rate": float(f"{trainer.learning_rate(step - 1):.6g}"),  # float32 would show: 0.0199999995
         }
         measured = {"train": _loss_and_accuracy(state.metrics)}
         measured |= {name: evaluation(state) for name, evaluation in trainer.evaluations.items()}
