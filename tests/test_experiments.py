@@ -56,8 +56,9 @@ def test_two_devices_give_the_numbers_of_one(tmp_path):
         assert f"device: {devices} x cpu" in done.stdout
     one, two = (records(tmp_path / devices) for devices in ("1", "2"))
     for record, other in zip(one, two, strict=True):
-        for name in ("train_loss", "test_loss"):
-            assert record[name] == pytest.approx(other[name], rel=2e-3), name
+        # Measured: 5e-6 and 3e-4. Statistics of each device's own half of the batch would be off by far more.
+        assert record["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+        assert record["test_loss"] == pytest.approx(other["test_loss"], rel=2e-3)
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(tmp_path):
