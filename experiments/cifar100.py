@@ -3,8 +3,8 @@
     python experiments/cifar100.py
 
 Cost: 200 epochs of 781 steps of 64 images: for a GPU. Expected from the published run: 21.57 % test error at the last
-epoch, 21.33 % at the best on the test images; not repeated with this code yet. On two CPU cores, three epochs of the
-narrow network end at 27.3 % test accuracy after about 26 minutes:
+epoch, 21.33 % at the best on the test images; not repeated with this code yet. Two CPU cores manage three epochs of the
+narrow network, which end at 27.3 % test accuracy:
 
     python experiments/cifar100.py --model seanet20_narrow --epochs 3
 """
