@@ -9,6 +9,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 from training_fixtures import made_dataset, records
 
+from seanet_jax import train
 from seanet_jax.checkpoint import Checkpoints
 from seanet_jax.errors import InputError
 from seanet_jax.recipes import optimizer
@@ -103,6 +104,22 @@ def test_a_stop_inside_an_epoch_is_recorded_until_the_epoch_is_whole(tiny):
     assert [line["epoch"] for line in records(config.out)] == [1, 1.4]
     fit(dataclasses.replace(config, max_steps=None, resume=True))
     assert [line["epoch"] for line in records(config.out)] == [1, 2, 3]
+
+
+def test_every_epoch_has_an_order_of_its_own_also_after_a_stop(tiny, monkeypatch):
+    seen = []
+
+    def order(trainer, epoch):
+        seen.append((epoch, tuple(np.asarray(real(trainer, epoch)))))
+        return real(trainer, epoch)
+
+    real = train._Trainer.order
+    monkeypatch.setattr(train._Trainer, "order", order)
+    fit(tiny(max_steps=7))
+    fit(tiny(resume=True))
+    assert {epoch for epoch, _ in seen} == {0, 1, 2}
+    assert len({order for _, order in seen}) == 3
+    assert len(set(seen)) == 3  # epoch 1, begun before the stop, keeps its order after it
 
 
 def test_more_epochs_continue_a_finished_run(tiny):
