@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from seanet_jax.errors import InputError
+from seanet_jax.errors import InputError, is_integer
 from seanet_jax.functional import AggregateOp
 from seanet_jax.models import SEANetConfig, model_config
 from seanet_jax.models.seanet import AggregatePlacement, ComputeDtype, NetworkConvMethod
@@ -122,11 +122,11 @@ class TrainConfig:
         if self.dataset not in get_args(DatasetName):
             raise InputError(f"dataset is {self.dataset!r}; it must be one of {', '.join(get_args(DatasetName))}")
         for name in ("epochs", "batch_size", "eval_batch_size", "decay_every", "log_every", "checkpoint_every"):
-            self._demand(name, "a positive integer", _is_int(getattr(self, name)) and getattr(self, name) > 0)
+            self._demand(name, "a positive integer", is_integer(getattr(self, name), minimum=1))
         for name in ("max_steps", "limit_train", "limit_test"):
             value = getattr(self, name)
-            self._demand(name, "a positive integer or None", value is None or (_is_int(value) and value > 0))
-        self._demand("seed", "an integer from 0 to 2**32 - 1", _is_int(self.seed) and 0 <= self.seed < 2**32)
+            self._demand(name, "a positive integer or None", value is None or is_integer(value, minimum=1))
+        self._demand("seed", "an integer from 0 to 2**32 - 1", is_integer(self.seed, minimum=0) and self.seed < 2**32)
         self._demand("learning_rate", "a positive number", _is_number(self.learning_rate) and self.learning_rate > 0)
         self._demand(
             "decay_factor", "above 0 and at most 1", _is_number(self.decay_factor) and 0 < self.decay_factor <= 1
@@ -186,10 +186,6 @@ class TrainConfig:
             for name in sorted(names)
             if saved.get(name) != asked.get(name)
         ]
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

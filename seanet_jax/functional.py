@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from seanet_jax.convolution import conv2d as conv2d
-from seanet_jax.errors import InputError
+from seanet_jax.errors import InputError, is_integer
 
 AggregateOp = Literal["sum", "mean", "max"]
 AGGREGATE_OPS: tuple[str, ...] = get_args(AggregateOp)
@@ -38,7 +38,7 @@ def aggregate(x: jax.Array, factor: int = 4, op: AggregateOp = "sum") -> jax.Arr
     if x.ndim < 1:
         raise InputError("aggregate: x is a scalar; it needs a last axis of channels")
     channels = x.shape[-1]
-    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1 or channels % factor:
+    if not is_integer(factor, minimum=1) or channels % factor:
         raise InputError(
             f"aggregate: factor is {factor!r}; it must be a positive integer that divides the {channels} channels"
         )

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from seanet_jax import functional
 from seanet_jax.convolution import ConvMethod
-from seanet_jax.errors import InputError
+from seanet_jax.errors import InputError, is_integer
 from seanet_jax.functional import AGGREGATE_OPS, AggregateOp
 
 # Kaiming-normal with gain sqrt(2) over the fan-in (He et al., 2015); jax's he_normal is truncated and therefore another
@@ -129,7 +129,7 @@ class SqueezeExcite(nnx.Module):
     """
 
     def __init__(self, channels: int, reduction: int = 8, *, rngs: nnx.Rngs):
-        if isinstance(reduction, bool) or not isinstance(reduction, int) or not 1 <= reduction <= channels:
+        if not is_integer(reduction, minimum=1) or reduction > channels:
             raise InputError(
                 f"SqueezeExcite: reduction is {reduction!r}; it must be an integer from 1 to the {channels} channels"
             )
@@ -156,7 +156,7 @@ class Aggregate(nnx.Module):
     """
 
     def __init__(self, factor: int = 4, op: AggregateOp = "sum"):
-        if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
+        if not is_integer(factor, minimum=1):
             raise InputError(f"Aggregate: factor is {factor!r}; it must be a positive integer")
         if op not in AGGREGATE_OPS:
             raise InputError(f"Aggregate: op is {op!r}; it must be one of {', '.join(AGGREGATE_OPS)}")

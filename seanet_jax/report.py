@@ -47,8 +47,6 @@ class Progress:
         self._log_every = log_every
         self._step = self._run_began = step
         self._bar: tqdm | None = None
-        self._seconds_per_step = 0.0
-        self._first_step, self._started = step, time.perf_counter()
 
     def say(self, line: str) -> None:
         """Prints a line without tearing the bar."""
@@ -79,7 +77,7 @@ class Progress:
         """
         self._step = step
         in_epoch = (step - 1) % self._steps_per_epoch + 1
-        self._seconds_per_step = (time.perf_counter() - self._started) / (step - self._first_step)
+        seconds_per_step = (time.perf_counter() - self._started) / (step - self._first_step)
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.2%}", refresh=False)
             self._bar.update()
@@ -87,7 +85,7 @@ class Progress:
             self.say(
                 f"  epoch {(step - 1) // self._steps_per_epoch + 1}/{self._epochs}, "
                 f"step {in_epoch}/{self._steps_per_epoch}: "
-                f"loss {loss:.3f}, accuracy {accuracy:.2%}, {self._batch_size / self._seconds_per_step:.0f} images/s"
+                f"loss {loss:.3f}, accuracy {accuracy:.2%}, {self._batch_size / seconds_per_step:.0f} images/s"
             )
 
     def end_steps(self) -> dict[str, float]:

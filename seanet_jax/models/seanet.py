@@ -1,13 +1,13 @@
 """SEANet, and with other settings of the same config the residual networks it is compared with."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seanet_jax.errors import InputError
+from seanet_jax.errors import InputError, is_integer
 from seanet_jax.functional import AGGREGATE_OPS, AggregateOp, at_least_float32
 from seanet_jax.modules import Aggregate, BatchNorm, Conv, Linear, ResidualBlock
 
@@ -60,7 +60,7 @@ class SEANetConfig:
     def __post_init__(self) -> None:
         for name in ("stage_sizes", "widths"):
             value = getattr(self, name)
-            if not isinstance(value, tuple) or not value or not all(_is_positive_int(v) for v in value):
+            if not isinstance(value, tuple) or not value or not all(is_integer(v, minimum=1) for v in value):
                 raise InputError(f"{name} is {value!r}; it must be a non-empty tuple of positive integers")
         if len(self.stage_sizes) != len(self.widths):
             raise InputError(
@@ -68,7 +68,7 @@ class SEANetConfig:
                 "they must have one for each stage"
             )
         for name in ("stem_width", "reduction", "aggregate_factor", "num_classes", "in_channels"):
-            if not _is_positive_int(getattr(self, name)):
+            if not is_integer(getattr(self, name), minimum=1):
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be a positive integer")
         for name in ("squeeze_excite", "preactivation"):
             if not isinstance(getattr(self, name), bool):
@@ -94,10 +94,6 @@ class SEANetConfig:
                         f"aggregate_factor is {self.aggregate_factor}; it must divide every stage's channels, "
                         f"and {width} is not divisible by it"
                     )
-
-
-def _is_positive_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 class Stage(nnx.Module):
