@@ -67,24 +67,29 @@ class Progress:
                 dynamic_ncols=True,
             )
 
+    def wants(self, step: int) -> bool:
+        """Whether this step's loss and accuracy make a plain line; a bar takes whatever steps it is given."""
+        in_epoch = (step - 1) % self._steps_per_epoch + 1
+        # The first step tells at once how fast it is.
+        return self._bar is None and (in_epoch % self._log_every == 0 or step == self._run_began + 1)
+
     def step(self, step: int, loss: float, accuracy: float) -> None:
-        """Reports a finished step.
+        """Reports a finished step, and that those before it are finished too.
 
         Args:
             step: optimiser steps done.
             loss: mean over the epoch so far, in nats.
             accuracy: likewise, as a fraction.
         """
-        self._step = step
-        in_epoch = (step - 1) % self._steps_per_epoch + 1
-        seconds_per_step = (time.perf_counter() - self._started) / (step - self._first_step)
+        before, self._step = self._step, step
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.2%}", refresh=False)
-            self._bar.update()
-        elif in_epoch % self._log_every == 0 or step == self._run_began + 1:  # the first tells at once how fast it is
+            self._bar.update(step - before)
+        elif self.wants(step):
+            seconds_per_step = (time.perf_counter() - self._started) / (step - self._first_step)
             self.say(
                 f"  epoch {(step - 1) // self._steps_per_epoch + 1}/{self._epochs}, "
-                f"step {in_epoch}/{self._steps_per_epoch}: "
+                f"step {(step - 1) % self._steps_per_epoch + 1}/{self._steps_per_epoch}: "
                 f"loss {loss:.3f}, accuracy {accuracy:.2%}, {self._batch_size / seconds_per_step:.0f} images/s"
             )
 
