@@ -2,7 +2,7 @@
 
     config.json     the run's config and the network's
     metrics.jsonl   one record per epoch
-    summary.json    last and best epoch, parameters, seed, versions, device
+    summary.json    last and best epoch, parameters, seed, versions, device, environment
     curves.png      drawn by seanet_jax.report
     tensorboard/    likewise
     checkpoints/    written by seanet_jax.checkpoint
@@ -25,7 +25,14 @@ from seanet_jax.models import SEANetConfig
 
 Record = dict[str, Any]
 
+# They change how fast a run is, and XLA's also how it rounds.
+_REPORTED_VARIABLES = ("GLIBC_TUNABLES", "XLA_FLAGS")
 _REPORTED_PACKAGES = ("seanet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def process_settings() -> dict[str, str]:
+    """The environment variables among those reported that are set."""
+    return {name: os.environ[name] for name in _REPORTED_VARIABLES if os.environ.get(name)}
 
 
 class RunFolder:
@@ -117,7 +124,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def write_summary(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Writes summary.json: the values, versions and device.
+        """Writes summary.json: the values, versions, device and settings of the process.
 
         Returns:
             What was written.
@@ -125,6 +132,7 @@ class RunFolder:
         versions = {name: importlib.metadata.version(name) for name in _REPORTED_PACKAGES}
         summary = values | {
             "device": parallel.describe_devices(),
+            "environment": process_settings(),
             "versions": {"python": platform.python_version()} | versions,
         }
         _write(self._summary, json.dumps(summary, indent=2) + "\n")

@@ -21,12 +21,14 @@ from seanet_jax.errors import InputError
 from seanet_jax.models import SEANet, SEANetConfig
 from seanet_jax.recipes import learning_rate_schedule, optimizer
 from seanet_jax.report import Events, Progress, draw_curves, format_duration
-from seanet_jax.run_folder import Record, RunFolder
+from seanet_jax.run_folder import Record, RunFolder, process_settings
 from seanet_jax.step import Images, Metrics, TrainState, create_state, epoch_order, make_eval_step, make_train_step
 
-# Steps the host may be ahead of the device: enough that the device never waits for Python, few enough that progress
-# and a loss gone wrong are seen at once.
+# Steps the host may be ahead of the device: enough that the device never waits for Python.
 _STEPS_AHEAD = 2
+
+# A loss gone wrong is noticed this soon; a device that takes hundreds of steps a second is not asked after each.
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class TrainingDivergedError(RuntimeError):
@@ -54,6 +56,8 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     folder = RunFolder(config.run_folder)
     folder.check(config)
     print(f"device: {parallel.describe_devices()}", flush=True)
+    for name, value in process_settings().items():
+        print(f"{name}={value}", flush=True)
     trainer = _Trainer(config, _load_dataset(config), mesh)
     with Checkpoints(folder.path) as checkpoints:
         state = trainer.initial_state()
@@ -219,28 +223,40 @@ class _Loop:
         return self._finish()
 
     def _take_steps(self, state: TrainState, order: jax.Array, step: int, stop: int) -> TrainState:
-        """Takes steps of one epoch; looks at a step's metrics only when later steps are already on their way."""
-        pending: collections.deque[tuple[int, Metrics]] = collections.deque()
-        while step < stop:
-            state, metrics = self._train_step(state, self._trainer.images, order, self._trainer.augment_key)
-            step += 1
-            pending.append((step, metrics))
-            if len(pending) > _STEPS_AHEAD:
-                self._look_at(*pending.popleft())
-        while pending:
-            self._look_at(*pending.popleft())
+        """Takes steps of one epoch. Metrics are read now and then, of steps behind which others are on their way."""
+        running: collections.deque[tuple[int, Metrics]] = collections.deque()
+        finished: list[tuple[int, Metrics]] = []
+        looked = time.perf_counter()
+        while step < stop or running:
+            if step < stop:
+                state, metrics = self._train_step(state, self._trainer.images, order, self._trainer.augment_key)
+                step += 1
+                running.append((step, metrics))
+            if len(running) > _STEPS_AHEAD or step == stop:
+                finished.append(jax.block_until_ready(running.popleft()))
+                number = finished[-1][0]
+                due = time.perf_counter() - looked >= _SECONDS_BETWEEN_LOOKS
+                if due or number == stop or self._progress.wants(number):
+                    self._look_at(finished)
+                    finished.clear()
+                    looked = time.perf_counter()
         return state
 
-    def _look_at(self, step: int, metrics: Metrics) -> None:
+    def _look_at(self, steps: list[tuple[int, Metrics]]) -> None:
+        """Reports the last of some steps; the others matter only if something went wrong since the last look."""
+        step, metrics = steps[-1]
         loss, accuracy = _loss_and_accuracy(metrics)
-        if not math.isfinite(loss):
-            epoch = (step - 1) // self._trainer.steps_per_epoch + 1
-            raise TrainingDivergedError(
-                f"the training loss is {loss} in epoch {epoch} at step {step}, "
-                f"learning rate {self._trainer.learning_rate(step - 1):g}; the last checkpoint stays. "
-                "A smaller --learning-rate usually helps"
-            )
-        self._progress.step(step, loss, accuracy)
+        if math.isfinite(loss):
+            self._progress.step(step, loss, accuracy)
+            return
+        # A sum that is not finite stays so for the rest of the epoch.
+        step, loss = next((n, lo) for n, m in steps if not math.isfinite(lo := _loss_and_accuracy(m)[0]))
+        epoch = (step - 1) // self._trainer.steps_per_epoch + 1
+        raise TrainingDivergedError(
+            f"the training loss is {loss} in epoch {epoch} at step {step}, "
+            f"learning rate {self._trainer.learning_rate(step - 1):g}; the last checkpoint stays. "
+            "A smaller --learning-rate usually helps"
+        )
 
     def _end_epoch(self, state: TrainState, step: int) -> None:
         """Evaluates, records and saves: after an epoch, and where a run is told to stop inside one."""

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from seanet_jax.cli import parse
+from seanet_jax.cli import Command, parse
 from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError
 
@@ -14,7 +14,7 @@ def parsed(*arguments):
 
 
 def test_no_flag_keeps_every_default():
-    assert parsed() == DEFAULTS
+    assert parsed() == Command(DEFAULTS, tune_cpu=True, compilation_cache=True)
 
 
 def test_every_field_is_a_flag(capsys):
@@ -25,15 +25,16 @@ def test_every_field_is_a_flag(capsys):
     assert "An experiment." in shown
     for field in dataclasses.fields(TrainConfig):
         assert f"--{field.name.replace('_', '-')}" in shown, field.name
+    assert "--no-tune-cpu" in shown and "--no-compilation-cache" in shown
     assert "Initial learning rate." in shown
 
 
 def test_flags_replace_fields(tmp_path):
-    config = parsed(
+    command = parsed(
         *("--model", "resnet56", "--dtype", "bfloat16", "--max-steps", "7", "--no-augment", "--resume"),
-        *("--out", str(tmp_path), "--aggregate-placement", "none"),
+        *("--out", str(tmp_path), "--aggregate-placement", "none", "--no-tune-cpu", "--no-compilation-cache"),
     )
-    assert config == dataclasses.replace(
+    config = dataclasses.replace(
         DEFAULTS,
         model="resnet56",
         dtype="bfloat16",
@@ -43,6 +44,7 @@ def test_flags_replace_fields(tmp_path):
         out=tmp_path,
         aggregate_placement="none",
     )
+    assert command == Command(config, tune_cpu=False, compilation_cache=False)
 
 
 WRONG = {

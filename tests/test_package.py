@@ -44,8 +44,8 @@ def test_importing_the_package_stays_light_and_changes_nothing():
 
 def test_modules_import_one_way():
     order = [
-        *("cli", "train", "report", "run_folder", "checkpoint", "step", "recipes", "config", "parallel", "data"),
-        *("models", "modules", "functional", "convolution", "errors"),
+        *("cli", "cpu_tuning", "train", "report", "run_folder", "checkpoint", "step", "recipes", "config"),
+        *("parallel", "data", "models", "modules", "functional", "convolution", "errors"),
     ]
     package = ROOT / "seanet_jax"
     for path in package.rglob("*.py"):

@@ -2,8 +2,10 @@ import dataclasses
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
@@ -13,7 +15,7 @@ from seanet_jax import train
 from seanet_jax.checkpoint import Checkpoints
 from seanet_jax.errors import InputError
 from seanet_jax.recipes import optimizer
-from seanet_jax.step import create_state
+from seanet_jax.step import Metrics, create_state
 from seanet_jax.train import TrainingDivergedError, fit, load_model
 
 STEPS_PER_EPOCH = 5  # 40 images in batches of 8
@@ -207,6 +209,32 @@ def test_a_diverging_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny):
         checkpoints.save_latest(6, state._replace(step=state.step + 1, params=wild), history)
     with pytest.raises(TrainingDivergedError, match=r"loss is nan in epoch 2 at step 7, learning rate 0\.05"):
         fit(dataclasses.replace(config, epochs=2, resume=True))
+
+
+def test_the_step_that_diverged_is_named_though_steps_are_looked_at_together():
+    steps = [(step, Metrics(jnp.float32(loss), jnp.int32(0), jnp.int32(8))) for step, loss in ((11, 1), (12, "inf"))]
+    steps.append((13, Metrics(jnp.float32("nan"), jnp.int32(0), jnp.int32(8))))
+    loop = SimpleNamespace(_trainer=SimpleNamespace(steps_per_epoch=10, learning_rate=lambda step: step / 100))
+    with pytest.raises(TrainingDivergedError, match=r"loss is inf in epoch 2 at step 12, learning rate 0\.11"):
+        train._Loop._look_at(loop, steps)
+
+
+def test_the_host_reads_metrics_only_now_and_then(tiny, monkeypatch):
+    reads = []
+
+    def count(metrics):
+        reads.append(int(metrics.num_images))
+        return read(metrics)
+
+    read = train._loss_and_accuracy
+    monkeypatch.setattr(train, "_loss_and_accuracy", count)
+    # Five steps of eight images an epoch. Read: the run's first step, the last of each epoch, and then the epoch's
+    # record: training and test.
+    for seconds, expected in ((math.inf, [8, 40, 40, 23, 40, 40, 23]), (0, [*range(8, 41, 8), 40, 23] * 2)):
+        monkeypatch.setattr(train, "_SECONDS_BETWEEN_LOOKS", seconds)
+        reads.clear()
+        fit(tiny(f"every {seconds} s", epochs=2))
+        assert reads == expected
 
 
 def test_a_validation_split_chooses_the_best_epoch(tiny):
