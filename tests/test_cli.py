@@ -1,4 +1,7 @@
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -85,3 +88,19 @@ CHECKED = {field.name for field in dataclasses.fields(TrainConfig)} - {
 def test_every_field_with_a_wrong_type_is_named(field):
     with pytest.raises(InputError, match=field):
         dataclasses.replace(DEFAULTS, **{field: [object()]})
+
+
+@pytest.mark.parametrize("chosen", [None, "own"])
+def test_what_is_compiled_is_kept_where_the_user_says_or_in_the_cache(tmp_path, chosen):
+    code = (
+        "import jax; from seanet_jax.cli import _keep_what_is_compiled; _keep_what_is_compiled(); "
+        "jax.jit(lambda x: x + 1)(1.0).block_until_ready()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    if chosen:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / chosen)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, check=True, timeout=120)
+    folder = tmp_path / (chosen or "cache/seanet_jax/compiled")
+    assert any(folder.iterdir())
+    assert (tmp_path / "cache").exists() == (chosen is None)

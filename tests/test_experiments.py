@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from training_fixtures import records
 
+ON_GLIBC = platform.libc_ver()[0] == "glibc"
 ROOT = Path(__file__).parent.parent
 # The quickest of the named networks, on as little as shows everything.
 QUICK = ("--model", "resnet20", "--limit-train", "64", "--limit-test", "50", "--batch-size", "32", "--log-every", "1")
@@ -39,11 +41,15 @@ def test_train_stop_and_resume(tmp_path):
     resumed = run(tmp_path, "digits.py", *QUICK, "--epochs", "2", "--out", "run", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming run at step 3" in resumed.stdout
-    whole = run(tmp_path, "digits.py", *QUICK, "--epochs", "2", "--out", "whole")
+    whole = run(tmp_path, "digits.py", *QUICK, "--epochs", "2", "--out", "whole", "--no-tune-cpu")
     assert whole.returncode == 0, whole.stderr
+    assert "GLIBC_TUNABLES" not in whole.stdout  # and the numbers are the same
     assert records(tmp_path / "run") == records(tmp_path / "whole")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["finished"] and summary["last"]["epoch"] == 2
+    for name, value in summary["environment"].items():
+        assert f"{name}={value}\n" in resumed.stdout
+    assert ("glibc.malloc.hugetlb=1" in summary["environment"].get("GLIBC_TUNABLES", "")) == ON_GLIBC
 
 
 def test_two_devices_give_the_numbers_of_one(tmp_path):
