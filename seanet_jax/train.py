@@ -147,7 +147,8 @@ class _Trainer:
         self.steps_per_epoch = len(dataset.train_images) // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
-        self.learning_rate = learning_rate_schedule(config, self.steps_per_epoch)
+        # Jitted, because outside of jit the power is compiled anew for every exponent.
+        self.learning_rate = jax.jit(learning_rate_schedule(config, self.steps_per_epoch))
         self._optimizer = optimizer(config, self.steps_per_epoch)
         self._placement = placement = parallel.replicated(mesh)
         init_key, order_key, augment_key = jax.random.split(jax.random.key(config.seed), 3)
