@@ -250,21 +250,6 @@ def test_wrong_images_are_refused(shape, dtype, message):
         run_abstract(abstract(TINY), *shape, dtype=dtype)
 
 
-def test_bfloat16_model_convolves_and_multiplies_in_bfloat16():
-    model = abstract(dataclasses.replace(TINY, dtype="bfloat16"))
-    model.eval()
-    graphdef, state = nnx.split(model)
-    x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
-    text = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x)).lower(state, x).as_text()
-    for operation, number in (("stablehlo.convolution", 7), ("stablehlo.dot_general", 5)):
-        lines = [line for line in text.splitlines() if operation in line]
-        assert len(lines) == number  # stem and 2 x (conv1, conv2, shortcut); 2 x (reduce, expand) and classifier
-        for line in lines:
-            types = line[line.rindex(" : ") :]
-            assert types.count("bf16>") == 3, line
-            assert "f32>" not in types
-
-
 def test_bfloat16_logits_are_near_those_of_float32():
     x = images(4, 8, 8, 3)
     exact = tiny_logits(TINY, x)
