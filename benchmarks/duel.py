@@ -1,0 +1,122 @@
+"""Contestants that take turns: each in a process of its own, a few steps at a time.
+
+Whatever else the machine does hits all of them alike, and a ratio compares steps of the same round.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from contestants import Task
+
+from seanet_jax import cpu_tuning
+
+# Ends the names of contestants that run as Python starts; the others are tuned as the experiments tune themselves.
+UNTUNED = "untuned"
+
+
+class Worker:
+    """A contestant's process."""
+
+    def __init__(self, name: str, task: Task):
+        self.name = name
+        environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+        if not name.endswith(UNTUNED):
+            environment |= cpu_tuning.tuned_environment(environment)
+        self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115  open as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("contestants.py"), name, json.dumps(dataclasses.asdict(task))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            text=True,
+            env=environment,
+        )
+        self.compile_seconds: float = self._answer()["compile_seconds"]
+
+    def ask(self, do: str, **details: Any) -> dict[str, Any]:
+        """Sends a request and waits for its answer."""
+        assert self._process.stdin is not None
+        print(json.dumps({"do": do} | details), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            self._complaints.seek(0)
+            raise SystemExit(f"{self._complaints.read()}error: {self.name} ended with status {status}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._complaints.close()
+
+
+@dataclasses.dataclass
+class Result:
+    """Of one contestant.
+
+    Attributes:
+        compile_seconds: to trace and compile the training step.
+        memory: largest resident set in bytes after training.
+        seconds: for "train", "evaluate" and "matmul", the mean step of each round.
+    """
+
+    compile_seconds: float
+    memory: int
+    seconds: dict[str, list[float]]
+
+
+def compare(
+    task: Task,
+    names: Sequence[str],
+    *,
+    rounds: int,
+    steps: int,
+    do: Sequence[str] = ("train", "evaluate", "matmul"),
+) -> dict[str, Result]:
+    """Lets contestants take turns.
+
+    Args:
+        task: what each of them computes.
+        names: of ``contestants.CONTESTANTS``.
+        rounds: turns of each contestant, after one step that warms it up.
+        steps: in a turn.
+        do: what they do, one after the other.
+
+    Returns:
+        Each contestant's result.
+    """
+    workers: list[Worker] = []
+    try:
+        for name in names:
+            print(f"starting {name}", file=sys.stderr)
+            workers.append(Worker(name, task))
+        results = {w.name: Result(w.compile_seconds, 0, {what: [] for what in do}) for w in workers}
+        for what in do:
+            for worker in workers:
+                worker.ask(what, steps=1)
+            for turn in range(rounds):
+                print(f"{what}: round {turn + 1} of {rounds}", file=sys.stderr)
+                # Nobody always follows the same neighbour.
+                for worker in workers if turn % 2 else reversed(workers):
+                    seconds = worker.ask(what, steps=steps)["seconds"]
+                    results[worker.name].seconds[what].append(statistics.fmean(seconds))
+            if what == "train":
+                for worker in workers:
+                    results[worker.name].memory = worker.ask("memory")["bytes"]
+        return results
+    finally:
+        for worker in workers:
+            worker.close()

@@ -1,0 +1,157 @@
+"""Measures anew what docs/performance.md reports, and writes it there: everything between its markers.
+
+    pip install -e '.[bench]'
+    python benchmarks/performance_page.py                      # all: about an hour on two cores, let nothing else run
+    python benchmarks/performance_page.py narrow startup       # two of its sections
+
+The prose of the page is written by hand, around the markers.
+"""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import roofline
+import startup
+import train_step
+from contestants import Task
+from duel import compare
+from train_step import FLOAT32_OPPONENTS, OURS, ratios, spread
+
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+
+
+def steps(model: str) -> str:
+    """Training and evaluation beside PyTorch in float32."""
+    task = Task(model, 64)
+    names = (OURS, "seanet_jax lax", *FLOAT32_OPPONENTS)
+    rounds, steps_a_turn = (5, 2) if model == "seanet20" else (7, 8)
+    return train_step.markdown(task, compare(task, names, rounds=rounds, steps=steps_a_turn))
+
+
+def bfloat16() -> str:
+    """Half precision, which few CPUs have instructions for."""
+    task = Task("seanet20", 64)
+    names = (OURS, "seanet_jax bfloat16", "torch bfloat16")
+    return train_step.markdown(task, compare(task, names, rounds=3, steps=1))
+
+
+def growth(tasks: Sequence[Task]) -> str:
+    """Training of one network after another, ours and two of PyTorch's."""
+    theirs = FLOAT32_OPPONENTS[:2]
+    columns = [f"{name}, images/s | memory, GiB" for name in (OURS, *theirs)] + [f"{OURS} / {name}" for name in theirs]
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (3 + 3 * len(theirs)) + "|"]
+    for task in tasks:
+        results = compare(task, (OURS, *theirs), rounds=3, steps=1, do=("train",))
+        cells = [str(task)]
+        for result in results.values():
+            rates = [task.batch_size / seconds for seconds in result.seconds["train"]]
+            cells += [spread(rates, 1), f"{result.memory / 2**30:.2f}"]
+        cells += [spread(ratios(results, OURS, name, "train")) for name in theirs]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def batches() -> str:
+    """Growth with the batch."""
+    return growth([Task("seanet20", size) for size in (16, 32, 128, 256)])
+
+
+def widths() -> str:
+    """Growth with the width."""
+    return growth([Task("seanet20", 64, (width, 2 * width, 4 * width)) for width in (32, 64, 128, 192)])
+
+
+def loop() -> str:
+    """All of fit() beside its training step alone."""
+    lines = [f"| | step alone, images/s | `fit()`, images/s | `fit()` / {OURS} step |", "|---|---|---|---|"]
+    for model, steps_a_turn in (("seanet20_narrow", 22), ("seanet20", 4)):
+        task = Task(model, 64)
+        results = compare(task, (OURS, "fit"), rounds=5, steps=steps_a_turn, do=("train",))
+        rates = [spread([task.batch_size / s for s in result.seconds["train"]], 1) for result in results.values()]
+        cells = [str(task), *rates, spread(ratios(results, "fit", OURS, "train"))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tuning() -> str:
+    """What tuned malloc buys."""
+    lines = [
+        "| | tuned, images/s | as Python starts, images/s | tuned / not | peak memory, GiB, tuned | not |",
+        "|---" * 6 + "|",
+    ]
+    for model, steps_a_turn in (("seanet20_narrow", 8), ("seanet20", 2)):
+        task = Task(model, 64)
+        for name in (OURS, "torch"):
+            results = compare(task, (name, f"{name} untuned"), rounds=5, steps=steps_a_turn, do=("train",))
+            tuned, untuned = results.values()
+            rates = [[task.batch_size / s for s in result.seconds["train"]] for result in (tuned, untuned)]
+            cells = [
+                f"{name}, {task}",
+                *(spread(rate, 1) for rate in rates),
+                spread(ratios(results, name, f"{name} untuned", "train")),
+                *(f"{result.memory / 2**30:.2f}" for result in (tuned, untuned)),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """What all of this ran on."""
+    about = Path("/proc/cpuinfo").read_text()
+    (name,) = set(re.findall(r"^model name\s*: (.+)$", about, re.M))
+    flags = set(re.findall(r"^flags\s*: (.+)$", about, re.M)[0].split())
+    vectors = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "flax", "torch"))
+    return (
+        f"{os.cpu_count()} cores of a virtual machine ({name}; of the vector instructions that matter here: "
+        f"{', '.join(vectors)}), {gibibytes:.0f} GiB, no GPU; Python {platform.python_version()}, {versions}."
+    )
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "machine": machine,
+    "full": lambda: steps("seanet20"),
+    "narrow": lambda: steps("seanet20_narrow"),
+    "bfloat16": bfloat16,
+    "batches": batches,
+    "widths": widths,
+    "loop": loop,
+    "tuning": tuning,
+    "startup": startup.markdown,
+    "roofline": lambda: roofline.markdown("seanet20", (64, 256, 1024)).strip(),
+}
+
+
+def replaced(page: str, section: str, text: str) -> str:
+    """The page with what stands between a section's markers replaced.
+
+    Raises:
+        ValueError: the page does not have the section's markers once.
+    """
+    begin, end = f"<!-- measured: {section} -->\n", f"<!-- end: {section} -->"
+    if (page.count(begin), page.count(end)) != (1, 1):
+        raise ValueError(f"the page must have the markers {begin.strip()} and {end} once each")
+    return page[: page.index(begin) + len(begin)] + text + "\n" + page[page.index(end) :]
+
+
+def main(chosen: Sequence[str]) -> None:
+    """Measures sections, all if none is named."""
+    if unknown := [name for name in chosen if name not in SECTIONS]:
+        raise SystemExit(f"error: no section {', '.join(unknown)}; the sections are {', '.join(SECTIONS)}")
+    for name in chosen or SECTIONS:
+        print(f"section {name}", file=sys.stderr)
+        text = (
+            f"{SECTIONS[name]()}\n\nMeasured on {datetime.date.today()}: `python benchmarks/performance_page.py {name}`"
+        )
+        PAGE.write_text(replaced(PAGE.read_text(), name, text))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

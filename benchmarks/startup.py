@@ -1,0 +1,72 @@
+"""How long from a command to the first training step, the first time and again; and how long the import takes.
+
+    python benchmarks/startup.py
+
+Prints Markdown. Each start is a process of its own; the second finds what the first compiled in the compilation cache.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+EXPERIMENT = Path(__file__).parent.parent / "experiments" / "digits.py"
+FLAGS = ("--batch-size", "64", "--max-steps", "1", "--limit-train", "64", "--limit-test", "1", "--eval-batch-size", "1")
+
+
+def import_seconds(module: str, repetitions: int = 5) -> float:
+    """Median time of a new interpreter that imports a module and ends."""
+    seconds = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def seconds_to_first_step(model: str, cache: Path) -> float:
+    """Time from the command to where its first training step begins.
+
+    Args:
+        model: name of a preset.
+        cache: folder for what is compiled, and for decoded images.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, EXPERIMENT, "--model", model, *FLAGS, "--out", Path(folder) / "run"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment | {"XDG_CACHE_HOME": str(cache)},
+        )
+        assert process.stdout is not None
+        seconds = next(time.perf_counter() - started for line in process.stdout if line.startswith("compiled"))
+        process.communicate()
+    return seconds
+
+
+def markdown(repetitions: int = 3) -> str:
+    """The table.
+
+    Args:
+        repetitions: of the second start.
+    """
+    lines = ["| | seconds |", "|---|---|"]
+    for module in ("jax", "seanet_jax"):
+        lines.append(f"| `import {module}`, interpreter included | {import_seconds(module):.2f} |")
+    for model in ("seanet20", "seanet20_narrow"):
+        with tempfile.TemporaryDirectory() as cache:
+            first = seconds_to_first_step(model, Path(cache))
+            again = [seconds_to_first_step(model, Path(cache)) for _ in range(repetitions)]
+        lines.append(f"| {model}: from the command to the first step, nothing compiled yet | {first:.1f} |")
+        lines.append(f"| {model}: the same command again (median of {repetitions}) | {statistics.median(again):.1f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown())
