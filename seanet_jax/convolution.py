@@ -183,7 +183,9 @@ def _conv_lax(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """A matrix product; so are its gradients."""
-    return x[:, ::stride, ::stride] @ kernel[0, 0]
+    x = x[:, ::stride, ::stride]
+    # Of two plain matrices: with three axes to sum over, XLA transposes the output's gradient for the weight gradient.
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
