@@ -39,7 +39,7 @@ class _Flags(TrainConfig):
     """The flags as parsed: checked afterwards, so that the config's own sentences reach the user unwrapped."""
 
     tune_cpu: bool = True
-    """Where JAX has the CPU alone: restart with glibc's malloc tuned by GLIBC_TUNABLES. Faster, same numbers."""
+    """Where JAX has the CPU alone: restart with GLIBC_TUNABLES and XLA_FLAGS set. Faster; sums round differently."""
 
     compilation_cache: bool = True
     """Keep what is compiled, for faster starts, in JAX_COMPILATION_CACHE_DIR or else in ~/.cache/seanet_jax."""

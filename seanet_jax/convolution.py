@@ -229,6 +229,8 @@ def _conv_winograd(x: jax.Array, kernel: jax.Array, matrices: _Winograd) -> jax.
     return _conv_winograd_forward(x, kernel, matrices)[0]
 
 
+# Jitted, so that layers of equal shapes are traced and lowered once: a network has many of them.
+@partial(jax.jit, static_argnums=(2,))
 def _conv_winograd_forward(
     x: jax.Array, kernel: jax.Array, matrices: _Winograd
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -239,13 +241,16 @@ def _conv_winograd_forward(
     return _transform_output(M, x.shape, matrices), (V, kernel)
 
 
+@partial(jax.jit, static_argnums=(0,))
 def _conv_winograd_backward(
     matrices: _Winograd, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     V, kernel = residuals
     shape = (*dy.shape[:3], kernel.shape[2])
     dM = _adjoint_output(dy, matrices)
-    dx = _adjoint_input(_products("tf,cf->tc", dM, _transform_kernel(kernel, matrices)), shape, matrices)
+    # The transposed kernel is transformed anew: products with a transposed U take longer than that.
+    U = _transform_kernel(kernel.swapaxes(2, 3), matrices)
+    dx = _adjoint_input(_products("tf,fc->tc", dM, U), shape, matrices)
     return dx, _adjoint_kernel(_products("tc,tf->cf", V, dM), matrices)
 
 
