@@ -30,7 +30,7 @@ def steps(model: str) -> str:
     """Training and evaluation beside PyTorch in float32."""
     task = Task(model, 64)
     names = (OURS, "seanet_jax lax", *FLOAT32_OPPONENTS)
-    rounds, steps_a_turn = (5, 1) if model == "seanet20" else (7, 8)
+    rounds, steps_a_turn = (4, 1) if model == "seanet20" else (5, 8)
     return train_step.markdown(task, compare(task, names, rounds=rounds, steps=steps_a_turn))
 
 
@@ -47,7 +47,7 @@ def growth(tasks: Sequence[Task]) -> str:
     columns = [f"{name}, images/s | memory, GiB" for name in (OURS, theirs)]
     lines = [f"| | {' | '.join(columns)} | {OURS} is x times as fast |", "|---" * 6 + "|"]
     for task in tasks:
-        results = compare(task, (OURS, theirs), rounds=3, steps=1, do=("train",))
+        results = compare(task, (OURS, theirs), rounds=2, steps=1, do=("train",))
         cells = [str(task)]
         for result in results.values():
             rates = [task.batch_size / seconds for seconds in result.seconds["train"]]
