@@ -28,6 +28,7 @@ class Worker:
     def __init__(self, name: str, task: Task):
         self.name = name
         environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+        environment["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
         if not name.endswith(UNTUNED):
             environment |= cpu_tuning.tuned_environment(environment)
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115  open as long as the process
