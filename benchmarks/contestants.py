@@ -256,7 +256,7 @@ CONTESTANTS: dict[str, Callable[[Task], Contestant]] = {
     "torch channels_last": functools.partial(PyTorch, channels_last=True),
     "torch compile": functools.partial(PyTorch, channels_last=True, compiled=True),
     "torch bfloat16": functools.partial(PyTorch, channels_last=True, bfloat16=True),
-    # duel.py starts these without tuning malloc.
+    # duel.py starts these without tuning their processes.
     "seanet_jax untuned": SeanetJax,
     "torch untuned": PyTorch,
 }

@@ -92,7 +92,7 @@ def compare(
     Args:
         task: what each of them computes.
         names: of ``contestants.CONTESTANTS``.
-        rounds: turns of each contestant, after one step that warms it up.
+        rounds: turns of each contestant.
         steps: that count in a turn of training, after one that does not; what is quicker takes four times as many.
         do: what they do, one after the other.
 
@@ -106,8 +106,6 @@ def compare(
             workers.append(Worker(name, task))
         results = {w.name: Result(w.compile_seconds, 0, {what: [] for what in do}) for w in workers}
         for what in do:
-            for worker in workers:
-                worker.ask(what, steps=1)
             for turn in range(rounds):
                 print(f"{what}: round {turn + 1} of {rounds}", file=sys.stderr)
                 # Nobody always follows the same neighbour.
