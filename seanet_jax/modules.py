@@ -111,8 +111,9 @@ class BatchNorm(nnx.Module):
                 )
             mean, var = functional.batch_statistics(x)
             unbiased = var * (count / (count - 1))
-            self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * jax.lax.stop_gradient(mean)
-            self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * jax.lax.stop_gradient(unbiased)
+            for average, new in ((self.mean, mean), (self.var, unbiased)):
+                moved = self.momentum * average.get_value() + (1 - self.momentum) * jax.lax.stop_gradient(new)
+                average.set_value(moved)  # [...] = moved would compare shardings, which takes a while to trace
         return functional.batch_norm(x, mean, var, self.scale[...], self.bias[...], epsilon=self.epsilon)
 
 
