@@ -123,12 +123,17 @@ class Events:
     """
 
     def __init__(self, folder: Path, step: int):
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+        self._folder = folder
+        self._step = step
+        self._writer: Any = None
 
     def write(self, record: Record) -> None:
         """Writes an epoch's numbers."""
+        if self._writer is None:
+            # Not at the start of a run: where PyTorch is installed tensorboardX imports it, which takes seconds.
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._step + 1)
         for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"):
             if name in record:
                 split, quantity = name.split("_")
@@ -138,8 +143,9 @@ class Events:
         self._writer.flush()
 
     def close(self) -> None:
-        """Closes the file."""
-        self._writer.close()
+        """Closes the file, if there is one."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 def published_curves(dataset: str) -> list[dict[str, float]]:
