@@ -7,9 +7,6 @@ epoch, 4.30 % at the best on the test images; not repeated with this code yet.
 """
 
 from seanet_jax.cli import main
-from seanet_jax.config import TrainConfig
-
-CONFIG = TrainConfig(dataset="cifar10")
 
 if __name__ == "__main__":
-    main(CONFIG, __doc__)
+    main(__doc__, dataset="cifar10")

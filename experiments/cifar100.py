@@ -10,9 +10,6 @@ narrow network, which end at 27.3 % test accuracy:
 """
 
 from seanet_jax.cli import main
-from seanet_jax.config import TrainConfig
-
-CONFIG = TrainConfig(dataset="cifar100")
 
 if __name__ == "__main__":
-    main(CONFIG, __doc__)
+    main(__doc__, dataset="cifar100")

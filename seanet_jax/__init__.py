@@ -3,10 +3,14 @@
 The names below are the blocks and the networks. Training lives in ``seanet_jax.train``, data in ``seanet_jax.data``.
 """
 
-from seanet_jax.errors import InputError
-from seanet_jax.functional import aggregate, squeeze_excite
-from seanet_jax.models import PRESETS, SEANet, SEANetConfig, create_model
-from seanet_jax.modules import Aggregate, ResidualBlock, SqueezeExcite
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seanet_jax.errors import InputError
+    from seanet_jax.functional import aggregate, squeeze_excite
+    from seanet_jax.models import PRESETS, SEANet, SEANetConfig, create_model
+    from seanet_jax.modules import Aggregate, ResidualBlock, SqueezeExcite
 
 __version__ = "0.1.0"
 
@@ -22,3 +26,22 @@ __all__ = [
     "create_model",
     "squeeze_excite",
 ]
+
+_HOMES = {
+    "errors": ("InputError",),
+    "functional": ("aggregate", "squeeze_excite"),
+    "models": ("PRESETS", "SEANet", "SEANetConfig", "create_model"),
+    "modules": ("Aggregate", "ResidualBlock", "SqueezeExcite"),
+}
+
+
+# Found when first asked for (PEP 562): an experiment restarts its process before it spends a second on importing JAX.
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ _REPORTED_VARIABLES = ("GLIBC_TUNABLES", "XLA_FLAGS")
 _REPORTED_PACKAGES = ("seanet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def process_settings() -> dict[str, str]:
-    """The environment variables among those reported that are set."""
-    return {name: os.environ[name] for name in _REPORTED_VARIABLES if os.environ.get(name)}
+def process_settings(compiler_options: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables among those reported that are set, and the options a run compiles with."""
+    return {name: os.environ[name] for name in _REPORTED_VARIABLES if os.environ.get(name)} | dict(compiler_options)
 
 
 class RunFolder:
@@ -124,7 +125,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def write_summary(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Writes summary.json: the values, versions, device and settings of the process.
+        """Writes summary.json: the values, versions and device.
 
         Returns:
             What was written.
@@ -132,7 +133,6 @@ class RunFolder:
         versions = {name: importlib.metadata.version(name) for name in _REPORTED_PACKAGES}
         summary = values | {
             "device": parallel.describe_devices(),
-            "environment": process_settings(),
             "versions": {"python": platform.python_version()} | versions,
         }
         _write(self._summary, json.dumps(summary, indent=2) + "\n")

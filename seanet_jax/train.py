@@ -2,8 +2,10 @@
 
 import collections
 import contextlib
+import functools
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from seanet_jax import parallel
 from seanet_jax.checkpoint import Checkpoints
@@ -22,7 +24,16 @@ from seanet_jax.models import SEANet, SEANetConfig
 from seanet_jax.recipes import learning_rate_schedule, optimizer
 from seanet_jax.report import Events, Progress, draw_curves, format_duration
 from seanet_jax.run_folder import Record, RunFolder, process_settings
-from seanet_jax.step import Images, Metrics, TrainState, create_state, epoch_order, make_eval_step, make_train_step
+from seanet_jax.step import (
+    EvalStep,
+    Images,
+    Metrics,
+    TrainState,
+    create_state,
+    epoch_order,
+    make_eval_step,
+    make_train_step,
+)
 
 # Steps the host may be ahead of the device: enough that the device never waits for Python.
 _STEPS_AHEAD = 2
@@ -35,13 +46,14 @@ class TrainingDivergedError(RuntimeError):
     """The training loss is no longer a finite number."""
 
 
-def fit(config: TrainConfig) -> dict[str, Any]:
+def fit(config: TrainConfig, *, compiler_options: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Trains a network as the config says and leaves a run folder behind (its files: ``seanet_jax.run_folder``).
 
     Nothing is written before every input is known to be usable.
 
     Args:
         config: of the run.
+        compiler_options: of XLA, for the training and the evaluation step; recorded in ``summary.json``.
 
     Returns:
         The contents of ``summary.json``.
@@ -55,24 +67,34 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     parallel.check_divisible(mesh, "eval_batch_size", config.eval_batch_size)
     folder = RunFolder(config.run_folder)
     folder.check(config)
+    options = dict(compiler_options or {})
     print(f"device: {parallel.describe_devices()}", flush=True)
-    for name, value in process_settings().items():
+    for name, value in process_settings(options).items():
         print(f"{name}={value}", flush=True)
-    trainer = _Trainer(config, _load_dataset(config), mesh)
+    trainer = _Trainer(config, _load_dataset(config), mesh, options)
     with Checkpoints(folder.path) as checkpoints:
+        saved = checkpoints.latest_step() if config.resume else None
+        if saved is not None and saved >= trainer.last_step:
+            print(f"{folder.path} is at step {saved} already: nothing to do", flush=True)
+            return folder.read_summary()
+        print(
+            f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, {trainer.last_step} steps, "
+            f"{trainer.steps_per_epoch} an epoch, in {folder.path}",
+            flush=True,
+        )
+        started = time.perf_counter()
+        train_step = trainer.lower_train_step().compile()
         state = trainer.initial_state()
+        print(f"compiled in {time.perf_counter() - started:.1f} s", flush=True)
         history: list[Record] = []
-        if config.resume and checkpoints.latest_step() is None:
-            print(f"{folder.path} holds no checkpoint yet: starting at step 0", flush=True)
-        elif config.resume:
+        if saved is not None:
             state, history = checkpoints.restore_latest(state)
-            if int(state.step) >= trainer.last_step:
-                print(f"{folder.path} is at step {int(state.step)} already: nothing to do", flush=True)
-                return folder.read_summary()
             print(f"resuming {folder.path} at step {int(state.step)}", flush=True)
-        folder.open(config, trainer.model.config, history)
+        elif config.resume:
+            print(f"{folder.path} holds no checkpoint yet: starting at step 0", flush=True)
+        folder.open(config, trainer.model_config, history)
         with contextlib.closing(Events(folder.tensorboard, int(state.step))) as events:
-            return _Loop(trainer, folder, checkpoints, events, history).run(state)
+            return _Loop(trainer, train_step, folder, checkpoints, events, history).run(state)
 
 
 def load_model(run_folder: str | Path, which: str = "best") -> SEANet:
@@ -112,19 +134,24 @@ def _load_dataset(config: TrainConfig) -> Dataset:
 
 
 class _Evaluation:
-    """Loss and accuracy on one fixed set of images, each counted once."""
+    """Loss and accuracy on one fixed set of images, each counted once.
 
-    def __init__(self, model: SEANet, dataset: Dataset, images: np.ndarray, labels: np.ndarray, mesh: Mesh, size: int):
+    Args:
+        step: for batches of the size.
+        images: of the set.
+        labels: likewise.
+        size: images per step.
+        placement: of the images.
+    """
+
+    def __init__(self, step: EvalStep, images: np.ndarray, labels: np.ndarray, size: int, placement: Sharding):
         padding = -len(images) % size
         images = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
         labels = np.concatenate([labels, np.full(padding, -1, labels.dtype)])
-        placement = parallel.replicated(mesh)
+        self._step = step
         self._data = Images(*jax.device_put((images, labels), placement))
         self._starts = [jax.device_put(np.int32(start), placement) for start in range(0, len(images), size)]
         self._placement = placement
-        self._step = jax.jit(
-            make_eval_step(model, dataset, mesh, batch_size=size), donate_argnums=0, out_shardings=placement
-        )
 
     def __call__(self, state: TrainState) -> tuple[float, float]:
         metrics = jax.device_put(Metrics.zero(), self._placement)
@@ -142,54 +169,70 @@ def _loss_and_accuracy(metrics: Metrics) -> tuple[float, float]:
 class _Trainer:
     """What of a run does not change while it trains: network, data on the device, jitted functions, lengths."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, mesh: Mesh):
+    def __init__(self, config: TrainConfig, dataset: Dataset, mesh: Mesh, compiler_options: dict[str, str]):
         self.config = config
+        self.compiler_options = compiler_options
         self.steps_per_epoch = len(dataset.train_images) // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
         # Jitted, because outside of jit the power is compiled anew for every exponent.
         self.learning_rate = jax.jit(learning_rate_schedule(config, self.steps_per_epoch))
-        self._optimizer = optimizer(config, self.steps_per_epoch)
         self._placement = placement = parallel.replicated(mesh)
-        init_key, order_key, augment_key = jax.random.split(jax.random.key(config.seed), 3)
-        self._order_key, self.augment_key = jax.device_put((order_key, augment_key), placement)
+        keys = jax.random.split(jax.random.key(config.seed), 3)
+        self._init_key, self._order_key, self.augment_key = jax.device_put(tuple(keys), placement)
 
-        channels = dataset.train_images.shape[-1]
-        self.model = SEANet(config.model_config(dataset.num_classes, channels), rngs=nnx.Rngs(init_key))
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
+        self.model_config = config.model_config(dataset.num_classes, in_channels=dataset.train_images.shape[-1])
+        sgd = optimizer(config, self.steps_per_epoch)
+        # Jitted, because outside of jit every shape of parameters is compiled on its own.
+        self._create_state = jax.jit(
+            lambda key: create_state(SEANet(self.model_config, rngs=nnx.Rngs(key)), sgd), out_shardings=placement
+        )
+        model = nnx.eval_shape(lambda: SEANet(self.model_config, rngs=nnx.Rngs(0)))
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
         self.images = Images(*jax.device_put((dataset.train_images, dataset.train_labels), placement))
         self._order = jax.jit(epoch_order, static_argnames="num_images", out_shardings=placement)
-        train_step = make_train_step(
-            self.model, self._optimizer, dataset, mesh, batch_size=config.batch_size, use_augmentation=config.augment
-        )
-        self.train_step = jax.jit(train_step, donate_argnums=0, out_shardings=placement)
 
+        jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=placement, compiler_options=compiler_options)
+        self._train_step = jit(
+            make_train_step(model, sgd, dataset, mesh, batch_size=config.batch_size, use_augmentation=config.augment)
+        )
         size = config.eval_batch_size
+        eval_step = jit(make_eval_step(model, dataset, mesh, batch_size=size))
         self.evaluations = {}
         if dataset.val_images is not None and dataset.val_labels is not None:
-            self.evaluations["val"] = _Evaluation(
-                self.model, dataset, dataset.val_images, dataset.val_labels, mesh, size
-            )
-        self.evaluations["test"] = _Evaluation(
-            self.model, dataset, dataset.test_images, dataset.test_labels, mesh, size
-        )
+            self.evaluations["val"] = _Evaluation(eval_step, dataset.val_images, dataset.val_labels, size, placement)
+        self.evaluations["test"] = _Evaluation(eval_step, dataset.test_images, dataset.test_labels, size, placement)
         # The best epoch is chosen on validation images where there are any.
         self.chosen_on = next(iter(self.evaluations))
 
     def initial_state(self) -> TrainState:
-        return jax.device_put(create_state(self.model, self._optimizer), self._placement)
+        return self._create_state(self._init_key)
 
     def order(self, epoch: int) -> jax.Array:
         return self._order(self._order_key, jnp.int32(epoch), num_images=len(self.images.labels))
+
+    def lower_train_step(self) -> jax.stages.Lowered:
+        state = self._create_state.eval_shape(self._init_key)
+        order = self._order.eval_shape(self._order_key, 0, num_images=len(self.images.labels))
+        placed = functools.partial(jax.ShapeDtypeStruct, sharding=self._placement)
+        state, order = jax.tree.map(lambda array: placed(array.shape, array.dtype), (state, order))
+        return self._train_step.lower(state, self.images, order, self.augment_key)
 
 
 class _Loop:
     """One call of ``fit``: what changes while it trains, beside the state."""
 
     def __init__(
-        self, trainer: _Trainer, folder: RunFolder, checkpoints: Checkpoints, events: Events, history: list[Record]
+        self,
+        trainer: _Trainer,
+        train_step: jax.stages.Compiled,
+        folder: RunFolder,
+        checkpoints: Checkpoints,
+        events: Events,
+        history: list[Record],
     ):
         self._trainer = trainer
+        self._train_step = train_step
         self._folder = folder
         self._checkpoints = checkpoints
         self._events = events
@@ -205,15 +248,6 @@ class _Loop:
             batch_size=config.batch_size,
             log_every=config.log_every,
         )
-        self._progress.say(
-            f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, "
-            f"steps {step} to {trainer.last_step}, {trainer.steps_per_epoch} an epoch, in {self._folder.path}"
-        )
-        started = time.perf_counter()
-        order = trainer.order(step // trainer.steps_per_epoch)
-        self._train_step = trainer.train_step.lower(state, trainer.images, order, trainer.augment_key).compile()
-        self._progress.say(f"compiled the training step in {time.perf_counter() - started:.1f} s")
-
         while step < trainer.last_step:
             epoch = step // trainer.steps_per_epoch
             stop = min((epoch + 1) * trainer.steps_per_epoch, trainer.last_step)
@@ -305,6 +339,7 @@ class _Loop:
                 "best": best,
                 "best_chosen_on": {"val": "validation", "test": "test"}[trainer.chosen_on],
                 "training_seconds": round(sum(record["seconds"] for record in self._records), 3),
+                "environment": process_settings(trainer.compiler_options),
             }
         )
         self._checkpoints.close()

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from seanet_jax.cli import Command, parse
 from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError
+from seanet_jax.flags import Command, parse
 
 DEFAULTS = TrainConfig(dataset="digits", model="seanet20_narrow", epochs=20)
 

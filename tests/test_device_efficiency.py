@@ -175,9 +175,9 @@ def test_every_step_reads_the_same_uint8_images(tiny, monkeypatch):
 
 
 def test_the_program_updates_all_of_the_state_in_place_and_does_not_copy_the_data_set(tiny):
-    trainer = train._Trainer(tiny(), LARGE, parallel.make_mesh())
+    trainer = train._Trainer(tiny(), LARGE, parallel.make_mesh(), {})
     state = trainer.initial_state()
-    lowered = trainer.train_step.lower(state, trainer.images, trainer.order(0), trainer.augment_key)
+    lowered = trainer.lower_train_step()
     images, *others = jax.tree.leaves(lowered.args_info[0][1:])
     assert (images.shape, images.dtype) == (LARGE.train_images.shape, jnp.uint8)
     assert max(math.prod(other.shape) for other in others) == len(LARGE.train_labels)
