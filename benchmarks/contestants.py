@@ -82,14 +82,15 @@ class SeanetJax:
         task: what to compute.
         conv_method: of the network.
         dtype: compute dtype of the network.
+        tuned: whether it is compiled with the experiments' options.
     """
 
-    def __init__(self, task: Task, *, conv_method: str = "auto", dtype: str = "float32"):
+    def __init__(self, task: Task, *, conv_method: str = "auto", dtype: str = "float32", tuned: bool = True):
         import jax
         import numpy as np
         from flax import nnx
 
-        from seanet_jax import parallel, step
+        from seanet_jax import cpu_tuning, parallel, step
         from seanet_jax.config import TrainConfig
         from seanet_jax.data import load
         from seanet_jax.models import SEANet
@@ -107,12 +108,15 @@ class SeanetJax:
         train_step = step.make_train_step(model, sgd, dataset, mesh, batch_size=task.batch_size, use_augmentation=False)
         self._state = self._put(step.create_state(model, sgd))
 
+        options = dict(cpu_tuning.compiler_options(os.environ) if tuned else {})
+        jit = functools.partial(
+            jax.jit, donate_argnums=0, out_shardings=parallel.replicated(mesh), compiler_options=options
+        )
         started = time.perf_counter()
-        jitted = jax.jit(train_step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
-        self._train = jitted.lower(self._state, *self._inputs).compile()
+        self._train = jit(train_step).lower(self._state, *self._inputs).compile()
         self.compile_seconds = time.perf_counter() - started
         eval_step = step.make_eval_step(model, dataset, mesh, batch_size=task.batch_size)
-        self._eval = jax.jit(eval_step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
+        self._eval = jit(eval_step)
 
     def train(self, steps: int) -> list[float]:
         """Seconds of each training step, the loss read after each."""
@@ -159,6 +163,7 @@ class Fit:
 
     def train(self, steps: int) -> list[float]:
         """The mean of the steps of a run's second epoch, as its metrics.jsonl tells it."""
+        from seanet_jax import cpu_tuning
         from seanet_jax.config import TrainConfig
         from seanet_jax.train import fit
 
@@ -172,7 +177,8 @@ class Fit:
             epochs=2,
         )
         with tempfile.TemporaryDirectory() as folder:
-            last = fit(dataclasses.replace(config, out=Path(folder) / "run"))["last"]
+            config = dataclasses.replace(config, out=Path(folder) / "run")
+            last = fit(config, compiler_options=cpu_tuning.compiler_options(os.environ))["last"]
         return [last["seconds"] / steps] * steps
 
     def evaluate(self, steps: int) -> list[float]:
@@ -257,7 +263,7 @@ CONTESTANTS: dict[str, Callable[[Task], Contestant]] = {
     "torch compile": functools.partial(PyTorch, channels_last=True, compiled=True),
     "torch bfloat16": functools.partial(PyTorch, channels_last=True, bfloat16=True),
     # duel.py starts these without tuning their processes.
-    "seanet_jax untuned": SeanetJax,
+    "seanet_jax untuned": functools.partial(SeanetJax, tuned=False),
     "torch untuned": PyTorch,
 }
 
