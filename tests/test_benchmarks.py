@@ -75,6 +75,17 @@ def test_contestants_take_turns_and_make_a_table():
     assert "GFLOP/s" in table
 
 
+def test_the_whole_loop_is_a_contestant_too():
+    code = (
+        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); from contestants import Task; from duel import compare; "
+        "result = compare(Task('resnet20', 8), ('fit',), rounds=2, steps=3, do=('train',))['fit']; "
+        "print(*result.seconds['train'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [float(seconds) > 0 for seconds in done.stdout.split()] == [True, True]
+
+
 def test_a_section_of_the_page_is_replaced_and_nothing_else():
     from performance_page import PAGE, SECTIONS, replaced
 
