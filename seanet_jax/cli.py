@@ -18,8 +18,9 @@ def main(description: str, **defaults: Any) -> NoReturn:
         description: shown above the flags by --help.
         **defaults: fields of ``TrainConfig``: what the experiment does when no flag is given.
     """
-    # Before anything is imported that takes long, since all of it would be imported again.
-    if "--no-tune-cpu" not in sys.argv:
+    # Before anything is imported that takes long, since all of it would be imported again. The parser, imported later,
+    # takes either spelling.
+    if not {"--no-tune-cpu", "--no-tune_cpu"} & set(sys.argv):
         restart_tuned()
     try:
         from seanet_jax.config import TrainConfig
