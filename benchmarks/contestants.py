@@ -108,7 +108,7 @@ class SeanetJax:
         train_step = step.make_train_step(model, sgd, dataset, mesh, batch_size=task.batch_size, use_augmentation=False)
         self._state = self._put(step.create_state(model, sgd))
 
-        options = dict(cpu_tuning.compiler_options(os.environ) if tuned else {})
+        options = cpu_tuning.compiler_options(os.environ) if tuned else {}
         jit = functools.partial(
             jax.jit, donate_argnums=0, out_shardings=parallel.replicated(mesh), compiler_options=options
         )
