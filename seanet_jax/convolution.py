@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from seanet_jax.errors import InputError
+from seanet_jax.errors import InputError, demand_positive_integers
 
 ConvMethod = Literal["auto", "lax", "patches", "winograd2", "winograd4"]
 CONV_METHODS: tuple[str, ...] = get_args(ConvMethod)
@@ -117,13 +117,18 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMeth
         ``[N, ceil(H / stride), ceil(W / stride), F]``, of x's dtype.
 
     Raises:
-        InputError: the ranks or channels do not fit, the kernel is not odd and square, the method is unknown or cannot
-          compute this convolution.
+        InputError: x is not a floating-point map, the ranks or channels do not fit, something is empty, the kernel is
+          not odd and square, the stride is not a positive integer, the method is unknown or cannot compute this.
     """
     if method not in CONV_METHODS:
         raise InputError(f"conv2d: method is {method!r}; it must be one of {', '.join(CONV_METHODS)}")
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2]:
         raise InputError(f"conv2d: x {x.shape} and kernel {kernel.shape} must be [N, H, W, C] and [k, k, C, F]")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"conv2d: x is {x.dtype}; it must be floating point")
+    if 0 in x.shape or 0 in kernel.shape:
+        raise InputError(f"conv2d: x {x.shape} and kernel {kernel.shape} must not be empty")
+    demand_positive_integers("conv2d", stride=stride)
     size = kernel.shape[0]
     if size != kernel.shape[1] or size % 2 == 0:
         raise InputError(f"conv2d: the kernel is {kernel.shape[0]}x{kernel.shape[1]}; it must be square and odd")

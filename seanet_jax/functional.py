@@ -69,22 +69,15 @@ def squeeze_excite(
         The scaled map, of x's shape and dtype.
 
     Raises:
-        InputError: the shapes do not fit together.
+        InputError: x is not a floating-point map, or the shapes do not fit together.
     """
-    if x.ndim < 2:
-        raise InputError(f"squeeze_excite: x has shape {x.shape}; it must be [N, *spatial, C]")
-    channels, hidden = x.shape[-1], reduce_kernel.shape[-1]
-    expected = {
-        "reduce_kernel": (reduce_kernel, (channels, hidden)),
-        "reduce_bias": (reduce_bias, (hidden,)),
-        "expand_kernel": (expand_kernel, (hidden, channels)),
-        "expand_bias": (expand_bias, (channels,)),
-    }
-    for name, (array, shape) in expected.items():
-        if array.shape != shape:
-            raise InputError(
-                f"squeeze_excite: {name} has shape {array.shape}; for {channels} channels it must be {shape}"
-            )
+    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"squeeze_excite: x is {x.dtype} {x.shape}; it must be floating point [N, *spatial, C]")
+    channels, hidden = x.shape[-1], reduce_bias.size
+    _demand_shape("squeeze_excite", "reduce_kernel", reduce_kernel, (channels, hidden))
+    _demand_shape("squeeze_excite", "reduce_bias", reduce_bias, (hidden,))
+    _demand_shape("squeeze_excite", "expand_kernel", expand_kernel, (hidden, channels))
+    _demand_shape("squeeze_excite", "expand_bias", expand_bias, (channels,))
     spatial = tuple(range(1, x.ndim - 1))
     squeezed = x.mean(spatial, dtype=at_least_float32(x)).astype(x.dtype)
     hidden_units = jax.nn.relu(squeezed @ reduce_kernel.astype(x.dtype) + reduce_bias.astype(x.dtype))
@@ -105,7 +98,12 @@ def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     Returns:
         ``(mean, variance)``, each ``[C]``.
+
+    Raises:
+        InputError: x has no channels, or no values.
     """
+    if x.ndim < 1 or not x.size:
+        raise InputError(f"batch_statistics: x has shape {x.shape}; it must be [..., C] and not empty")
     axes = tuple(range(x.ndim - 1))
     x = x.astype(at_least_float32(x))
     mean = x.mean(axes)
@@ -127,6 +125,18 @@ def batch_norm(
 
     Returns:
         The normalised map, of x's shape and dtype.
+
+    Raises:
+        InputError: x is not a floating-point map, or the shapes do not fit together.
     """
+    if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"batch_norm: x is {x.dtype} {x.shape}; it must be floating point [..., C]")
+    for name, array in (("mean", mean), ("var", var), ("scale", scale), ("bias", bias)):
+        _demand_shape("batch_norm", name, array, x.shape[-1:])
     multiplier = lax.rsqrt(var + epsilon) * scale
     return ((x.astype(at_least_float32(x)) - mean) * multiplier + bias).astype(x.dtype)
+
+
+def _demand_shape(where: str, name: str, array: jax.Array, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise InputError(f"{where}: {name} has shape {array.shape}; beside the other arrays it must be {shape}")

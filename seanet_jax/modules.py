@@ -5,6 +5,7 @@ Parameters and batch statistics are float32 whatever the compute dtype. Modules 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from seanet_jax import functional
-from seanet_jax.convolution import ConvMethod
-from seanet_jax.errors import InputError, is_integer
+from seanet_jax.convolution import CONV_METHODS, ConvMethod
+from seanet_jax.errors import InputError, demand_positive_integers, is_integer
 from seanet_jax.functional import AGGREGATE_OPS, AggregateOp
 
 # Kaiming-normal with gain sqrt(2) over the fan-in (He et al., 2015); jax's he_normal is truncated and therefore another
@@ -31,9 +32,14 @@ class Linear(nnx.Linear):
         out_features: channels of the output.
         dtype: compute dtype.
         rngs: source of the initial parameters.
+
+    Raises:
+        InputError: a size is not a positive integer.
     """
 
     def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        demand_positive_integers("Linear", in_features=in_features, out_features=out_features)
+
         def bias_init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
             bound = in_features**-0.5
             return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -41,6 +47,19 @@ class Linear(nnx.Linear):
         super().__init__(
             in_features, out_features, kernel_init=_linear_init, bias_init=bias_init, dtype=dtype, rngs=rngs
         )
+
+    def __call__(self, inputs: jax.Array, *arguments: Any, **keywords: Any) -> jax.Array:
+        """``[..., in_features]`` to ``[..., out_features]``; further arguments are those of ``nnx.Linear``.
+
+        Raises:
+            InputError: the inputs are not floating-point arrays of these features.
+        """
+        if inputs.shape[-1:] != (self.in_features,) or not jnp.issubdtype(inputs.dtype, jnp.floating):
+            raise InputError(
+                f"Linear: the inputs are {inputs.dtype} {inputs.shape}; "
+                f"they must be floating point [..., {self.in_features}]"
+            )
+        return super().__call__(inputs, *arguments, **keywords)
 
 
 class Conv(nnx.Module):
@@ -53,6 +72,9 @@ class Conv(nnx.Module):
         stride: step in both directions.
         method: how it is computed; see ``functional.conv2d``.
         rngs: source of the initial parameters.
+
+    Raises:
+        InputError: a size is not a positive integer, the kernel's is even, or the method is unknown.
     """
 
     def __init__(
@@ -65,6 +87,13 @@ class Conv(nnx.Module):
         method: ConvMethod = "auto",
         rngs: nnx.Rngs,
     ):
+        demand_positive_integers(
+            "Conv", in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride
+        )
+        if kernel_size % 2 == 0:
+            raise InputError(f"Conv: kernel_size is {kernel_size}; it must be odd")
+        if method not in CONV_METHODS:
+            raise InputError(f"Conv: method is {method!r}; it must be one of {', '.join(CONV_METHODS)}")
         shape = (kernel_size, kernel_size, in_channels, out_channels)
         self.kernel = nnx.Param(_conv_init(rngs.params(), shape, jnp.float32))
         self.stride = stride
@@ -84,9 +113,13 @@ class BatchNorm(nnx.Module):
         channels: size of the last axis.
         momentum: weight of the old value in the running averages (PyTorch's momentum is one minus this).
         epsilon: added to the variance.
+
+    Raises:
+        InputError: the number of channels is not a positive integer.
     """
 
     def __init__(self, channels: int, *, momentum: float = 0.9, epsilon: float = 1e-5):
+        demand_positive_integers("BatchNorm", channels=channels)
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
@@ -99,8 +132,12 @@ class BatchNorm(nnx.Module):
         """Normalises ``[..., C]``; in training mode also moves the running averages.
 
         Raises:
-            InputError: in training mode, a channel has a single value: its variance is undefined.
+            InputError: x is not a floating-point map of these channels; or, in training mode, a channel has a single
+              value: its variance is undefined.
         """
+        channels = self.scale.shape[0]
+        if x.ndim < 2 or x.shape[-1] != channels or not jnp.issubdtype(x.dtype, jnp.floating):
+            raise InputError(f"BatchNorm: x is {x.dtype} {x.shape}; it must be floating point [..., {channels}]")
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
@@ -126,10 +163,11 @@ class SqueezeExcite(nnx.Module):
         rngs: source of the initial parameters.
 
     Raises:
-        InputError: the reduction leaves no hidden unit.
+        InputError: the number of channels is not a positive integer, or the reduction leaves no hidden unit.
     """
 
     def __init__(self, channels: int, reduction: int = 8, *, rngs: nnx.Rngs):
+        demand_positive_integers("SqueezeExcite", channels=channels)
         if not is_integer(reduction, minimum=1) or reduction > channels:
             raise InputError(
                 f"SqueezeExcite: reduction is {reduction!r}; it must be an integer from 1 to the {channels} channels"
@@ -157,8 +195,7 @@ class Aggregate(nnx.Module):
     """
 
     def __init__(self, factor: int = 4, op: AggregateOp = "sum"):
-        if not is_integer(factor, minimum=1):
-            raise InputError(f"Aggregate: factor is {factor!r}; it must be a positive integer")
+        demand_positive_integers("Aggregate", factor=factor)
         if op not in AGGREGATE_OPS:
             raise InputError(f"Aggregate: op is {op!r}; it must be one of {', '.join(AGGREGATE_OPS)}")
         self.factor = factor
@@ -191,7 +228,8 @@ class ResidualBlock(nnx.Module):
         rngs: source of the initial parameters.
 
     Raises:
-        InputError: the factor does not divide the width, or the reduction leaves no hidden unit.
+        InputError: a size is not a positive integer, the factor does not divide the width, the reduction leaves no
+          hidden unit, or the method is unknown.
     """
 
     def __init__(
@@ -206,6 +244,7 @@ class ResidualBlock(nnx.Module):
         conv_method: ConvMethod = "auto",
         rngs: nnx.Rngs,
     ):
+        demand_positive_integers("ResidualBlock", in_channels=in_channels, width=width, stride=stride)
         if aggregate is not None and width % aggregate.factor:
             raise InputError(f"ResidualBlock: width is {width}; it must be divisible by the factor {aggregate.factor}")
         self.out_channels = width if aggregate is None else width // aggregate.factor

@@ -32,9 +32,9 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None, progress:
     Raises:
         InputError: The name is unknown, or the data are damaged, missing and not to be downloaded, or not to be stored.
     """
+    if name not in DATASETS:
+        raise InputError(f"There is no data set {name!r}; known are {', '.join(DATASETS)}")
     if name == "digits":
         return load_digits()
-    if name not in _CIFARS:
-        raise InputError(f"There is no data set {name!r}; known are {', '.join(DATASETS)}")
     folder = Path(data_dir) if data_dir is not None else default_data_dir()
     return load_cifar(_CIFARS[name], folder.expanduser(), progress)

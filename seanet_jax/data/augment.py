@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from seanet_jax.errors import InputError
+
 PADDING = 4
 
 
@@ -18,7 +20,12 @@ def augment(key: jax.Array, images: jax.Array, *, flip: bool) -> jax.Array:
 
     Returns:
         ``[N, H, W, C]``, of the same dtype.
+
+    Raises:
+        InputError: the images have another rank.
     """
+    if images.ndim != 4:
+        raise InputError(f"augment: the images have shape {images.shape}; they must be [N, H, W, C]")
     count, height, width, channels = images.shape
     crop_key, flip_key = jax.random.split(key)
     margin = ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0))
@@ -44,5 +51,14 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
 
     Returns:
         float32 ``[N, H, W, C]``.
+
+    Raises:
+        InputError: the images are not uint8, or mean and std are not one number for each channel.
     """
+    if images.ndim != 4 or images.dtype != jnp.uint8:
+        raise InputError(f"normalize: the images are {images.dtype} {images.shape}; they must be uint8 [N, H, W, C]")
+    if not len(mean) == len(std) == images.shape[-1]:
+        raise InputError(
+            f"normalize: mean and std have {len(mean)} and {len(std)} numbers; they must have {images.shape[-1]} each"
+        )
     return (images.astype(jnp.float32) / 255 - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
