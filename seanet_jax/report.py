@@ -1,6 +1,8 @@
 """Everything a person looks at while a run goes on and after it: progress, TensorBoard events, curves."""
 
+import contextlib
 import csv
+import socket
 import sys
 import time
 from importlib import resources
@@ -108,9 +110,11 @@ class Progress:
         for name in ("train", "val", "test"):
             if f"{name}_loss" in record:
                 parts.append(f"{name} loss {record[f'{name}_loss']:.3f} accuracy {record[f'{name}_accuracy']:.2%}")
-        parts.append(f"{record['images_per_second']:.0f} images/s")
-        overall = (time.perf_counter() - self._started) / (self._step - self._first_step)
-        parts.append(f"{format_duration(overall * (self._last_step - self._step))} left")
+        # None, where a run goes on that was stopped between an epoch's last step and its end.
+        if steps := self._step - self._first_step:
+            overall = (time.perf_counter() - self._started) / steps
+            parts.append(f"{record['images_per_second']:.0f} images/s")
+            parts.append(f"{format_duration(overall * (self._last_step - self._step))} left")
         self.say(", ".join(parts))
 
 
@@ -128,19 +132,40 @@ class Events:
         self._writer: Any = None
 
     def write(self, record: Record) -> None:
-        """Writes an epoch's numbers."""
-        if self._writer is None:
-            # Not at the start of a run: where PyTorch is installed tensorboardX imports it, which takes seconds.
-            from tensorboardX import SummaryWriter
+        """Writes an epoch's numbers; they are in the file when this returns.
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=self._step + 1)
+        Raises:
+            OSError: they cannot be written.
+        """
+        # Not at the start of a run: where PyTorch is installed tensorboardX imports it, which takes seconds. Not its
+        # SummaryWriter either, whose thread dies of a full disk and leaves a run waiting for it without a word.
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
+        from tensorboardX.summary import scalar
+
+        events = []
+        if self._writer is None:
+            self._folder.mkdir(exist_ok=True)
+            name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{self._step}"
+            self._writer = RecordWriter(str(self._folder / name))
+            events.append(Event(file_version="brain.Event:2"))
+            events.append(Event(step=self._step + 1, session_log=SessionLog(status=SessionLog.START)))
+        values = {name: record[name] for name in ("learning_rate", "images_per_second")}
         for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"):
             if name in record:
                 split, quantity = name.split("_")
-                self._writer.add_scalar(f"{quantity}/{split}", record[name], record["step"])
-        self._writer.add_scalar("learning_rate", record["learning_rate"], record["step"])
-        self._writer.add_scalar("images_per_second", record["images_per_second"], record["step"])
-        self._writer.flush()
+                values[f"{quantity}/{split}"] = record[name]
+        events += [Event(step=record["step"], summary=scalar(name, value)) for name, value in values.items()]
+        try:
+            for event in events:
+                event.wall_time = time.time()
+                self._writer.write(event.SerializeToString())
+            self._writer.flush()
+        except OSError:
+            with contextlib.suppress(OSError):  # what could not be written cannot be when it is closed
+                self.close()
+            self._writer = None
+            raise
 
     def close(self) -> None:
         """Closes the file, if there is one."""
