@@ -1,6 +1,7 @@
 """What an experiment does when it is run: flags, process, training, one-line errors, exit statuses.
 
-Exit status 0: done; 1: the run failed; 2: the input cannot work, nothing was written; 130: interrupted.
+Exit status 0: done; 1: the run failed; 2: the input cannot work, nothing was written; 130 and 143: stopped by SIGINT
+and SIGTERM.
 """
 
 import os
@@ -8,7 +9,7 @@ import sys
 from typing import Any, NoReturn
 
 from seanet_jax.cpu_tuning import compiler_options, restart_tuned
-from seanet_jax.errors import InputError
+from seanet_jax.errors import InputError, RunError
 
 
 def main(description: str, **defaults: Any) -> NoReturn:
@@ -30,14 +31,17 @@ def main(description: str, **defaults: Any) -> NoReturn:
         if command.compilation_cache:
             _keep_what_is_compiled()
         # Only now: --help and a wrong flag need not wait for the training stack.
-        from seanet_jax.train import TrainingDivergedError, fit
+        from seanet_jax.interrupt import StoppedError
+        from seanet_jax.train import fit
 
         try:
             fit(command.config, compiler_options=compiler_options(os.environ) if command.tune_cpu else {})
-        except TrainingDivergedError as error:
-            _exit(1, error)
+        except StoppedError as stopped:
+            _exit(128 + stopped.signal, stopped)
     except InputError as error:
-        _exit(2, error)
+        _exit(2, f"error: {error}")
+    except RunError as error:
+        _exit(1, f"error: {error}")
     except KeyboardInterrupt:
         _exit(130, "interrupted; the same command with --resume continues from the last checkpoint, if one was written")
     sys.exit(0)
@@ -57,5 +61,5 @@ def _keep_what_is_compiled() -> None:
 
 
 def _exit(status: int, message: object) -> NoReturn:
-    print(f"error: {message}" if status != 130 else message, file=sys.stderr)
+    print(message, file=sys.stderr)
     sys.exit(status)

@@ -19,10 +19,11 @@ _FREE_ON_RESUME = (
     "eval_batch_size",
     "data_dir",
     "out",
-    "resume",
     "require_gpu",
     "log_every",
     "checkpoint_every",
+    "checkpoint_steps",
+    "on_nan",
 )
 
 
@@ -118,14 +119,21 @@ class TrainConfig:
     checkpoint_every: int = 1
     """Epochs between checkpoints; the end of the run is always saved."""
 
+    checkpoint_steps: int | None = None
+    """Optimiser steps between further checkpoints, inside epochs; None saves at the end of epochs only."""
+
+    on_nan: Literal["stop", "continue"] = "stop"
+    """What to do when the training loss is NaN or infinite: stop, the last good checkpoint staying, or go on."""
+
     def __post_init__(self) -> None:
         if self.dataset not in get_args(DatasetName):
             raise InputError(f"dataset is {self.dataset!r}; it must be one of {', '.join(get_args(DatasetName))}")
         for name in ("epochs", "batch_size", "eval_batch_size", "decay_every", "log_every", "checkpoint_every"):
             self._demand(name, "a positive integer", is_integer(getattr(self, name), minimum=1))
-        for name in ("max_steps", "limit_train", "limit_test"):
+        for name in ("max_steps", "limit_train", "limit_test", "checkpoint_steps"):
             value = getattr(self, name)
             self._demand(name, "a positive integer or None", value is None or is_integer(value, minimum=1))
+        self._demand("on_nan", "stop or continue", self.on_nan in ("stop", "continue"))
         self._demand("seed", "an integer from 0 to 2**32 - 1", is_integer(self.seed, minimum=0) and self.seed < 2**32)
         self._demand("learning_rate", "a positive number", _is_number(self.learning_rate) and self.learning_rate > 0)
         self._demand(
@@ -173,14 +181,17 @@ class TrainConfig:
         values = dataclasses.asdict(self)
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
-    def differences(self, saved: dict[str, Any]) -> list[str]:
-        """What would make this run another one than the saved: lines such as ``batch_size: 64 was saved, 32 is asked``.
+    def differences(self, saved: dict[str, Any], *, harmless: bool = False) -> list[str]:
+        """How this run differs from the saved: lines such as ``batch_size: 64 was saved, 32 is asked``.
 
         Args:
             saved: a run's ``to_json()``.
+            harmless: whether to tell of what may differ when a run is resumed, instead of what would make it another.
         """
         asked = self.to_json()
-        names = [name for name in (asked.keys() | saved.keys()) if name not in _FREE_ON_RESUME]
+        names = [
+            name for name in asked.keys() | saved.keys() if (name in _FREE_ON_RESUME) == harmless and name != "resume"
+        ]
         return [
             f"{name}: {saved.get(name)!r} was saved, {asked.get(name)!r} is asked"
             for name in sorted(names)

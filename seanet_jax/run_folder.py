@@ -1,27 +1,31 @@
 """The files of a run, other than its checkpoints: what is in them and when they may be written.
 
-    config.json     the run's config and the network's
+    config.json     the run's config, the network's, the SHA-256 of its images, and what was changed when it was resumed
     metrics.jsonl   one record per epoch
     summary.json    last and best epoch, parameters, seed, versions, device, environment
     curves.png      drawn by seanet_jax.report
     tensorboard/    likewise
     checkpoints/    written by seanet_jax.checkpoint
+    lock            held by the process that writes here
 
 Accuracies are fractions, losses nats, times seconds.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from seanet_jax import parallel
 from seanet_jax.config import TrainConfig
-from seanet_jax.errors import InputError
+from seanet_jax.errors import InputError, RunError
 from seanet_jax.models import SEANetConfig
 
 Record = dict[str, Any]
@@ -48,6 +52,9 @@ class RunFolder:
         self._config = path / "config.json"
         self._metrics = path / "metrics.jsonl"
         self._summary = path / "summary.json"
+        self._lock = path / "lock"
+        # All that a run leaves which was killed before it began.
+        self._not_begun = {self._lock, _temporary(self._config)}
         self.curves = path / "curves.png"
         self.tensorboard = path / "tensorboard"
 
@@ -60,35 +67,103 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out: {self.path} is a file; name a folder")
         if config.resume:
-            saved, _ = self.read_config()
-            if differences := config.differences(saved):
+            if self._is_begun() and (differences := config.differences(self._read()["config"])):
                 raise InputError(
                     f"--resume: {self.path} holds another run ({'; '.join(differences)}); "
                     "give the saved values, or name another folder with --out"
                 )
         elif self._config.exists():
             raise InputError(f"{self.path} holds a run already; --resume continues it, --out names another folder")
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and not self._not_begun.issuperset(self.path.iterdir()):
             raise InputError(f"--out: {self.path} is not empty and not a run; name a new or empty folder")
 
-    def open(self, config: TrainConfig, model_config: SEANetConfig, history: list[Record]) -> None:
-        """Creates the folder, or makes its records those that led to the checkpoint a run continues from.
+    def _is_begun(self) -> bool:
+        """Whether there is more than a lock: a run killed as early as that is resumed by starting it."""
+        return self._config.exists() or not self._lock.exists()
+
+    @contextlib.contextmanager
+    def locked(self, config: TrainConfig) -> Iterator[None]:
+        """Inside this context no other process may; creates the folder. The lock of a process that died is no obstacle.
+
+        Args:
+            config: of the run, checked again, since another process may have been here since.
+
+        Raises:
+            InputError: another process is writing here, the folder cannot be written, or as ``check``.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self._lock, blocking=False).acquire()
+        except filelock.Timeout:
+            raise InputError(
+                f"{self.path} is in use by another process; wait for its end, or name another folder with --out"
+            ) from None
+        except OSError as error:
+            raise InputError(f"--out: {self.path} cannot be written ({error.strerror}); name another folder") from None
+        with lock:
+            self.check(config)
+            yield
+
+    def check_data(self, config: TrainConfig, data_sha256: str) -> None:
+        """Demands that a run continues on the images it began with.
+
+        Raises:
+            InputError: they are others.
+        """
+        if config.resume and self._is_begun() and self._read()["data_sha256"] != data_sha256:
+            raise InputError(
+                f"--resume: {self.path} was trained on other images of the name {config.dataset}; "
+                "give the folder that holds them with --data-dir, or name another folder with --out"
+            )
+
+    def open(
+        self, config: TrainConfig, model_config: SEANetConfig, data_sha256: str, step: int, history: list[Record]
+    ) -> None:
+        """Writes what the run is, and makes its records those that led to the checkpoint it continues from.
 
         Args:
             config: of the run.
             model_config: of its network.
-            history: records of the epochs before the checkpoint.
+            data_sha256: of its images and labels.
+            step: optimiser steps done; above 0 it is noted what the config changes.
+            history: records of the epochs before.
 
         Raises:
-            InputError: the folder cannot be written.
+            RunError: they cannot be written.
+        """
+        resumed = []
+        if self._config.exists():
+            saved = self._read()
+            changed = config.differences(saved["config"], harmless=True)
+            resumed = [*saved["resumed"], {"step": step, "changed": changed}]
+        about = {
+            "config": config.to_json(),
+            "model_config": dataclasses.asdict(model_config),
+            "data_sha256": data_sha256,
+            "resumed": resumed,
+        }
+        with self.writing(self._config):
+            _write(self._config, json.dumps(about, indent=2) + "\n")
+        with self.writing(self._metrics):
+            _write(self._metrics, "".join(json.dumps(record) + "\n" for record in history))
+
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Says in one sentence why a file of the run could not be written.
+
+        Args:
+            path: of the file, or of the folder it is in.
+
+        Raises:
+            RunError: instead of any OSError raised inside.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            both = {"config": config.to_json(), "model_config": dataclasses.asdict(model_config)}
-            _write(self._config, json.dumps(both, indent=2) + "\n")
-            _write(self._metrics, "".join(json.dumps(record) + "\n" for record in history))
+            yield
         except OSError as error:
-            raise InputError(f"--out: {self.path} cannot be written ({error.strerror}); name another folder") from None
+            raise RunError(
+                f"{path} could not be written ({error.strerror}); the checkpoints stay, "
+                "and --resume continues from the newest once this is mended"
+            ) from error
 
     def read_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The fields of the run's config and of its network's, as JSON values.
@@ -96,30 +171,46 @@ class RunFolder:
         Raises:
             InputError: the folder holds no run, or its config.json is damaged.
         """
+        about = self._read()
+        return about["config"], about["model_config"]
+
+    def _read(self) -> dict[str, Any]:
         if not self._config.exists():
             raise InputError(f"{self.path} holds no run: there is no config.json in it")
         try:
-            both = json.loads(self._config.read_text())
-            return dict(both["config"]), dict(both["model_config"])
+            about = json.loads(self._config.read_text())
+            return {
+                "config": dict(about["config"]),
+                "model_config": dict(about["model_config"]),
+                "data_sha256": str(about["data_sha256"]),
+                "resumed": list(about["resumed"]),
+            }
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{self._config} is damaged; restore it, or start over in another folder") from None
 
-    def read_summary(self) -> dict[str, Any]:
-        """The contents of summary.json, as last written.
+    def check_records(self) -> None:
+        """Demands, of a run without any checkpoint, that it never had one.
 
         Raises:
-            InputError: it is missing or damaged.
+            InputError: its records are of more epochs than one, which is checkpointed before the next is recorded.
         """
-        try:
-            return dict(json.loads(self._summary.read_text()))
-        except (OSError, ValueError):
+        if self._metrics.exists() and len(self._metrics.read_bytes().splitlines()) > 1:
             raise InputError(
-                f"{self._summary} is missing or damaged; the run's records are in {self._metrics}"
-            ) from None
+                f"--resume: the checkpoints of {self.path} are gone; restore them from a copy, "
+                "or start over in another folder with --out"
+            )
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The contents of summary.json, as last written; None if it is missing or damaged."""
+        try:
+            summary = json.loads(self._summary.read_text())
+        except (OSError, ValueError):
+            return None
+        return summary if isinstance(summary, dict) and "last" in summary else None
 
     def append(self, record: Record) -> None:
         """Adds a record to metrics.jsonl; on disk when this returns."""
-        with self._metrics.open("a") as file:
+        with self.writing(self._metrics), self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -135,12 +226,20 @@ class RunFolder:
             "device": parallel.describe_devices(),
             "versions": {"python": platform.python_version()} | versions,
         }
-        _write(self._summary, json.dumps(summary, indent=2) + "\n")
+        with self.writing(self._summary):
+            _write(self._summary, json.dumps(summary, indent=2) + "\n")
         return summary
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    """Writes a file whole or not at all, whatever happens to the process or the machine."""
+    temporary = _temporary(path)
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")

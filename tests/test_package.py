@@ -58,7 +58,7 @@ def test_importing_the_package_does_not_change_the_process():
 def test_modules_import_one_way():
     order = [
         *("cli", "cpu_tuning", "flags", "train", "report", "run_folder", "checkpoint", "step", "recipes", "config"),
-        *("parallel", "data", "models", "modules", "functional", "convolution", "errors"),
+        *("interrupt", "parallel", "data", "models", "modules", "functional", "convolution", "errors"),
     ]
     package = ROOT / "seanet_jax"
     for path in package.rglob("*.py"):

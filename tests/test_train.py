@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import math
 import shutil
@@ -8,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboardX.proto import event_pb2
-from training_fixtures import made_dataset, records
+from training_fixtures import made_dataset, read_points, records
 
 from seanet_jax import train
 from seanet_jax.checkpoint import Checkpoints
@@ -41,7 +41,7 @@ def test_a_run_learns_and_leaves_a_complete_folder(tiny):
     assert summary["last"]["test_accuracy"] == 1.0
     assert summary["last"]["train_loss"] < 0.5 * math.log(2)
     names = {path.name for path in config.out.iterdir()}
-    expected = {"config.json", "metrics.jsonl", "summary.json", "curves.png", "tensorboard", "checkpoints"}
+    expected = {"config.json", "metrics.jsonl", "summary.json", "curves.png", "tensorboard", "checkpoints", "lock"}
     assert names == expected
     assert json.loads((config.out / "summary.json").read_text()) == summary
     assert {"finished", "last", "best", "parameters", "seed", "versions", "device"} <= summary.keys()
@@ -67,15 +67,7 @@ def test_records_hold_each_epoch_once(tiny):
 def test_tensorboard_has_a_point_per_epoch(tiny):
     config = tiny()
     fit(config)
-    points = {}
-    for path in (config.out / "tensorboard").iterdir():
-        data = path.read_bytes()
-        while data:
-            length = int.from_bytes(data[:8], "little")
-            event = event_pb2.Event.FromString(data[12 : 12 + length])
-            for value in event.summary.value:
-                points[value.tag, event.step] = value.simple_value
-            data = data[16 + length :]
+    points = read_points(config.out)
     for record in records(config.out):
         assert points["accuracy/test", record["step"]] == pytest.approx(record["test_accuracy"])
         assert points["loss/train", record["step"]] == pytest.approx(record["train_loss"])
@@ -134,7 +126,8 @@ def test_more_epochs_continue_a_finished_run(tiny):
 def test_a_checkpoint_holds_its_own_step_though_training_went_on(tiny):
     fit(tiny("long", epochs=3))
     fit(tiny("short", epochs=2))
-    shutil.rmtree(tiny("long").out / "checkpoints" / "latest" / "15")
+    for kind in ("latest", "best"):
+        shutil.rmtree(tiny("long").out / "checkpoints" / kind / "15", ignore_errors=True)
     (state, history), (expected, expected_history) = final_state(tiny("long")), final_state(tiny("short"))
     jax.tree.map(np.testing.assert_array_equal, state, expected)
     assert len(history) == len(expected_history) == 2
@@ -155,7 +148,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_at_its_beginning(tiny, 
     killed.out.mkdir()
     (killed.out / "config.json").write_text((whole.out / "config.json").read_text())
     fit(dataclasses.replace(killed, resume=True))
-    assert "no checkpoint yet" in capsys.readouterr().out
+    assert "at step 0\n" in capsys.readouterr().out
     assert_same_run(whole, killed)
 
 
@@ -214,7 +207,11 @@ def test_a_diverging_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny):
 def test_the_step_that_diverged_is_named_though_steps_are_looked_at_together():
     steps = [(step, Metrics(jnp.float32(loss), jnp.int32(0), jnp.int32(8))) for step, loss in ((11, 1), (12, "inf"))]
     steps.append((13, Metrics(jnp.float32("nan"), jnp.int32(0), jnp.int32(8))))
-    loop = SimpleNamespace(_trainer=SimpleNamespace(steps_per_epoch=10, learning_rate=lambda step: step / 100))
+    trainer = SimpleNamespace(
+        steps_per_epoch=10, learning_rate=lambda step: step / 100, config=SimpleNamespace(on_nan="stop")
+    )
+    loop = SimpleNamespace(_trainer=trainer)
+    loop._diverged = functools.partial(train._Loop._diverged, loop)
     with pytest.raises(TrainingDivergedError, match=r"loss is inf in epoch 2 at step 12, learning rate 0\.11"):
         train._Loop._look_at(loop, steps)
 
@@ -265,6 +262,17 @@ def test_best_is_the_first_of_the_highest(tiny):
     assert summary["best"]["epoch"] == accuracies.index(max(accuracies)) + 1
     (best,) = (config.out / "checkpoints" / "best").iterdir()
     assert int(best.name) == summary["best"]["step"]
+
+
+def test_the_end_inside_an_epoch_is_best_only_where_no_epoch_is_whole(tiny, monkeypatch):
+    accuracies = {5: 0.5, 7: 0.9, 3: 0.4}
+    monkeypatch.setattr(
+        train._Evaluation, "__call__", lambda evaluation, state, stop: (1.0, accuracies[int(state.step)])
+    )
+    for name, stop, expected in (("after one", 7, 5), ("before any", 3, 3)):
+        config = tiny(name, max_steps=stop)
+        assert fit(config)["best"]["step"] == expected
+        assert [path.name for path in (config.out / "checkpoints" / "best").iterdir()] == [str(expected)]
 
 
 def test_load_model_names_what_is_missing(tiny, tmp_path):

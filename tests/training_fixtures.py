@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from seanet_jax.config import TrainConfig
 from seanet_jax.data import Dataset
@@ -42,3 +43,21 @@ def records(folder, timing=False):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     varying = () if timing else ("seconds", "images_per_second")
     return [{name: value for name, value in line.items() if name not in varying} for line in lines]
+
+
+def read_points(folder):
+    """What TensorBoard shows of a run, by quantity and step: points struck out by a later start are left out."""
+    points = {}
+    for path in sorted((folder / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            if event.session_log.status == event_pb2.SessionLog.START:
+                points = {(tag, step): value for (tag, step), value in points.items() if step < event.step}
+            for value in event.summary.value:
+                if value.tag != "images_per_second":
+                    assert (value.tag, event.step) not in points, "there twice"
+                    points[value.tag, event.step] = value.simple_value
+            data = data[16 + length :]
+    return points

@@ -1,6 +1,7 @@
 """An image classification data set that fits in memory."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
@@ -56,6 +57,17 @@ class Dataset:
                 raise InputError(f"Data set {self.name}: {field} must be {channels} finite numbers, not {values}")
         if min(self.std) <= 0:
             raise InputError(f"Data set {self.name}: std must be positive, not {self.std}")
+
+    def sha256(self) -> str:
+        """Of all images and labels, in hexadecimal digits."""
+        digest = hashlib.sha256()
+        for split in ("train", "val", "test"):
+            for kind in ("images", "labels"):
+                array = getattr(self, f"{split}_{kind}")
+                if array is not None:
+                    digest.update(f"{split} {kind} {array.shape}".encode())
+                    digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def _check_split(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
         where = f"Data set {self.name}: {split}"
