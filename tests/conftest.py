@@ -3,6 +3,8 @@
 import os
 import tempfile
 
+from hypothesis import HealthCheck, settings
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 _cache = tempfile.TemporaryDirectory(prefix="seanet-jax-tests-")
 # Inherited by the commands that tests start.
@@ -14,6 +16,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 def pytest_unconfigure(config):
     _cache.cleanup()
 
+
+_fuzz = settings(deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("short", _fuzz, max_examples=60, derandomize=True)
+settings.register_profile("long", _fuzz, max_examples=3000)
+settings.load_profile("short")
 
 # After the environment is set: this imports jax.
 from training_fixtures import tiny  # noqa: E402, F401
