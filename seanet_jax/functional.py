@@ -73,7 +73,8 @@ def squeeze_excite(
     """
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"squeeze_excite: x is {x.dtype} {x.shape}; it must be floating point [N, *spatial, C]")
-    channels, hidden = x.shape[-1], reduce_bias.size
+    channels = x.shape[-1]
+    hidden = reduce_kernel.shape[1] if reduce_kernel.ndim == 2 else reduce_bias.size
     _demand_shape("squeeze_excite", "reduce_kernel", reduce_kernel, (channels, hidden))
     _demand_shape("squeeze_excite", "reduce_bias", reduce_bias, (hidden,))
     _demand_shape("squeeze_excite", "expand_kernel", expand_kernel, (hidden, channels))

@@ -232,7 +232,7 @@ def test_squeeze_excite_names_the_parameter_of_a_wrong_shape(index, name, shape)
 
 
 def test_squeeze_excite_needs_a_batch_axis():
-    with pytest.raises(InputError, match=r"x has shape \(8,\); it must be \[N, \*spatial, C\]"):
+    with pytest.raises(InputError, match=r"x is float32 \(8,\); it must be floating point \[N, \*spatial"):
         squeeze_excite(jnp.zeros(8), *map(jnp.asarray, squeeze_excite_parameters(8, 2)))
 
 
