@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
 
 from seanet_jax.errors import InputError, RunError
 
@@ -106,7 +107,7 @@ class Checkpoints:
 
         Args:
             template: a state of the same structure, of arrays or of ``jax.ShapeDtypeStruct``; arrays come back with its
-              shapes, dtypes and shardings, on whatever number of devices they were saved from.
+              shapes, dtypes and shardings, or on the first device, on whatever number of devices they were saved from.
 
         Returns:
             The state and the records of the epochs that led to it.
@@ -165,7 +166,7 @@ class Checkpoints:
         # Of equal steps "latest" comes first: they sort by name.
         if not found:
             raise InputError(f"{where}: there is no checkpoint; train first, or name the folder of a run")
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        abstract = jax.tree.map(_placed, template)
         for step, kind in found:
             try:
                 return self._read(kind, step, abstract)
@@ -185,6 +186,12 @@ class Checkpoints:
         if _sha256(restored.state, history) != restored.history["sha256"]:
             raise ValueError("its SHA-256 is not that of what was saved")
         return restored.state, history
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    """What to restore. Orbax would put an array without a sharding on the devices it was saved from."""
+    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _sha256(state: Any, history: Records) -> str:

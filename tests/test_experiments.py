@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from training_fixtures import records
 
 from seanet_jax.cpu_tuning import XLA
+from seanet_jax.train import load_model
 
 ON_GLIBC = platform.libc_ver()[0] == "glibc"
 ROOT = Path(__file__).parent.parent
@@ -70,6 +73,9 @@ def test_two_devices_give_the_numbers_of_one(tmp_path):
         # Measured: 6e-6 and 2e-5. Statistics of each device's own half of the batch would be off by far more.
         assert record["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
         assert record["test_loss"] == pytest.approx(other["test_loss"], rel=2e-4)
+    # Here there is one device.
+    logits = [load_model(tmp_path / devices, "latest")(jnp.ones((1, 32, 32, 3))) for devices in ("1", "2")]
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3)
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(tmp_path):
