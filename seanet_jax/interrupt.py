@@ -8,7 +8,8 @@ import types
 class StopRequest:
     """Inside this context the first SIGTERM or SIGINT is noted and nothing else; SIGINT after that stops at once.
 
-    Python lets only the main thread handle signals: in any other the context does nothing.
+    A signal that is ignored, as SIGINT is in a script's background job, stays so. Python lets only the main thread
+    handle signals: in any other the context does nothing.
 
     Attributes:
         signal: the one that came, or None.
@@ -21,7 +22,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._handlers[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: types.FrameType | None) -> None:

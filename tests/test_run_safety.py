@@ -25,7 +25,7 @@ from training_fixtures import read_points, records
 from seanet_jax import train
 from seanet_jax.checkpoint import Checkpoints
 from seanet_jax.errors import InputError, RunError
-from seanet_jax.interrupt import StoppedError
+from seanet_jax.interrupt import StoppedError, StopRequest
 from seanet_jax.run_folder import RunFolder
 from seanet_jax.train import TrainingDivergedError, fit
 
@@ -72,6 +72,14 @@ def keep_trainers(monkeypatch):
     TRAINERS.clear()
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Though the tests may run in the background, where SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def raise_at(monkeypatch, place, call, number):
     """Sends this process a signal when a method of train.py is called for the n-th time."""
     cls, name = place
@@ -108,6 +116,13 @@ def test_a_run_asked_to_stop_saves_and_goes_on_from_there(tiny, monkeypatch, pla
     assert f"at step {max(steps)};" in str(error.value)
     fit(dataclasses.replace(stopped, resume=True))
     assert_same_run(whole, stopped)
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+    assert stop.signal is None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_second_interrupt_stops_at_once(tiny, monkeypatch):
