@@ -125,7 +125,7 @@ class RunFolder:
             config: of the run.
             model_config: of its network.
             data_sha256: of its images and labels.
-            step: optimiser steps done; above 0 it is noted what the config changes.
+            step: optimiser steps done, noted where a run is resumed.
             history: records of the epochs before.
 
         Raises:
