@@ -288,6 +288,7 @@ class _Loop:
             self._progress.begin_epoch(end)
             while step < end:
                 state, step = self._take_steps(state, order, step, self._next_pause(step, end))
+                self._check_finite(state, step)
                 if step < end:
                     self._save_latest(state, step)
                     self._stop_if_asked(state, step)
@@ -341,7 +342,6 @@ class _Loop:
 
     def _save_latest(self, state: TrainState, step: int) -> None:
         if self._saved != (step, len(self._records)):
-            self._check_finite(state, step)
             self._checkpoints.save_latest(step, state, self._records)
             self._saved = (step, len(self._records))
 
@@ -365,7 +365,6 @@ class _Loop:
         """Evaluates, records and saves: after an epoch, and where a run is told to end inside one."""
         trainer = self._trainer
         timing = self._progress.end_steps()
-        self._check_finite(state, step)
         whole = step % trainer.steps_per_epoch == 0
         record: Record = {
             "epoch": step // trainer.steps_per_epoch if whole else step / trainer.steps_per_epoch,
