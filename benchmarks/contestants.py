@@ -101,10 +101,13 @@ class SeanetJax:
         self._put = functools.partial(jax.device_put, device=parallel.replicated(mesh))
         model = SEANet(task.model_config(conv_method=conv_method, dtype=dtype), rngs=nnx.Rngs(0))
         sgd = optimizer(TrainConfig(), steps_per_epoch=len(dataset.train_images) // task.batch_size)
-        self._data = step.Images(*self._put((dataset.train_images, dataset.train_labels)))
         self._zero = step.Metrics.zero
+        self._batch = step.Images(
+            *self._put((dataset.train_images[: task.batch_size], dataset.train_labels[: task.batch_size]))
+        )
         order = np.arange(len(dataset.train_images), dtype=np.int32)
-        self._inputs = self._data, *self._put((order, jax.random.key(0)))
+        data = step.Images(*self._put((dataset.train_images, dataset.train_labels)))
+        self._inputs = data, *self._put((order, jax.random.key(0)))
         train_step = step.make_train_step(model, sgd, dataset, mesh, batch_size=task.batch_size, use_augmentation=False)
         self._state = self._put(step.create_state(model, sgd))
 
@@ -115,8 +118,7 @@ class SeanetJax:
         started = time.perf_counter()
         self._train = jit(train_step).lower(self._state, *self._inputs).compile()
         self.compile_seconds = time.perf_counter() - started
-        eval_step = step.make_eval_step(model, dataset, mesh, batch_size=task.batch_size)
-        self._eval = jit(eval_step)
+        self._eval = jit(step.make_eval_step(model, dataset, mesh))
 
     def train(self, steps: int) -> list[float]:
         """Seconds of each training step, the loss read after each."""
@@ -129,11 +131,10 @@ class SeanetJax:
 
     def evaluate(self, steps: int) -> list[float]:
         """Seconds of each evaluation step."""
-        import numpy as np
 
         def one() -> None:
-            zero, start = self._put((self._zero(), np.int32(0)))
-            float(self._eval(zero, self._state.params, self._state.batch_stats, self._data, start).loss_sum)
+            zero = self._put(self._zero())
+            float(self._eval(zero, self._state.params, self._state.batch_stats, self._batch).loss_sum)
 
         return timed(one, steps)
 
@@ -163,7 +164,7 @@ class Fit:
 
     def train(self, steps: int) -> list[float]:
         """The mean of the steps of a run's second epoch, but for the first, which waits for memory and a checkpoint."""
-        from seanet_jax import cpu_tuning, train
+        from seanet_jax import cpu_tuning, loop, train
         from seanet_jax.config import TrainConfig
         from seanet_jax.report import Progress
 
@@ -174,7 +175,7 @@ class Fit:
                 seen.append((step, time.perf_counter()))
                 super().step(step, loss, accuracy)
 
-        train.Progress = WatchedProgress  # type: ignore[misc]
+        loop.Progress = WatchedProgress  # type: ignore[misc]
 
         config = TrainConfig(
             dataset="digits",

@@ -29,7 +29,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -104,13 +103,13 @@ def traced(model: str, batch_size: int, mode: str, size: int = SIZE) -> jax.stag
     names = tuple(str(number) for number in range(CLASSES))
     dataset = Dataset("paper", images, labels, images, labels, names, (0.5,) * 3, (0.25,) * 3, flip=True)
     data = jax.eval_shape(Images, images, labels)
+    # All of the images are one batch.
     if mode == "train":
         step = make_train_step(abstract, recipe, dataset, mesh, batch_size=batch_size, use_augmentation=True)
         key = jax.eval_shape(lambda: jax.random.key(0))
         return jax.jit(step).trace(state, data, data.labels, key)
-    evaluate = make_eval_step(abstract, dataset, mesh, batch_size=batch_size)
-    metrics, start = jax.eval_shape(Metrics.zero), jax.ShapeDtypeStruct((), jnp.int32)
-    return jax.jit(evaluate).trace(metrics, state.params, state.batch_stats, data, start)
+    evaluate = make_eval_step(abstract, dataset, mesh)
+    return jax.jit(evaluate).trace(jax.eval_shape(Metrics.zero), state.params, state.batch_stats, data)
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:

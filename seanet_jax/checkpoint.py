@@ -2,7 +2,8 @@
 
 ``checkpoints/latest/<step>`` and ``checkpoints/best/<step>`` each hold the whole training state, the records of the
 epochs that led to it, and the SHA-256 of both: what comes back is what was saved, bit for bit, or it does not come
-back. Writing goes on in the background; leaving the context waits for it.
+back, on whatever devices and number of processes. Writing goes on in the background; leaving the context waits for it.
+Several processes save jointly: all of them call every method, in the same order.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
+from seanet_jax import parallel, processes
 from seanet_jax.errors import InputError, RunError
 
 State = TypeVar("State")
@@ -36,7 +38,7 @@ _KEEP_LATEST = 2
 
 
 class Checkpoints:
-    """The checkpoints in one run's folder. One process at a time may write them (``RunFolder.locked``).
+    """The checkpoints in one run's folder. One run at a time may write them (``RunFolder.locked``).
 
     Args:
         run_folder: of the run; created when the first checkpoint is written.
@@ -53,6 +55,8 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
+        if error is not None and jax.process_count() > 1:
+            return  # the others may be gone, and the wait for them in vain
         try:
             self.close()
         except RunError:
@@ -100,7 +104,7 @@ class Checkpoints:
 
     def exist(self) -> bool:
         """Whether there is any checkpoint, good or damaged."""
-        return bool(self._steps("latest") or self._steps("best"))
+        return bool(processes.of_first(self._steps("latest") or self._steps("best")))
 
     def restore_latest(self, template: State) -> tuple[State, Records]:
         """Reads the newest good checkpoint, of either kind; a line on stderr names each newer one that is damaged.
@@ -139,9 +143,10 @@ class Checkpoints:
             manager = self._manager(kind)
             manager.wait_until_finished()
             # Later ones are damaged, or of a run that was killed and continues from before them.
-            if stale := [later for later in self._steps(kind) if later >= step]:
-                for later in stale:
-                    shutil.rmtree(self._folder / kind / str(later))
+            if stale := processes.of_first([later for later in self._steps(kind) if later >= step]):
+                with processes.agreed():
+                    for later in stale if processes.is_first() else ():
+                        shutil.rmtree(self._folder / kind / str(later))
                 manager.reload()
             records = {"epochs": history, "sha256": _sha256(state, history)}
             manager.save(
@@ -154,6 +159,8 @@ class Checkpoints:
         try:
             write()
         except Exception as error:  # Orbax and TensorStore raise a dozen types for a disk that is full
+            if processes.is_loss(error):
+                raise
             raise RunError(
                 f"a checkpoint could not be written to {self._folder} ({_reason(error)}); the earlier ones stay, "
                 "and --resume continues from the newest once this is mended"
@@ -163,21 +170,40 @@ class Checkpoints:
         self.wait()
         where = " and ".join(str(self._folder / kind) for kind in kinds)
         found = sorted(((step, kind) for kind in kinds for step in self._steps(kind)), reverse=True)
+        found = processes.of_first(found)
         # Of equal steps "latest" comes first: they sort by name.
         if not found:
             raise InputError(f"{where}: there is no checkpoint; train first, or name the folder of a run")
-        abstract = jax.tree.map(_placed, template)
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        local = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), template)
         for step, kind in found:
+            restored, damage = None, ""
             try:
-                return self._read(kind, step, abstract)
+                restored = self._read(kind, step, local)
             except Exception as error:  # damage shows as any of a dozen types
+                damage = _reason(error)
+            # What one process cannot read, none uses.
+            damage = next(filter(None, processes.gather(damage)), "")
+            if restored is not None and not damage:
+                state, history = restored
+                return jax.tree.map(_like, template, state), history
+            if processes.is_first():
                 path = self._folder / kind / str(step)
-                print(f"warning: the checkpoint {path} is damaged ({_reason(error)})", file=sys.stderr, flush=True)
+                print(f"warning: the checkpoint {path} is damaged ({damage})", file=sys.stderr, flush=True)
         raise InputError(f"{where}: every checkpoint is damaged; restore one from a copy, or start over elsewhere")
 
     def _read(self, kind: str, step: int, abstract: State) -> tuple[State, Records]:
-        # Without a manager, which would take what another process is writing for something left behind.
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        # Without a manager, which would take what another process is writing for something left behind. And each
+        # process for itself: one that fails would leave the others waiting.
+        this = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
+        )
+        handler = ocp.CompositeCheckpointHandler(
+            state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+            history=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        )
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
             restored = reader.restore(
                 self._folder / kind / str(step),
                 args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), history=ocp.args.JsonRestore()),
@@ -188,10 +214,10 @@ class Checkpoints:
         return restored.state, history
 
 
-def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What to restore. Orbax would put an array without a sharding on the devices it was saved from."""
-    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+def _like(template: Any, restored: jax.Array) -> jax.Array:
+    """A restored array where its template lies, or on the first device."""
+    sharding = getattr(template, "sharding", None)
+    return restored if sharding is None else parallel.put(np.asarray(restored), sharding)
 
 
 def _sha256(state: Any, history: Records) -> str:

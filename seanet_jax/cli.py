@@ -6,6 +6,7 @@ and SIGTERM.
 
 import os
 import sys
+import traceback
 from typing import Any, NoReturn
 
 from seanet_jax.cpu_tuning import compiler_options, restart_tuned
@@ -23,6 +24,7 @@ def main(description: str, **defaults: Any) -> NoReturn:
     # takes either spelling.
     if not {"--no-tune-cpu", "--no-tune_cpu"} & set(sys.argv):
         restart_tuned()
+    together = False
     try:
         from seanet_jax.config import TrainConfig
         from seanet_jax.flags import parse
@@ -30,6 +32,11 @@ def main(description: str, **defaults: Any) -> NoReturn:
         command = parse(TrainConfig(**defaults), description, sys.argv[1:])
         if command.compilation_cache:
             _keep_what_is_compiled()
+        if command.processes is not None:
+            from seanet_jax import processes
+
+            processes.start(command.processes)
+            together = True
         # Only now: --help and a wrong flag need not wait for the training stack.
         from seanet_jax.interrupt import StoppedError
         from seanet_jax.train import fit
@@ -37,13 +44,18 @@ def main(description: str, **defaults: Any) -> NoReturn:
         try:
             fit(command.config, compiler_options=compiler_options(os.environ) if command.tune_cpu else {})
         except StoppedError as stopped:
-            _exit(128 + stopped.signal, stopped)
+            _exit(128 + stopped.signal, str(stopped), together)
     except InputError as error:
-        _exit(2, f"error: {error}")
+        _exit(2, f"error: {error}", together)
     except RunError as error:
-        _exit(1, f"error: {error}")
+        _exit(1, f"error: {error}", together)
     except KeyboardInterrupt:
-        _exit(130, "interrupted; the same command with --resume continues from the last checkpoint, if one was written")
+        message = "interrupted; the same command with --resume continues from the last checkpoint, if one was written"
+        _exit(130, message, together)
+    except Exception:
+        if not together:
+            raise
+        _exit(1, traceback.format_exc(), together)
     sys.exit(0)
 
 
@@ -60,6 +72,11 @@ def _keep_what_is_compiled() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def _exit(status: int, message: object) -> NoReturn:
-    print(message, file=sys.stderr)
+def _exit(status: int, message: str, together: bool) -> NoReturn:
+    """Ends the process; where it trains together with others, without waiting for them."""
+    print(message, file=sys.stderr, flush=True)
+    if together:
+        from seanet_jax.processes import leave
+
+        leave(status)
     sys.exit(status)

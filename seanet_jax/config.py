@@ -11,6 +11,7 @@ from seanet_jax.models import SEANetConfig, model_config
 from seanet_jax.models.seanet import AggregatePlacement, ComputeDtype, NetworkConvMethod
 
 DatasetName = Literal["cifar10", "cifar100", "digits"]
+BatchStatistics = Literal["global", "device"]
 
 # A resumed run may differ in these: they say where, how long and how often, not what is computed.
 _FREE_ON_RESUME = (
@@ -65,11 +66,14 @@ class TrainConfig:
     max_steps: int | None = None
     """Stop after this many optimiser steps in total, counted from the run's beginning, even inside an epoch."""
 
+    batch_statistics: BatchStatistics = "global"
+    """Whose batch a training step normalises by: all devices' together, or each device's own, as under pmap."""
+
     batch_size: int = 64
     """Images per optimiser step, over all devices. An epoch's remainder that does not fill a batch is left out."""
 
     eval_batch_size: int = 250
-    """Images per evaluation step, over all devices. Does not change results: every image counts once."""
+    """Images per evaluation step, rounded up to a multiple of the devices. Changes no result: each counts once."""
 
     learning_rate: float = 0.1
     """Initial learning rate."""
@@ -126,8 +130,9 @@ class TrainConfig:
     """What to do when the training loss is NaN or infinite: stop, the last good checkpoint staying, or go on."""
 
     def __post_init__(self) -> None:
-        if self.dataset not in get_args(DatasetName):
-            raise InputError(f"dataset is {self.dataset!r}; it must be one of {', '.join(get_args(DatasetName))}")
+        for name, known in (("dataset", get_args(DatasetName)), ("batch_statistics", get_args(BatchStatistics))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         for name in ("epochs", "batch_size", "eval_batch_size", "decay_every", "log_every", "checkpoint_every"):
             self._demand(name, "a positive integer", is_integer(getattr(self, name), minimum=1))
         for name in ("max_steps", "limit_train", "limit_test", "checkpoint_steps"):
@@ -149,12 +154,13 @@ class TrainConfig:
         if not holds:
             raise InputError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
 
-    def model_config(self, num_classes: int, in_channels: int = 3) -> SEANetConfig:
+    def model_config(self, num_classes: int, in_channels: int = 3, devices: int = 1) -> SEANetConfig:
         """The network this run trains.
 
         Args:
             num_classes: of the data set.
             in_channels: of its images.
+            devices: the batch is divided among.
 
         Raises:
             InputError: the preset is unknown or an override does not fit it.
@@ -168,6 +174,7 @@ class TrainConfig:
             in_channels=in_channels,
             dtype=self.dtype,
             conv_method=self.conv_method,
+            batch_groups=devices if self.batch_statistics == "device" else 1,
             **overrides,
         )
 
@@ -192,6 +199,9 @@ class TrainConfig:
         names = [
             name for name in asked.keys() | saved.keys() if (name in _FREE_ON_RESUME) == harmless and name != "resume"
         ]
+        # A field that is not there was added since, with a default that changes nothing.
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        saved = defaults | saved
         return [
             f"{name}: {saved.get(name)!r} was saved, {asked.get(name)!r} is asked"
             for name in sorted(names)

@@ -8,6 +8,7 @@ import tyro
 
 from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError
+from seanet_jax.processes import ProcessGroup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +19,13 @@ class Command:
         config: of the run.
         tune_cpu: see ``_Flags``.
         compilation_cache: likewise.
+        processes: how this one finds the others; None if it is alone.
     """
 
     config: TrainConfig
     tune_cpu: bool
     compilation_cache: bool
+    processes: ProcessGroup | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,18 @@ class _Flags(TrainConfig):
 
     compilation_cache: bool = True
     """Keep what is compiled, for faster starts, in JAX_COMPILATION_CACHE_DIR or else in ~/.cache/seanet_jax."""
+
+    distributed: bool = False
+    """Train together with the other processes of this Slurm, Open MPI, Kubernetes or TPU job, as JAX detects them."""
+
+    coordinator: str | None = None
+    """Train together with other processes, started by hand: host:port at which process 0 listens."""
+
+    num_processes: int | None = None
+    """How many there are."""
+
+    process_id: int | None = None
+    """Which of them this is, from 0."""
 
     def __post_init__(self) -> None:
         pass
@@ -61,7 +76,11 @@ def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Comm
             raise
         raise InputError(_in_one_line(complaint.getvalue())) from None
     config = TrainConfig(**{name: getattr(parsed, name) for name in given})
-    return Command(config, parsed.tune_cpu, parsed.compilation_cache)
+    explicit = (parsed.coordinator, parsed.num_processes, parsed.process_id)
+    together = parsed.distributed or explicit != (None, None, None)
+    return Command(
+        config, parsed.tune_cpu, parsed.compilation_cache, processes=ProcessGroup(*explicit) if together else None
+    )
 
 
 def _in_one_line(box: str) -> str:

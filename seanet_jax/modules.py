@@ -107,51 +107,69 @@ class Conv(nnx.Module):
 class BatchNorm(nnx.Module):
     """Batch normalisation whose running variance is unbiased, as PyTorch's is and that of ``nnx.BatchNorm`` is not.
 
-    Statistics are those of the whole batch the function sees: under jit over a mesh, of the global batch.
+    Statistics are those of the whole batch the function sees: under jit over a mesh, of the global batch. In groups,
+    each part of the batch is normalised by its own, and the running averages follow their mean over the groups: with as
+    many groups as devices, that is ``pmap`` without a sum over devices, and averages synchronised before evaluation.
 
     Args:
         channels: size of the last axis.
         momentum: weight of the old value in the running averages (PyTorch's momentum is one minus this).
         epsilon: added to the variance.
+        groups: of equal size, of adjacent images.
 
     Raises:
-        InputError: the number of channels is not a positive integer.
+        InputError: the number of channels or of groups is not a positive integer.
     """
 
-    def __init__(self, channels: int, *, momentum: float = 0.9, epsilon: float = 1e-5):
-        demand_positive_integers("BatchNorm", channels=channels)
+    def __init__(self, channels: int, *, momentum: float = 0.9, epsilon: float = 1e-5, groups: int = 1):
+        demand_positive_integers("BatchNorm", channels=channels, groups=groups)
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
         self.momentum = momentum
         self.epsilon = epsilon
+        self.groups = groups
         self.use_running_average = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises ``[..., C]``; in training mode also moves the running averages.
 
         Raises:
-            InputError: x is not a floating-point map of these channels; or, in training mode, a channel has a single
-              value: its variance is undefined.
+            InputError: x is not a floating-point map of these channels; or, in training mode, its first axis cannot be
+              divided among the groups, or a channel has a single value in one: its variance is undefined.
         """
         channels = self.scale.shape[0]
         if x.ndim < 2 or x.shape[-1] != channels or not jnp.issubdtype(x.dtype, jnp.floating):
             raise InputError(f"BatchNorm: x is {x.dtype} {x.shape}; it must be floating point [..., {channels}]")
         if self.use_running_average:
-            mean, var = self.mean[...], self.var[...]
-        else:
-            count = x.size // x.shape[-1]
-            if count < 2:
-                raise InputError(
-                    f"BatchNorm: one value per channel in an input of shape {x.shape}; training needs at least two"
-                )
+            return self._normalize(x, self.mean[...], self.var[...])
+        if x.shape[0] % self.groups:
+            raise InputError(
+                f"BatchNorm: x has shape {x.shape}; its first axis must be divisible by {self.groups} groups"
+            )
+        count = x.size // x.shape[-1] // self.groups
+        if count < 2:
+            raise InputError(
+                f"BatchNorm: one value per channel in an input of shape {x.shape}; training needs at least two"
+            )
+        if self.groups == 1:
             mean, var = functional.batch_statistics(x)
-            unbiased = var * (count / (count - 1))
-            for average, new in ((self.mean, mean), (self.var, unbiased)):
-                moved = self.momentum * average.get_value() + (1 - self.momentum) * jax.lax.stop_gradient(new)
-                average.set_value(moved)  # [...] = moved would compare shardings, which takes a while to trace
+            self._move_averages(mean, var, count)
+            return self._normalize(x, mean, var)
+        grouped = x.reshape(self.groups, -1, *x.shape[1:])
+        mean, var = jax.vmap(functional.batch_statistics)(grouped)
+        self._move_averages(mean.mean(0), var.mean(0), count)
+        return jax.vmap(self._normalize)(grouped, mean, var).reshape(x.shape)
+
+    def _normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
         return functional.batch_norm(x, mean, var, self.scale[...], self.bias[...], epsilon=self.epsilon)
+
+    def _move_averages(self, mean: jax.Array, var: jax.Array, count: int) -> None:
+        unbiased = var * (count / (count - 1))
+        for average, new in ((self.mean, mean), (self.var, unbiased)):
+            moved = self.momentum * average.get_value() + (1 - self.momentum) * jax.lax.stop_gradient(new)
+            average.set_value(moved)  # [...] = moved would compare shardings, which takes a while to trace
 
 
 class SqueezeExcite(nnx.Module):
@@ -225,6 +243,7 @@ class ResidualBlock(nnx.Module):
         aggregate: applied inside the residual branch, after squeeze-excitation; None leaves it out.
         preactivation: which of the two orders.
         conv_method: how all convolutions are computed.
+        batch_groups: of all batch normalisations.
         rngs: source of the initial parameters.
 
     Raises:
@@ -242,6 +261,7 @@ class ResidualBlock(nnx.Module):
         aggregate: Aggregate | None = None,
         preactivation: bool = False,
         conv_method: ConvMethod = "auto",
+        batch_groups: int = 1,
         rngs: nnx.Rngs,
     ):
         demand_positive_integers("ResidualBlock", in_channels=in_channels, width=width, stride=stride)
@@ -250,16 +270,18 @@ class ResidualBlock(nnx.Module):
         self.out_channels = width if aggregate is None else width // aggregate.factor
         self.preactivation = preactivation
         self.conv1 = Conv(in_channels, width, 3, stride=stride, method=conv_method, rngs=rngs)
-        self.bn1 = BatchNorm(in_channels if preactivation else width)
+        self.bn1 = BatchNorm(in_channels if preactivation else width, groups=batch_groups)
         self.conv2 = Conv(width, width, 3, method=conv_method, rngs=rngs)
-        self.bn2 = BatchNorm(width)
+        self.bn2 = BatchNorm(width, groups=batch_groups)
         self.squeeze_excite = None if reduction is None else SqueezeExcite(width, reduction, rngs=rngs)
         self.aggregate = aggregate
         projected = aggregate is not None or stride != 1 or in_channels != self.out_channels
         self.shortcut = (
             Conv(in_channels, self.out_channels, 1, stride=stride, method=conv_method, rngs=rngs) if projected else None
         )
-        self.shortcut_bn = BatchNorm(self.out_channels) if projected and not preactivation else None
+        self.shortcut_bn = (
+            BatchNorm(self.out_channels, groups=batch_groups) if projected and not preactivation else None
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""

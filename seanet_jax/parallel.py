@@ -1,19 +1,22 @@
 """Devices and how arrays lie on them: the only file that knows how many there are.
 
-A step is one jitted function over a mesh whose single axis, ``data``, splits the batch; everything else is replicated.
-XLA inserts the sums over devices, so a mean over the batch, batch statistics included, is that of the global batch.
+A step is one jitted function over a mesh whose single axis, ``data``, splits the batch and the data set; everything
+else is replicated. XLA inserts the sums over devices, so a mean over the batch, batch statistics included, is that of
+the global batch. The devices may be those of several processes.
 """
 
 import os
+from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from seanet_jax.errors import InputError
 
 
 def make_mesh(*, require_gpu: bool = False) -> Mesh:
-    """All devices along one axis named ``data``.
+    """All devices, of all processes, along one axis named ``data``.
 
     Args:
         require_gpu: fail when JAX's default device is no GPU.
@@ -31,10 +34,11 @@ def make_mesh(*, require_gpu: bool = False) -> Mesh:
 
 
 def describe_devices() -> str:
-    """The devices JAX really uses, for example ``1 x cpu (2 cores)`` or ``4 x NVIDIA H100``."""
+    """The devices JAX really uses, for example ``1 x cpu (2 cores)`` or ``8 x NVIDIA H100, of 2 processes``."""
     devices = jax.devices()
     cores = f" ({os.cpu_count()} cores)" if devices[0].platform == "cpu" else ""
-    return f"{len(devices)} x {devices[0].device_kind}{cores}"
+    processes = f", of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{len(devices)} x {devices[0].device_kind}{cores}{processes}"
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -47,16 +51,44 @@ def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def check_divisible(mesh: Mesh, name: str, batch_size: int) -> None:
+def put(array: np.ndarray, placement: Sharding) -> jax.Array:
+    """Sends an array to the devices; each process reads and sends only what its own devices hold.
+
+    Args:
+        array: the whole of it, the same in every process.
+        placement: on the mesh; it divides the array evenly.
+    """
+    return jax.make_array_from_callback(array.shape, placement, lambda index: array[index])
+
+
+def put_split(array: np.ndarray, mesh: Mesh, *, rows: int, fill: int) -> jax.Array:
+    """As ``put``, divided along the first axis after that is filled up.
+
+    Args:
+        array: ``[N, ...]``.
+        mesh: the devices.
+        rows: after filling up; a multiple of the devices.
+        fill: value of the added rows.
+    """
+
+    def part(index: Any) -> np.ndarray:
+        start, stop, _ = index[0].indices(rows)
+        found = np.asarray(array[start:stop])
+        padding = np.full((stop - start - len(found), *array.shape[1:]), fill, array.dtype)
+        return np.concatenate([found, padding]) if len(padding) else found
+
+    return jax.make_array_from_callback((rows, *array.shape[1:]), split_batch(mesh), part)
+
+
+def check_divisible(mesh: Mesh, batch_size: int) -> None:
     """Demands that a global batch can be divided among the devices.
 
     Args:
         mesh: the devices.
-        name: of the config's field, for the message.
         batch_size: images of the global batch.
 
     Raises:
         InputError: it cannot.
     """
     if batch_size % mesh.size:
-        raise InputError(f"{name} is {batch_size}; it must be a multiple of the {mesh.size} devices")
+        raise InputError(f"batch_size is {batch_size}; it must be a multiple of the {mesh.size} devices")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from seanet_jax import processes
 from seanet_jax.run_folder import Record
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def say(line: str) -> None:
+    """Prints a line, in the first process alone, and without tearing a bar."""
+    if processes.is_first():
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
 
 
 class Progress:
@@ -50,15 +58,10 @@ class Progress:
         self._step = self._run_began = step
         self._bar: tqdm | None = None
 
-    def say(self, line: str) -> None:
-        """Prints a line without tearing the bar."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
-
     def begin_epoch(self, stop: int) -> None:
         """Starts the clock of an epoch that ends at step ``stop``."""
         self._first_step, self._started = self._step, time.perf_counter()
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and processes.is_first():
             epoch = self._step // self._steps_per_epoch + 1
             self._bar = tqdm(
                 total=stop - self._step,
@@ -89,7 +92,7 @@ class Progress:
             self._bar.update(step - before)
         elif self.wants(step):
             seconds_per_step = (time.perf_counter() - self._started) / (step - self._first_step)
-            self.say(
+            say(
                 f"  epoch {(step - 1) // self._steps_per_epoch + 1}/{self._epochs}, "
                 f"step {(step - 1) % self._steps_per_epoch + 1}/{self._steps_per_epoch}: "
                 f"loss {loss:.3f}, accuracy {accuracy:.2%}, {self._batch_size / seconds_per_step:.0f} images/s"
@@ -115,7 +118,7 @@ class Progress:
             overall = (time.perf_counter() - self._started) / steps
             parts.append(f"{record['images_per_second']:.0f} images/s")
             parts.append(f"{format_duration(overall * (self._last_step - self._step))} left")
-        self.say(", ".join(parts))
+        say(", ".join(parts))
 
 
 class Events:

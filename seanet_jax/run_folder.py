@@ -8,7 +8,7 @@
     checkpoints/    written by seanet_jax.checkpoint
     lock            held by the process that writes here
 
-Accuracies are fractions, losses nats, times seconds.
+Of several processes the first writes; the others only read. Accuracies are fractions, losses nats, times seconds.
 """
 
 import contextlib
@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import jax
 
-from seanet_jax import parallel
+from seanet_jax import processes
 from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.models import SEANetConfig
@@ -38,6 +39,12 @@ _REPORTED_PACKAGES = ("seanet-jax", "jax", "jaxlib", "flax", "optax", "orbax-che
 def process_settings(compiler_options: Mapping[str, str]) -> dict[str, str]:
     """The environment variables among those reported that are set, and the options a run compiles with."""
     return {name: os.environ[name] for name in _REPORTED_VARIABLES if os.environ.get(name)} | dict(compiler_options)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide about a run's numbers."""
+    packages = {name: importlib.metadata.version(name) for name in _REPORTED_PACKAGES}
+    return {"python": platform.python_version()} | packages
 
 
 class RunFolder:
@@ -104,13 +111,49 @@ class RunFolder:
             self.check(config)
             yield
 
-    def check_data(self, config: TrainConfig, data_sha256: str) -> None:
-        """Demands that a run continues on the images it began with.
+    def check_shared(self) -> None:
+        """Demands that all processes see the same folder. All of them have to call it, the first holding the lock.
+
+        Raises:
+            InputError: one does not.
+        """
+        if jax.process_count() == 1:
+            return
+        token = self.path / processes.of_first(f".seen-{os.urandom(8).hex()}")
+        with processes.agreed(), self.writing(token):
+            if processes.is_first():
+                token.touch()
+        try:
+            with processes.agreed():
+                if not token.exists():
+                    raise InputError(
+                        f"--out: {self.path} is not the folder that the first process writes; "
+                        "name one on a file system that all machines share"
+                    )
+        finally:
+            if processes.is_first():
+                token.unlink()
+
+    def check_data(self, config: TrainConfig, data_sha256: str, batch_groups: int) -> None:
+        """Demands that a run continues on the images it began with, normalised as they were.
+
+        Args:
+            config: of the run.
+            data_sha256: of its images and labels.
+            batch_groups: of its network.
 
         Raises:
             InputError: they are others.
         """
-        if config.resume and self._is_begun() and self._read()["data_sha256"] != data_sha256:
+        if not config.resume or not self._is_begun():
+            return
+        saved = self._read()
+        if (groups := saved["model_config"].get("batch_groups", 1)) != batch_groups:
+            raise InputError(
+                f"--resume: {self.path} was trained with statistics of each of {groups} devices' batches, and here "
+                f"are {batch_groups}; resume it on as many devices (--batch-statistics global is for any number)"
+            )
+        if saved["data_sha256"] != data_sha256:
             raise InputError(
                 f"--resume: {self.path} was trained on other images of the name {config.dataset}; "
                 "give the folder that holds them with --data-dir, or name another folder with --out"
@@ -215,20 +258,10 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    def write_summary(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Writes summary.json: the values, versions and device.
-
-        Returns:
-            What was written.
-        """
-        versions = {name: importlib.metadata.version(name) for name in _REPORTED_PACKAGES}
-        summary = values | {
-            "device": parallel.describe_devices(),
-            "versions": {"python": platform.python_version()} | versions,
-        }
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes summary.json."""
         with self.writing(self._summary):
             _write(self._summary, json.dumps(summary, indent=2) + "\n")
-        return summary
 
 
 def _write(path: Path, text: str) -> None:

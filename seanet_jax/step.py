@@ -1,7 +1,8 @@
 """One optimiser step and one evaluation step: pure functions of explicit state, to be jitted over a mesh.
 
-Images stay on the device as uint8 for the whole run; order and augmentation are functions of (seed, epoch, step), so a
-resumed run sees what the run that never stopped would have seen.
+Images stay on the devices as uint8 for the whole run; each device has a share and gives what it has of every batch.
+Order and augmentation are functions of (seed, epoch, step), so a resumed run sees what the run that never stopped would
+have seen, on whatever number of devices.
 """
 
 from collections.abc import Callable
@@ -164,17 +165,16 @@ def make_train_step(
     return train_step
 
 
-EvalStep = Callable[[Metrics, Any, Any, Images, jax.Array], Metrics]
+EvalStep = Callable[[Metrics, Any, Any, Images], Metrics]
 
 
-def make_eval_step(model: SEANet, dataset: Dataset, mesh: Mesh, *, batch_size: int) -> EvalStep:
-    """Builds ``eval_step(metrics, params, batch_stats, data, start) -> metrics``: adds B images from ``start`` on.
+def make_eval_step(model: SEANet, dataset: Dataset, mesh: Mesh) -> EvalStep:
+    """Builds ``eval_step(metrics, params, batch_stats, batch) -> metrics``: adds a batch of images.
 
     Args:
         model: gives the structure, and is left in evaluation mode; its parameters are not used.
         dataset: gives the normalisation.
         mesh: the batch is split over its ``data`` axis.
-        batch_size: B; the images' number is a multiple of it.
 
     Returns:
         A pure function, to be jitted with the metrics donated.
@@ -182,12 +182,9 @@ def make_eval_step(model: SEANet, dataset: Dataset, mesh: Mesh, *, batch_size: i
     model.eval()
     graphdef, _, _ = split_model(model)
 
-    def eval_step(metrics: Metrics, params: Any, batch_stats: Any, data: Images, start: jax.Array) -> Metrics:
-        batch = parallel.split_batch(mesh)
-        images = jax.lax.dynamic_slice_in_dim(data.images, start, batch_size)
-        labels = jax.lax.dynamic_slice_in_dim(data.labels, start, batch_size)
-        images = normalize(jax.lax.with_sharding_constraint(images, batch), dataset.mean, dataset.std)
+    def eval_step(metrics: Metrics, params: Any, batch_stats: Any, batch: Images) -> Metrics:
+        images, labels = jax.lax.with_sharding_constraint(batch, parallel.split_batch(mesh))
         network = nnx.merge(graphdef, params, batch_stats)
-        return metrics.add(network(images), jax.lax.with_sharding_constraint(labels, batch))
+        return metrics.add(network(normalize(images, dataset.mean, dataset.std)), labels)
 
     return eval_step

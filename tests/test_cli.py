@@ -8,6 +8,7 @@ import pytest
 from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError
 from seanet_jax.flags import Command, parse
+from seanet_jax.processes import ProcessGroup
 
 DEFAULTS = TrainConfig(dataset="digits", model="seanet20_narrow", epochs=20)
 
@@ -17,7 +18,7 @@ def parsed(*arguments):
 
 
 def test_no_flag_keeps_every_default():
-    assert parsed() == Command(DEFAULTS, tune_cpu=True, compilation_cache=True)
+    assert parsed() == Command(DEFAULTS, tune_cpu=True, compilation_cache=True, processes=None)
 
 
 def test_every_field_is_a_flag(capsys):
@@ -47,12 +48,22 @@ def test_flags_replace_fields(tmp_path):
         out=tmp_path,
         aggregate_placement="none",
     )
-    assert command == Command(config, tune_cpu=False, compilation_cache=False)
+    assert command == Command(config, tune_cpu=False, compilation_cache=False, processes=None)
+
+
+def test_processes_are_detected_or_named():
+    assert parsed("--distributed").processes == ProcessGroup()
+    named = parsed("--coordinator", "10.0.0.1:4321", "--num-processes", "4", "--process-id", "3").processes
+    assert named == ProcessGroup("10.0.0.1:4321", 4, 3)
 
 
 WRONG = {
     ("--epochs", "x"): "--epochs.*'x'",
     ("--epochs", "0"): "epochs is 0; it must be a positive integer",
+    ("--coordinator", "a:1"): "--coordinator, --num-processes and --process-id go together; give all three or none",
+    ("--coordinator", "a", "--num-processes", "2", "--process-id", "0"): "coordinator is 'a'; it must be host:port",
+    ("--coordinator", "a:1", "--num-processes", "0", "--process-id", "0"): "num_processes is 0; it must be a positive",
+    ("--coordinator", "a:1", "--num-processes", "2", "--process-id", "2"): "process_id is 2; it must be from 0 to 1",
     ("--max-steps", "0"): "max_steps is 0; it must be a positive integer or None",
     ("--learning-rate", "nan"): "learning_rate is nan; it must be a positive number",
     ("--momentum", "1"): "momentum is 1.0; it must be at least 0 and below 1",

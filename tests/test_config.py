@@ -50,12 +50,26 @@ def test_only_what_changes_no_result_may_differ_on_resume(field):
     changed |= {"aggregate_factor": 2, "reduction": 4, "dtype": "bfloat16", "conv_method": "lax", "augment": False}
     changed |= {"data_dir": Path("d"), "out": Path("o"), "resume": True, "require_gpu": True, "decay_factor": 0.5}
     changed |= {"learning_rate": 0.2, "momentum": 0.8, "weight_decay": 0.0, "validation_fraction": 0.1}
-    changed |= {"on_nan": "continue"}
+    changed |= {"on_nan": "continue", "batch_statistics": "device"}
     other = dataclasses.replace(config, **{field: changed.get(field, 7)})
     differences = other.differences(config.to_json())
     assert [line.split(":")[0] for line in differences] == ([] if field in FREE else [field])
     noted = other.differences(config.to_json(), harmless=True)
     assert [line.split(":")[0] for line in noted] == ([field] if field in FREE - {"resume"} else [])
+
+
+def test_a_run_saved_before_a_field_was_added_had_its_default():
+    saved = {name: value for name, value in TrainConfig().to_json().items() if name != "batch_statistics"}
+    assert TrainConfig().differences(saved) == []
+    (difference,) = TrainConfig(batch_statistics="device").differences(saved)
+    assert difference == "batch_statistics: 'global' was saved, 'device' is asked"
+
+
+def test_batch_statistics_of_each_device_are_groups_of_the_network():
+    assert TrainConfig(batch_statistics="device").model_config(10, devices=4).batch_groups == 4
+    assert TrainConfig().model_config(10, devices=4).batch_groups == 1
+    with pytest.raises(InputError, match="batch_statistics is 'local'; it must be one of global, device"):
+        TrainConfig(batch_statistics="local")
 
 
 @pytest.mark.parametrize("value", ["0", True, 1.5, float("nan"), -1, None])

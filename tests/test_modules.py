@@ -216,6 +216,28 @@ def test_momentum_weighs_the_old_value():
     np.testing.assert_allclose(bn.var[...], 0.25 + 0.75 * x.var(0, ddof=1), rtol=1e-5)
 
 
+def test_groups_are_normalised_each_by_itself_and_averaged_for_evaluation():
+    x = normal(0, 12, 3, 3, 2) * np.arange(1, 13).reshape(-1, 1, 1, 1)
+    grouped, parts = BatchNorm(2, groups=3), [BatchNorm(2) for _ in range(3)]
+    expected = np.concatenate([run(part, images) for part, images in zip(parts, np.split(x, 3), strict=True)])
+    np.testing.assert_allclose(run(grouped, x), expected, rtol=1e-5, atol=1e-6)
+    for average in ("mean", "var"):
+        of_parts = np.mean([getattr(part, average)[...] for part in parts], 0)
+        np.testing.assert_allclose(getattr(grouped, average)[...], of_parts, rtol=1e-5)
+    assert np.abs(expected - run(BatchNorm(2), x)).max() > 0.1
+    grouped.eval()
+    assert run(grouped, x[:1]).shape == (1, 3, 3, 2)
+
+
+def test_a_batch_that_groups_cannot_share_is_refused():
+    with pytest.raises(InputError, match=r"x has shape \(4, 2, 2, 3\); its first axis must be divisible by 3 groups"):
+        BatchNorm(3, groups=3)(jnp.ones((4, 2, 2, 3)))
+    with pytest.raises(InputError, match=r"one value per channel"):
+        BatchNorm(3, groups=4)(jnp.ones((4, 1, 1, 3)))
+    with pytest.raises(InputError, match="groups is 0; it must be a positive integer"):
+        BatchNorm(3, groups=0)
+
+
 def test_statistics_of_a_bfloat16_batch_are_kept_in_float32():
     x = jnp.asarray(normal(0, 64, 2) + 1, jnp.bfloat16)
     bn = BatchNorm(2)

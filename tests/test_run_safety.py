@@ -26,8 +26,11 @@ from seanet_jax import train
 from seanet_jax.checkpoint import Checkpoints
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.interrupt import StoppedError, StopRequest
+from seanet_jax.loop import Loop, TrainingDivergedError
+from seanet_jax.report import Events
 from seanet_jax.run_folder import RunFolder
-from seanet_jax.train import TrainingDivergedError, fit
+from seanet_jax.train import fit
+from seanet_jax.trainer import Evaluation, Trainer
 
 TESTS = Path(__file__).parent
 EXPERIMENT = TESTS.parent / "experiments" / "digits.py"
@@ -61,13 +64,13 @@ TRAINERS = []
 @pytest.fixture(autouse=True)
 def keep_trainers(monkeypatch):
     """Runs of one test have states of one structure: that of the last trainer."""
-    real = train._Trainer.__init__
+    real = Trainer.__init__
 
     def init(trainer, *arguments):
         real(trainer, *arguments)
         TRAINERS.append(trainer)
 
-    monkeypatch.setattr(train._Trainer, "__init__", init)
+    monkeypatch.setattr(Trainer, "__init__", init)
     yield
     TRAINERS.clear()
 
@@ -81,7 +84,7 @@ def interruptible():
 
 
 def raise_at(monkeypatch, place, call, number):
-    """Sends this process a signal when a method of train.py is called for the n-th time."""
+    """Sends this process a signal when a method is called for the n-th time."""
     cls, name = place
     real, calls = getattr(cls, name), []
 
@@ -95,10 +98,10 @@ def raise_at(monkeypatch, place, call, number):
 
 
 PLACES = {
-    "start": (train._Trainer, "initial_state", 1),
-    "step": (train._Loop, "_look_at", 2),
-    "evaluation": (train._Evaluation, "__call__", 2),
-    "end": (train._Loop, "_end_epoch", 3),
+    "start": (Trainer, "initial_state", 1),
+    "step": (Loop, "_look_at", 2),
+    "evaluation": (Evaluation, "__call__", 2),
+    "end": (Loop, "_end_epoch", 3),
 }
 
 
@@ -130,7 +133,7 @@ def test_a_second_interrupt_stops_at_once(tiny, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(train._Loop, "_look_at", look)
+    monkeypatch.setattr(Loop, "_look_at", look)
     with pytest.raises(KeyboardInterrupt):
         fit(tiny())
 
@@ -345,7 +348,7 @@ def file_size_limit(size):
 
 
 def second_epoch_under(limit, monkeypatch):
-    real = train._Loop._end_epoch
+    real = Loop._end_epoch
 
     def end_epoch(loop, state, step):
         if step == 10:
@@ -356,11 +359,11 @@ def second_epoch_under(limit, monkeypatch):
         else:
             real(loop, state, step)
 
-    monkeypatch.setattr(train._Loop, "_end_epoch", end_epoch)
+    monkeypatch.setattr(Loop, "_end_epoch", end_epoch)
 
 
 def events_under(limit, monkeypatch):
-    real = train.Events.write
+    real = Events.write
 
     def write(events, record):
         if record["step"] == 10:
@@ -369,7 +372,7 @@ def events_under(limit, monkeypatch):
         else:
             real(events, record)
 
-    monkeypatch.setattr(train.Events, "write", write)
+    monkeypatch.setattr(Events, "write", write)
 
 
 def curves_under(limit, monkeypatch):
@@ -439,7 +442,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tiny):
 
 def test_parameters_that_are_not_finite_are_never_saved(tiny, monkeypatch):
     """The loss is finite still, that of the parameters before the step."""
-    real = train._Loop._take_steps
+    real = Loop._take_steps
 
     def take_steps(loop, state, order, step, pause):
         state, step = real(loop, state, order, step, pause)
@@ -447,7 +450,7 @@ def test_parameters_that_are_not_finite_are_never_saved(tiny, monkeypatch):
             state = state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.inf, state.params))
         return state, step
 
-    monkeypatch.setattr(train._Loop, "_take_steps", take_steps)
+    monkeypatch.setattr(Loop, "_take_steps", take_steps)
     config = tiny()
     with pytest.raises(TrainingDivergedError, match="parameters are NaN or infinite in epoch 2 at step 10, learning"):
         fit(config)
@@ -506,8 +509,8 @@ def test_harmless_changes_are_recorded(tiny):
 def test_fewer_steps_than_were_done_are_refused(tiny, monkeypatch):
     config = tiny()
     with monkeypatch.context() as patch:
-        raise_at(patch, (train._Loop, "_look_at"), 2, signal.SIGTERM)
-        patch.setattr(train, "_SECONDS_BETWEEN_LOOKS", 0)
+        raise_at(patch, (Loop, "_look_at"), 2, signal.SIGTERM)
+        patch.setattr("seanet_jax.loop._SECONDS_BETWEEN_LOOKS", 0)
         with pytest.raises(StoppedError):
             fit(config)
     with pytest.raises(InputError, match=r"at step [2-4] already; ask for more than 1 steps"):
@@ -529,7 +532,7 @@ def test_a_run_killed_before_it_wrote_anything_is_resumed_by_starting_it(tiny):
 
 def test_thirty_epochs_need_no_more_memory_than_two(tiny, monkeypatch):
     """Prints the figures: ``pytest -s -k thirty_epochs``."""
-    real, arrays, mebibytes = train._Loop._end_epoch, [], []
+    real, arrays, mebibytes = Loop._end_epoch, [], []
 
     def end_epoch(loop, state, step):
         real(loop, state, step)
@@ -539,7 +542,7 @@ def test_thirty_epochs_need_no_more_memory_than_two(tiny, monkeypatch):
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         mebibytes.append(pages * resource.getpagesize() / 2**20)
 
-    monkeypatch.setattr(train._Loop, "_end_epoch", end_epoch)
+    monkeypatch.setattr(Loop, "_end_epoch", end_epoch)
     fit(tiny(epochs=30, decay_every=30))
     print("resident after each epoch, MiB:", *(f"{size:.1f}" for size in mebibytes))
     assert len(set(arrays[1:])) == 1

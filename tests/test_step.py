@@ -287,12 +287,13 @@ def direct_evaluation():
 @pytest.mark.parametrize("batch_size", [1, 4, 13, 16])
 def test_evaluation_counts_every_image_once_whatever_the_batch_size(batch_size):
     data, model = dataset(), new_model("seanet")
-    step = jax.jit(make_eval_step(model, data, parallel.make_mesh(), batch_size=batch_size))
+    step = jax.jit(make_eval_step(model, data, parallel.make_mesh()))
     _, params, batch_stats = split_model(model)
     images = padded(data.test_images, data.test_labels, batch_size)
     metrics = Metrics.zero()
     for start in range(0, len(images.labels), batch_size):
-        metrics = step(metrics, params, batch_stats, images, jnp.int32(start))
+        batch = Images(*(part[start : start + batch_size] for part in images))
+        metrics = step(metrics, params, batch_stats, batch)
     loss, correct = direct_evaluation()
     np.testing.assert_allclose(metrics.loss_sum, loss, rtol=1e-5)
     assert metrics.num_correct == correct
@@ -301,11 +302,11 @@ def test_evaluation_counts_every_image_once_whatever_the_batch_size(batch_size):
 
 def test_evaluation_uses_the_parameters_given_and_their_running_statistics():
     data, model = dataset(), new_model("seanet")
-    step = jax.jit(make_eval_step(model, data, parallel.make_mesh(), batch_size=4))
+    step = jax.jit(make_eval_step(model, data, parallel.make_mesh()))
     _, params, batch_stats = split_model(model)
-    images = padded(data.test_images, data.test_labels, 4)
+    images = Images(jnp.asarray(data.test_images[:4]), jnp.asarray(data.test_labels[:4]))
     losses = [
-        float(step(Metrics.zero(), p, s, images, jnp.int32(0)).loss_sum)
+        float(step(Metrics.zero(), p, s, images).loss_sum)
         for p, s in (
             (params, batch_stats),
             (jax.tree.map(lambda p: p * 1.1, params), batch_stats),

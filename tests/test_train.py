@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from training_fixtures import made_dataset, read_points, records
 
-from seanet_jax import train
 from seanet_jax.checkpoint import Checkpoints
 from seanet_jax.errors import InputError
+from seanet_jax.loop import Loop, TrainingDivergedError
 from seanet_jax.recipes import optimizer
 from seanet_jax.step import Metrics, create_state
-from seanet_jax.train import TrainingDivergedError, fit, load_model
+from seanet_jax.train import fit, load_model
+from seanet_jax.trainer import Evaluation, Trainer, loss_and_accuracy
 
 STEPS_PER_EPOCH = 5  # 40 images in batches of 8
 
@@ -107,8 +108,8 @@ def test_every_epoch_has_an_order_of_its_own_also_after_a_stop(tiny, monkeypatch
         seen.append((epoch, tuple(np.asarray(real(trainer, epoch)))))
         return real(trainer, epoch)
 
-    real = train._Trainer.order
-    monkeypatch.setattr(train._Trainer, "order", order)
+    real = Trainer.order
+    monkeypatch.setattr(Trainer, "order", order)
     fit(tiny(max_steps=7))
     fit(tiny(resume=True))
     assert {epoch for epoch, _ in seen} == {0, 1, 2}
@@ -211,9 +212,9 @@ def test_the_step_that_diverged_is_named_though_steps_are_looked_at_together():
         steps_per_epoch=10, learning_rate=lambda step: step / 100, config=SimpleNamespace(on_nan="stop")
     )
     loop = SimpleNamespace(_trainer=trainer)
-    loop._diverged = functools.partial(train._Loop._diverged, loop)
+    loop._diverged = functools.partial(Loop._diverged, loop)
     with pytest.raises(TrainingDivergedError, match=r"loss is inf in epoch 2 at step 12, learning rate 0\.11"):
-        train._Loop._look_at(loop, steps)
+        Loop._look_at(loop, steps)
 
 
 def test_the_host_reads_metrics_only_now_and_then(tiny, monkeypatch):
@@ -223,12 +224,13 @@ def test_the_host_reads_metrics_only_now_and_then(tiny, monkeypatch):
         reads.append(int(metrics.num_images))
         return read(metrics)
 
-    read = train._loss_and_accuracy
-    monkeypatch.setattr(train, "_loss_and_accuracy", count)
+    read = loss_and_accuracy
+    for module in ("loop", "trainer"):
+        monkeypatch.setattr(f"seanet_jax.{module}.loss_and_accuracy", count)
     # Five steps of eight images an epoch. Read: the run's first step, the last of each epoch, and then the epoch's
     # record: training and test.
     for seconds, expected in ((math.inf, [8, 40, 40, 23, 40, 40, 23]), (0, [*range(8, 41, 8), 40, 23] * 2)):
-        monkeypatch.setattr(train, "_SECONDS_BETWEEN_LOOKS", seconds)
+        monkeypatch.setattr("seanet_jax.loop._SECONDS_BETWEEN_LOOKS", seconds)
         reads.clear()
         fit(tiny(f"every {seconds} s", epochs=2))
         assert reads == expected
@@ -266,9 +268,7 @@ def test_best_is_the_first_of_the_highest(tiny):
 
 def test_the_end_inside_an_epoch_is_best_only_where_no_epoch_is_whole(tiny, monkeypatch):
     accuracies = {5: 0.5, 7: 0.9, 3: 0.4}
-    monkeypatch.setattr(
-        train._Evaluation, "__call__", lambda evaluation, state, stop: (1.0, accuracies[int(state.step)])
-    )
+    monkeypatch.setattr(Evaluation, "__call__", lambda evaluation, state, stop: (1.0, accuracies[int(state.step)]))
     for name, stop, expected in (("after one", 7, 5), ("before any", 3, 3)):
         config = tiny(name, max_steps=stop)
         assert fit(config)["best"]["step"] == expected

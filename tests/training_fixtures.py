@@ -11,6 +11,10 @@ from seanet_jax.data import Dataset
 from seanet_jax.models import PRESETS, SEANetConfig
 
 TINY = SEANetConfig(stage_sizes=(1, 1), widths=(8, 16), stem_width=4, reduction=4, aggregate_factor=2)
+TINY_RUN = {
+    **{"dataset": "digits", "model": "tiny", "batch_size": 8, "eval_batch_size": 10, "epochs": 3},
+    **{"learning_rate": 0.05, "decay_every": 2},
+}
 
 
 def made_dataset(train=40, test=23):
@@ -32,8 +36,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr("seanet_jax.train.load", lambda name, data_dir: made_dataset())
 
     def config(name="run", **fields):
-        defaults = {"batch_size": 8, "eval_batch_size": 10, "epochs": 3, "learning_rate": 0.05, "decay_every": 2}
-        return TrainConfig(dataset="digits", model="tiny", out=tmp_path / name, **(defaults | fields))
+        return TrainConfig(out=tmp_path / name, **(TINY_RUN | fields))
 
     return config
 

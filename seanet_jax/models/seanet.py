@@ -38,6 +38,7 @@ class SEANetConfig:
         conv_method: how convolutions are computed, see ``functional.conv2d``: "auto", the fastest on the device; "lax",
           which also has forward-mode and higher derivatives; or "patches". The parameters are the same; the numbers
           differ by rounding.
+        batch_groups: parts of a training batch that are normalised each by its own statistics; 1 is the whole batch.
 
     Raises:
         InputError: a field, or a combination of fields, cannot be built.
@@ -56,6 +57,7 @@ class SEANetConfig:
     in_channels: int = 3
     dtype: ComputeDtype = "float32"
     conv_method: NetworkConvMethod = "auto"
+    batch_groups: int = 1
 
     def __post_init__(self) -> None:
         for name in ("stage_sizes", "widths"):
@@ -67,7 +69,7 @@ class SEANetConfig:
                 f"widths has {len(self.widths)} entries and stage_sizes {len(self.stage_sizes)}; "
                 "they must have one for each stage"
             )
-        for name in ("stem_width", "reduction", "aggregate_factor", "num_classes", "in_channels"):
+        for name in ("stem_width", "reduction", "aggregate_factor", "num_classes", "in_channels", "batch_groups"):
             if not is_integer(getattr(self, name), minimum=1):
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be a positive integer")
         for name in ("squeeze_excite", "preactivation"):
@@ -122,6 +124,7 @@ class Stage(nnx.Module):
                 aggregate=aggregate_at("block"),
                 preactivation=config.preactivation,
                 conv_method=config.conv_method,
+                batch_groups=config.batch_groups,
                 rngs=rngs,
             )
             in_channels = block.out_channels
@@ -149,7 +152,8 @@ class SEANet(nnx.Module):
         self.config = config = config or SEANetConfig()
         self.stem = Conv(config.in_channels, config.stem_width, 3, method=config.conv_method, rngs=rngs)
         # Pre-activated blocks begin with a normalisation of their own and leave the last sum without one.
-        self.stem_bn = None if config.preactivation else BatchNorm(config.stem_width)
+        groups = config.batch_groups
+        self.stem_bn = None if config.preactivation else BatchNorm(config.stem_width, groups=groups)
         channels = config.stem_width
         stages = []
         for index in range(len(config.stage_sizes)):
@@ -157,7 +161,7 @@ class SEANet(nnx.Module):
             channels = stage.out_channels
             stages.append(stage)
         self.stages = nnx.List(stages)
-        self.head_bn = BatchNorm(channels) if config.preactivation else None
+        self.head_bn = BatchNorm(channels, groups=groups) if config.preactivation else None
         self.classifier = Linear(channels, config.num_classes, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:

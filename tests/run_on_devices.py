@@ -1,0 +1,97 @@
+"""Trains on 1, 2, 4 and 8 devices of one process, and prints as JSON how far the training states are apart.
+
+For ``test_many_devices.py``, which starts it with eight CPU devices.
+"""
+
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import AxisType
+from training_fixtures import TINY, TINY_RUN, made_dataset
+
+from seanet_jax.checkpoint import Checkpoints
+from seanet_jax.config import TrainConfig
+from seanet_jax.models import PRESETS
+from seanet_jax.trainer import Trainer
+
+STEPS = 24
+NETWORKS = {
+    "tiny": (TINY, {}),
+    # Wide enough, and of batches large enough, for Winograd's method.
+    "wide": (dataclasses.replace(TINY, widths=(32, 64), stem_width=16), {"batch_size": 16}),
+}
+
+
+def new_trainer(network, devices, **fields):
+    """A run's, on the first of the devices."""
+    PRESETS["tiny"], fields_of_network = NETWORKS[network]
+    fields = {"epochs": 15, "learning_rate": 0.01} | fields_of_network | fields
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    # 45 images are no multiple of the devices.
+    return Trainer(TrainConfig(**(TINY_RUN | fields)), made_dataset(train=45), mesh, {})
+
+
+def trajectory(trainer, state=None, steps=STEPS):
+    """The states after each step, on the host."""
+    step = trainer.lower_train_step().compile()
+    state = trainer.initial_state() if state is None else state
+    states = [jax.device_get(state)]
+    while int(state.step) < steps:
+        order = trainer.order(int(state.step) // trainer.steps_per_epoch)
+        state, _ = step(state, trainer.images, order, trainer.augment_key)
+        states.append(jax.device_get(state))
+    return states
+
+
+def difference(states, others):
+    """The largest difference of an array from another, relative to that other's largest value."""
+    pairs = zip(jax.tree.leaves(states), jax.tree.leaves(others), strict=True)
+    return max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-3)) for a, b in pairs)
+
+
+def resumed(folder, before, after):
+    """Whether a state saved on some devices comes back bit for bit on others, and how the training goes on there."""
+    half = STEPS // 2
+    trainer = new_trainer("tiny", before)
+    # Placed as training leaves it.
+    saved = jax.device_put(trajectory(trainer, steps=half)[-1], trainer.abstract_state().step.sharding)
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save_latest(half, saved, [])
+    trainer = new_trainer("tiny", after)
+    with Checkpoints(folder) as checkpoints:
+        state, _ = checkpoints.restore_latest(trainer.abstract_state())
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(saved), strict=True)
+    equal = all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+    spread = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {after}
+    return equal and spread, trajectory(trainer, state)
+
+
+def main():
+    """Everything the tests ask for."""
+    found = {"differences": {}, "resumed": {}}
+    for network, counts in (("tiny", (2, 4, 8)), ("wide", (8,))):
+        one = trajectory(new_trainer(network, 1))
+        found["differences"][network] = [difference(trajectory(new_trainer(network, count)), one) for count in counts]
+        if network == "tiny":
+            reference = one
+    found["movement"] = difference(reference[-1].params, reference[0].params)
+    own = trajectory(new_trainer("tiny", 8, batch_size=8 * 4, batch_statistics="device"), steps=1)
+    shared = trajectory(new_trainer("tiny", 8, batch_size=8 * 4), steps=1)
+    on_one = trajectory(new_trainer("tiny", 1, batch_size=8 * 4), steps=1)
+    found["per device"] = difference(own, on_one)
+    found["global"] = difference(shared, on_one)
+    with tempfile.TemporaryDirectory() as folder:
+        for before, after in ((1, 8), (8, 1), (2, 4)):
+            equal, states = resumed(Path(folder) / f"{before}", before, after)
+            worst = difference(states[-1], reference[-1])
+            found["resumed"][f"{before} to {after}"] = {"equal": equal, "difference": worst}
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
