@@ -132,8 +132,11 @@ class Checkpoints:
 
     def _manager(self, kind: str) -> ocp.CheckpointManager:
         if kind not in self._managers:
+            # Both kinds may be written at the same time; each waits at barriers of its own.
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=_KEEP_LATEST if kind == "latest" else 1, cleanup_tmp_directories=True
+                max_to_keep=_KEEP_LATEST if kind == "latest" else 1,
+                cleanup_tmp_directories=True,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=kind),
             )
             self._managers[kind] = ocp.CheckpointManager(self._folder / kind, options=options)
         return self._managers[kind]

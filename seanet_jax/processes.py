@@ -85,9 +85,10 @@ def start(group: ProcessGroup) -> None:
 
 def _demand_free_port(coordinator: str) -> None:
     """JAX's own answer to a port that is taken is a segmentation fault."""
-    port = int(coordinator.rpartition(":")[2])
+    port, both = int(coordinator.rpartition(":")[2]), socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
     try:
-        with socket.create_server(("", port), family=socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET):
+        with socket.create_server(("", port), family=family, dualstack_ipv6=both):
             pass
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error

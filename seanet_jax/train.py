@@ -60,8 +60,7 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
     for name, value in process_settings(options).items():
         say(f"{name}={value}")
     dataset = _load_dataset(config)
-    data_sha256 = dataset.sha256()
-    processes.demand_alike(**{f"the SHA-256 of {config.dataset}'s images": data_sha256})
+    data_sha256 = _check_images(dataset)
     trainer = Trainer(config, dataset, mesh, options)
     with processes.agreed():
         folder.check_data(config, data_sha256, trainer.model_config.batch_groups)
@@ -141,8 +140,26 @@ def _load_dataset(config: TrainConfig) -> Dataset:
     return found[0]
 
 
+def _check_images(dataset: Dataset) -> str:
+    """The SHA-256 of all images, after each process has compared a part of its own with the first process's."""
+    count = jax.process_count()
+    if count > 1:
+        of_parts = [dataset.sha256(part, count) for part in range(count)] if processes.is_first() else None
+        this = jax.process_index()
+        with processes.agreed():
+            if dataset.sha256(this, count) != processes.of_first(of_parts)[this]:
+                raise InputError(
+                    f"--data-dir: the images of {dataset.name} are others than in process 0; give all the same, and "
+                    "if they are, delete what is cached of them in seanet_jax's folder of XDG_CACHE_HOME or ~/.cache"
+                )
+    return str(processes.of_first(dataset.sha256() if processes.is_first() else None))
+
+
 def _load_own_dataset(config: TrainConfig) -> Dataset:
-    dataset = load(config.dataset, data_dir=config.data_dir).limit(config.limit_train, config.limit_test)
+    # The first process reads and checks all images. Each of the others reads those for its devices, and as many for
+    # the comparison below.
+    dataset = load(config.dataset, data_dir=config.data_dir, mapped=not processes.is_first())
+    dataset = dataset.limit(config.limit_train, config.limit_test)
     if config.validation_fraction:
         dataset = dataset.split_validation(config.validation_fraction)
     images = len(dataset.train_images)

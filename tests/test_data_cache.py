@@ -45,6 +45,40 @@ def test_second_load_builds_nothing(source, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_mapped_array_is_read_when_it_is_used(source):
+    build = Build()
+    assert not isinstance(cache.cached("made", [source], SHAPES, build, mapped=True)["x"], np.memmap)  # just built
+    arrays = cache.cached("made", [source], SHAPES, build, mapped=True)
+    assert build.calls == 1
+    np.testing.assert_array_equal(arrays["x"], build()["x"])
+    assert arrays["names"].tolist() == ["a", "bcd"]
+    assert isinstance(arrays["x"], np.memmap) and not arrays["x"].flags.writeable
+    (path,) = files()
+    content = path.read_bytes()
+    place = content.index(bytes(range(12)))
+    with path.open("r+b") as file:
+        file.seek(place + 3)
+        file.write(b"\xff")
+    assert arrays["x"][1].tolist() == [255, 4, 5]
+
+
+@pytest.mark.parametrize("kind", ["compressed", "of objects", "in columns"])
+def test_an_archive_that_cannot_be_mapped_is_built_again(source, capsys, kind):
+    build = Build()
+    check(source, build)
+    (path,) = files()
+    arrays = build()
+    if kind == "compressed":
+        np.savez_compressed(path, **arrays)
+    else:
+        bad = np.array([[None] * 3] * 4) if kind == "of objects" else np.asfortranarray(arrays["x"])
+        np.savez(path, **(arrays | {"x": bad}))
+    calls = build.calls
+    assert cache.cached("made", [source], SHAPES, build, mapped=True)["x"].tolist() == build()["x"].tolist()
+    assert build.calls == calls + 2
+    assert "cannot be read (x.npy is " in capsys.readouterr().err
+
+
 def test_an_edited_source_is_built_again_and_replaces_the_cache(source):
     build = Build()
     check(source, build)

@@ -275,7 +275,7 @@ def test_a_data_dir_that_is_a_file(tmp_path):
 
 def test_the_data_dir_is_the_argument_then_the_variable_then_the_default(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("seanet_jax.data.load_cifar", lambda spec, folder, progress: seen.append(folder))
+    monkeypatch.setattr("seanet_jax.data.load_cifar", lambda spec, folder, progress, mapped: seen.append(folder))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TFDS_DATA_DIR", "/from/env")
     load("cifar10", data_dir="~/given")

@@ -95,3 +95,13 @@ def test_importing_is_light():
     code = f"import sys, seanet_jax.data; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_sha256_is_of_every_image_and_label_and_of_parts_of_each_split():
+    images = np.zeros((20, 4, 4, 3), np.uint8)
+    images[12, 0, 0, 0] = 1
+    plain, other = make(), make(train_images=images)
+    assert plain.sha256() == make().sha256() == plain.sha256(0, 1) != other.sha256()
+    assert make(test_labels=np.ones(5, np.int32)).sha256() != plain.sha256()
+    # The 13th of 20 images is in the second of three parts.
+    assert [plain.sha256(part, 3) == other.sha256(part, 3) for part in range(3)] == [True, False, True]

@@ -489,10 +489,10 @@ def test_a_new_run_in_a_locked_folder_is_refused(tiny):
 def test_other_images_of_the_same_name_are_refused(tiny, monkeypatch):
     config = tiny(epochs=1)
     fit(config)
-    other = train.load("digits", None)
+    other = train.load("digits", None, False)
     images = other.train_images.copy()
     images[0, 0, 0, 0] ^= 1
-    monkeypatch.setattr(train, "load", lambda name, data_dir: dataclasses.replace(other, train_images=images))
+    monkeypatch.setattr(train, "load", lambda name, data_dir, mapped: dataclasses.replace(other, train_images=images))
     with pytest.raises(InputError, match="was trained on other images of the name digits"):
         fit(dataclasses.replace(config, epochs=2, resume=True))
 

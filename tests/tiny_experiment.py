@@ -8,5 +8,5 @@ from seanet_jax.models import PRESETS
 
 if __name__ == "__main__":
     PRESETS["tiny"] = TINY
-    train.load = lambda name, data_dir: made_dataset()
+    train.load = lambda name, data_dir, mapped: made_dataset()
     main(__doc__, **TINY_RUN)

@@ -33,7 +33,7 @@ def made_dataset(train=40, test=23):
 def tiny(monkeypatch, tmp_path):
     """Makes ``--dataset digits --model tiny`` the small ones; gives a config for a run folder's name."""
     monkeypatch.setitem(PRESETS, "tiny", TINY)
-    monkeypatch.setattr("seanet_jax.train.load", lambda name, data_dir: made_dataset())
+    monkeypatch.setattr("seanet_jax.train.load", lambda name, data_dir, mapped: made_dataset())
 
     def config(name="run", **fields):
         return TrainConfig(out=tmp_path / name, **(TINY_RUN | fields))

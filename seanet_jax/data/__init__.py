@@ -17,7 +17,9 @@ _CIFARS = {spec.name: spec for spec in (CIFAR10, CIFAR100)}
 DATASETS: tuple[str, ...] = (*_CIFARS, "digits")
 
 
-def load(name: str, *, data_dir: str | os.PathLike[str] | None = None, progress: bool = True) -> Dataset:
+def load(
+    name: str, *, data_dir: str | os.PathLike[str] | None = None, progress: bool = True, mapped: bool = False
+) -> Dataset:
     """Loads a data set into memory.
 
     Args:
@@ -25,6 +27,8 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None, progress:
         data_dir: Folder that holds CIFAR, or in which it is to be stored: prepared by TFDS, or in the original folder
             or archive. By default `$TFDS_DATA_DIR` or else `~/tensorflow_datasets`. The digits need no folder.
         progress: Whether to show progress bars where stderr is a terminal.
+        mapped: Whether images that are decoded already may stay on disk until they are used, and unchecked; for a
+            process that needs a part of them.
 
     Returns:
         The data set. Its content and order depend on the name alone.
@@ -37,4 +41,4 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None, progress:
     if name == "digits":
         return load_digits()
     folder = Path(data_dir) if data_dir is not None else default_data_dir()
-    return load_cifar(_CIFARS[name], folder.expanduser(), progress)
+    return load_cifar(_CIFARS[name], folder.expanduser(), progress, mapped=mapped)

@@ -16,7 +16,7 @@ _MEAN = (0.4914, 0.4822, 0.4465)
 _STD = (0.2023, 0.1994, 0.2010)
 
 
-def load_cifar(spec: CifarSpec, data_dir: Path, progress: bool) -> Dataset:
+def load_cifar(spec: CifarSpec, data_dir: Path, progress: bool, *, mapped: bool = False) -> Dataset:
     """Loads a CIFAR from a data folder, which TFDS fills first when it holds none.
 
     The folder is searched for the data set prepared by TFDS, then for the original folders, then for the original
@@ -26,6 +26,7 @@ def load_cifar(spec: CifarSpec, data_dir: Path, progress: bool) -> Dataset:
         spec: `seanet_jax.data.original.CIFAR10` or `CIFAR100`.
         data_dir: The data folder.
         progress: Whether progress bars are wanted.
+        mapped: Whether decoded images may stay on disk until they are used, and unchecked.
 
     Returns:
         The data set.
@@ -40,7 +41,7 @@ def load_cifar(spec: CifarSpec, data_dir: Path, progress: bool) -> Dataset:
         if found is not None:
             return _dataset(spec, _from_original(spec, *found))
         _download(spec, data_dir, progress)
-    return _dataset(spec, _from_prepared(spec, data_dir, progress))
+    return _dataset(spec, _from_prepared(spec, data_dir, progress, mapped))
 
 
 def _from_original(spec: CifarSpec, layout: original.Layout, path: Path) -> Arrays:
@@ -54,7 +55,7 @@ def _from_original(spec: CifarSpec, layout: original.Layout, path: Path) -> Arra
     return arrays
 
 
-def _from_prepared(spec: CifarSpec, data_dir: Path, progress: bool) -> Arrays:
+def _from_prepared(spec: CifarSpec, data_dir: Path, progress: bool, mapped: bool) -> Arrays:
     def build() -> Arrays:
         train, test, names = tfds.read_prepared(spec, data_dir, progress)
         return {
@@ -70,7 +71,7 @@ def _from_prepared(spec: CifarSpec, data_dir: Path, progress: bool) -> Arrays:
         shapes[f"{name}_images"] = ((count, SIDE, SIDE, 3), "u1")
         shapes[f"{name}_labels"] = ((count,), "i4")
     folder = tfds.prepared_folder(spec, data_dir)
-    return cached(spec.name, [path for path in folder.iterdir() if path.is_file()], shapes, build)
+    return cached(spec.name, [path for path in folder.iterdir() if path.is_file()], shapes, build, mapped=mapped)
 
 
 def _download(spec: CifarSpec, data_dir: Path, progress: bool) -> None:
