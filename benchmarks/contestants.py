@@ -10,6 +10,7 @@ Started by ``duel.py``; reads one JSON request a line from its input and answers
 Its first line says how long the training step took to trace and compile: {"compile_seconds": 12.3}.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
 MATMUL_SIZE = 2048
 
@@ -83,9 +85,19 @@ class SeanetJax:
         conv_method: of the network.
         dtype: compute dtype of the network.
         tuned: whether it is compiled with the experiments' options.
+        mesh: whether arrays are placed on a mesh; otherwise the same step is jitted for a single device, as if there
+            were nothing else in the world.
     """
 
-    def __init__(self, task: Task, *, conv_method: str = "auto", dtype: str = "float32", tuned: bool = True):
+    def __init__(
+        self,
+        task: Task,
+        *,
+        conv_method: str = "auto",
+        dtype: str = "float32",
+        tuned: bool = True,
+        mesh: bool = True,
+    ):
         import jax
         import numpy as np
         from flax import nnx
@@ -97,8 +109,9 @@ class SeanetJax:
         from seanet_jax.recipes import optimizer
 
         dataset = load("digits")
-        mesh = parallel.make_mesh()
-        self._put = functools.partial(jax.device_put, device=parallel.replicated(mesh))
+        devices = parallel.make_mesh()
+        placement = parallel.replicated(devices) if mesh else None
+        self._put = functools.partial(jax.device_put, device=placement)
         model = SEANet(task.model_config(conv_method=conv_method, dtype=dtype), rngs=nnx.Rngs(0))
         sgd = optimizer(TrainConfig(), steps_per_epoch=len(dataset.train_images) // task.batch_size)
         self._zero = step.Metrics.zero
@@ -108,17 +121,20 @@ class SeanetJax:
         order = np.arange(len(dataset.train_images), dtype=np.int32)
         data = step.Images(*self._put((dataset.train_images, dataset.train_labels)))
         self._inputs = data, *self._put((order, jax.random.key(0)))
-        train_step = step.make_train_step(model, sgd, dataset, mesh, batch_size=task.batch_size, use_augmentation=False)
+        train_step = step.make_train_step(
+            model, sgd, dataset, devices, batch_size=task.batch_size, use_augmentation=False
+        )
         self._state = self._put(step.create_state(model, sgd))
 
         options = cpu_tuning.compiler_options(os.environ) if tuned else {}
-        jit = functools.partial(
-            jax.jit, donate_argnums=0, out_shardings=parallel.replicated(mesh), compiler_options=options
-        )
+        jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=placement, compiler_options=options)
         started = time.perf_counter()
-        self._train = jit(train_step).lower(self._state, *self._inputs).compile()
+        with contextlib.nullcontext() if mesh else mock.patch("jax.lax.with_sharding_constraint", lambda x, _: x):
+            lowered = jit(train_step).lower(self._state, *self._inputs)
+        assert ("sharding" in lowered.as_text()) == mesh
+        self._train = lowered.compile()
         self.compile_seconds = time.perf_counter() - started
-        self._eval = jit(step.make_eval_step(model, dataset, mesh))
+        self._eval = jit(step.make_eval_step(model, dataset, devices))
 
     def train(self, steps: int) -> list[float]:
         """Seconds of each training step, the loss read after each."""
@@ -269,6 +285,7 @@ CONTESTANTS: dict[str, Callable[[Task], Contestant]] = {
     "seanet_jax": SeanetJax,
     "seanet_jax lax": functools.partial(SeanetJax, conv_method="lax"),
     "seanet_jax bfloat16": functools.partial(SeanetJax, dtype="bfloat16"),
+    "seanet_jax without a mesh": functools.partial(SeanetJax, mesh=False),
     "fit": Fit,
     "torch": PyTorch,
     "torch channels_last": functools.partial(PyTorch, channels_last=True),

@@ -1,10 +1,10 @@
-"""Measures anew what docs/performance.md reports, and writes it there: everything between its markers.
+"""Measures anew what docs/performance.md and docs/scaling.md report, and writes it there: all between their markers.
 
     pip install -e '.[bench]'
     python benchmarks/performance_page.py                      # all: about an hour on two cores, let nothing else run
     python benchmarks/performance_page.py narrow startup       # two of its sections
 
-The prose of the page is written by hand, around the markers.
+The prose of the pages is written by hand, around the markers.
 """
 
 import datetime
@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import roofline
+import scaling
 import startup
 import train_step
 from contestants import Task
 from duel import compare
 from train_step import FLOAT32_OPPONENTS, OURS, ratios, spread
 
-PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def steps(model: str) -> str:
@@ -115,17 +116,24 @@ def machine() -> str:
     )
 
 
-SECTIONS: dict[str, Callable[[], str]] = {
-    "machine": machine,
-    "full": lambda: steps("seanet20"),
-    "narrow": lambda: steps("seanet20_narrow"),
-    "bfloat16": bfloat16,
-    "batches": batches,
-    "widths": widths,
-    "loop": loop,
-    "tuning": tuning,
-    "startup": startup.markdown,
-    "roofline": lambda: roofline.markdown("seanet20", (64, 256, 1024)).strip(),
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "performance.md": {
+        "machine": machine,
+        "full": lambda: steps("seanet20"),
+        "narrow": lambda: steps("seanet20_narrow"),
+        "bfloat16": bfloat16,
+        "batches": batches,
+        "widths": widths,
+        "loop": loop,
+        "tuning": tuning,
+        "startup": startup.markdown,
+        "roofline": lambda: roofline.markdown("seanet20", (64, 256, 1024)).strip(),
+    },
+    "scaling.md": {
+        "overhead": scaling.overhead,
+        "collectives": scaling.collectives,
+        "paper": scaling.paper,
+    },
 }
 
 
@@ -143,14 +151,14 @@ def replaced(page: str, section: str, text: str) -> str:
 
 def main(chosen: Sequence[str]) -> None:
     """Measures sections, all if none is named."""
-    if unknown := [name for name in chosen if name not in SECTIONS]:
-        raise SystemExit(f"error: no section {', '.join(unknown)}; the sections are {', '.join(SECTIONS)}")
-    for name in chosen or SECTIONS:
+    sections = {name: (DOCS / page, table) for page, tables in PAGES.items() for name, table in tables.items()}
+    if unknown := [name for name in chosen if name not in sections]:
+        raise SystemExit(f"error: no section {', '.join(unknown)}; the sections are {', '.join(sections)}")
+    for name in chosen or sections:
         print(f"section {name}", file=sys.stderr)
-        text = (
-            f"{SECTIONS[name]()}\n\nMeasured on {datetime.date.today()}: `python benchmarks/performance_page.py {name}`"
-        )
-        PAGE.write_text(replaced(PAGE.read_text(), name, text))
+        page, table = sections[name]
+        text = f"{table()}\n\nMeasured on {datetime.date.today()}: `python benchmarks/performance_page.py {name}`"
+        page.write_text(replaced(page.read_text(), name, text))
 
 
 if __name__ == "__main__":

@@ -171,9 +171,14 @@ def work(model: str, batch_size: int, mode: str) -> list[Work]:
             added = batch_size * side**2 * block.out_channels
             done.append(Work(_part(side, side), items=added * (2 if mode == "train" else 1)))
     if mode == "train":
-        parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
-        done.append(Work("optimiser", float32_items=5 * parameters))
+        done.append(Work("optimiser", float32_items=5 * parameters(model)))
     return done
+
+
+def parameters(model: str) -> int:
+    """How many a preset has."""
+    network = nnx.eval_shape(lambda: SEANet(model_config(model, num_classes=CLASSES), rngs=nnx.Rngs(0)))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
 
 
 def seconds(done: Sequence[Work], precision: str) -> float:

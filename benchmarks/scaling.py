@@ -1,0 +1,251 @@
+"""What does training on many devices cost: the mesh itself, what devices exchange, and on paper, on 1,024 GPUs?
+
+    python benchmarks/scaling.py overhead       # one device: the step over a mesh beside the same step without one
+    python benchmarks/scaling.py collectives    # what the compiled step exchanges
+    python benchmarks/scaling.py paper          # step and exchange for 8, 64 and 1,024 GPUs
+
+Prints Markdown. The last two measure no time: "collectives" reads the program that XLA compiled for eight devices, and
+"paper" puts its counts into published speeds:
+
+* Computation: the roofline of roofline.py for each GPU's images. It is a bound: a real step takes longer, and its
+  exchange weighs less than the table says.
+* All-reducing B bytes among N GPUs sends 2 (N - 1) / N * B through each GPU's links. Inside a node of eight these are
+  NVLink's, 450 GB/s in each direction. Between nodes each GPU has a network adapter of 400 Gb/s, 50 GB/s in each
+  direction, and all eight of a node carry a part.
+* Each all-reduce takes, besides, the latency that NCCL itself reckons with to choose its algorithms. For a short
+  message by a tree over n nodes of g GPUs: 4.4 + 2 ((g - 1) * 0.52 * (1.8 if n > 1 else 1) + 5.0 log2(n)) microseconds.
+* Gradients may be exchanged while the backward pass goes on, batch statistics may not: the next layer waits for them.
+"""
+
+import collections
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import roofline
+from contestants import Task
+from duel import compare
+from train_step import OURS, ratios, spread
+
+DEVICES, CLASSES, IMAGES = 8, 100, 50_000
+GPUS = (8, 64, 1024)
+PER_NODE = 8
+# Bytes per second and GPU in one direction.
+NVLINK, NETWORK = 450e9, 50e9
+SOURCE = (
+    "NVLink and network: NVIDIA, [DGX H100 User Guide](https://docs.nvidia.com/dgx/dgxh100-user-guide/"
+    "introduction-to-dgxh100.html) (900 GB/s of NVLink for each GPU in both directions together; eight ConnectX-7 of "
+    "400 Gb/s); latencies: NCCL, [src/graph/tuning.cc](https://github.com/NVIDIA/nccl/blob/"
+    "01afd20a77b5804e0ecf1042509dd9d20ebf9e93/src/graph/tuning.cc)"
+)
+ITEM_BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "u8": 1, "pred": 1}
+
+
+class Exchange(NamedTuple):
+    """One collective of a compiled step.
+
+    Attributes:
+        operation: of XLA, such as "all-reduce".
+        item: dtype of its results.
+        bytes: of all of them, on each device.
+    """
+
+    operation: str
+    item: str
+    bytes: int
+
+
+def found(hlo: str) -> list[Exchange]:
+    """The collectives of a compiled program, as it prints itself."""
+    operations = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+    exchanges = []
+    for result, operation in re.findall(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.+?) ({operations})(?:-start)?\(", hlo, re.M):
+        shapes = re.findall(r"(\w+)\[([\d,]*)\]", result)
+        sizes = [ITEM_BYTES[item] * math.prod(int(n) for n in shape.split(",") if n) for item, shape in shapes]
+        exchanges.append(Exchange(operation, shapes[0][0], sum(sizes)))
+    return exchanges
+
+
+def count(model: str, conv_method: str, dtype: str, statistics: str, per_device: int) -> None:
+    """Compiles the training step on this process's devices and prints its collectives as JSON."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from flax import nnx
+
+    from seanet_jax import SEANet, parallel
+    from seanet_jax.config import TrainConfig
+    from seanet_jax.data import Dataset
+    from seanet_jax.models import model_config
+    from seanet_jax.recipes import optimizer
+    from seanet_jax.step import Images, create_state, make_train_step
+
+    mesh = parallel.make_mesh()
+    size = per_device * mesh.size
+    groups = mesh.size if statistics == "device" else 1
+    config = model_config(model, num_classes=CLASSES, dtype=dtype, conv_method=conv_method, batch_groups=groups)
+
+    def new_model() -> SEANet:
+        return SEANet(config, rngs=nnx.Rngs(0))
+
+    def shaped(shape: Sequence[int], dtype: object, *, split: bool = False) -> jax.ShapeDtypeStruct:
+        placement = parallel.split_batch(mesh) if split else parallel.replicated(mesh)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=placement)
+
+    recipe = optimizer(TrainConfig(), 1)
+    state, key = jax.eval_shape(lambda: (create_state(new_model(), recipe), jax.random.key(0)))
+    state, key = jax.tree.map(lambda leaf: shaped(leaf.shape, leaf.dtype), (state, key))
+    images, labels = np.zeros((size, 32, 32, 3), np.uint8), np.zeros(size, np.int32)
+    names = tuple(str(number) for number in range(CLASSES))
+    dataset = Dataset("paper", images, labels, images, labels, names, (0.5,) * 3, (0.25,) * 3, flip=True)
+    data = Images(shaped((IMAGES, 32, 32, 3), jnp.uint8, split=True), shaped((IMAGES,), jnp.int32, split=True))
+    step = make_train_step(nnx.eval_shape(new_model), recipe, dataset, mesh, batch_size=size, use_augmentation=True)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
+    program = jitted.lower(state, data, shaped((IMAGES,), jnp.int32), key).compile()
+    print(json.dumps(found(program.as_text())))
+
+
+def exchanges(
+    model: str, *, conv_method: str = "lax", dtype: str = "float32", statistics: str = "global", per_device: int = 8
+) -> list[Exchange]:
+    """The collectives of a training step on eight devices, compiled in a process that has them.
+
+    Args:
+        model: name of a preset.
+        conv_method: of the network; "lax" as on a GPU.
+        dtype: compute dtype of the network.
+        statistics: "global" or "device", as ``TrainConfig.batch_statistics``.
+        per_device: images of a device.
+    """
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
+    done = subprocess.run(
+        [sys.executable, __file__, "count", model, conv_method, dtype, statistics, str(per_device)],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return [Exchange(*one) for one in json.loads(done.stdout)]
+
+
+def collectives(model: str = "seanet20") -> str:
+    """The table of what a step exchanges."""
+    lines = [
+        f"{model} on {DEVICES} devices, 8 images each, as XLA compiled it for a CPU. The parameters are "
+        f"{roofline.parameters(model) * 4:,} bytes, the images of a batch {8 * DEVICES * 32 * 32 * 3:,}.",
+        "",
+        "| convolutions | batch statistics | all-reduces | bytes all-reduced | other collectives |",
+        "|---|---|---:|---:|---|",
+    ]
+    for name, method in (("XLA's, as on a GPU", "lax"), ("a CPU's default", "auto")):
+        for statistics in ("global", "device"):
+            every = exchanges(model, conv_method=method, statistics=statistics)
+            reduced = [one.bytes for one in every if one.operation == "all-reduce"]
+            others = collections.Counter(one.operation for one in every if one.operation != "all-reduce")
+            sizes = f"{sum(one.bytes for one in every if one.operation != 'all-reduce'):,} bytes"
+            rest = ", ".join(f"{number} {operation}" for operation, number in others.items())
+            cells = [name, statistics, str(len(reduced)), f"{sum(reduced):,}", f"{rest} ({sizes})" if rest else "none"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def latency(gpus: int) -> float:
+    """Seconds of an all-reduce of a few bytes, by NCCL's own reckoning."""
+    nodes = gpus // PER_NODE
+    inside = (PER_NODE - 1) * 0.52 * (1.8 if nodes > 1 else 1)
+    return (4.4 + 2 * (inside + 5.0 * math.log2(nodes))) * 1e-6
+
+
+def transfer(gpus: int, size: int) -> float:
+    """Seconds for which an all-reduce of so many bytes keeps the slowest links busy."""
+    link = NVLINK if gpus <= PER_NODE else min(NVLINK, PER_NODE * NETWORK)
+    return 2 * (gpus - 1) / gpus * size / link
+
+
+class Estimate(NamedTuple):
+    """Of one step on paper, in seconds.
+
+    Attributes:
+        compute: of one GPU's images.
+        waiting: for exchanges that nothing can hide: batch statistics and the batch's images.
+        gradients: all-reduced.
+    """
+
+    compute: float
+    waiting: float
+    gradients: float
+
+    @property
+    def efficiencies(self) -> tuple[float, float]:
+        """Share of the time in which GPUs compute: gradients exchanged after the backward pass, and behind it."""
+        compute, waiting, gradients = self
+        # The backward pass is two thirds of the computation.
+        hidden = max(0.0, gradients - compute * 2 / 3)
+        return compute / (compute + waiting + gradients), compute / (compute + waiting + hidden)
+
+
+def estimate(gpus: int, found: Sequence[Exchange], compute: float) -> Estimate:
+    """A step on paper.
+
+    Args:
+        gpus: how many.
+        found: collectives of a step on ``DEVICES`` with as many images each.
+        compute: seconds of one GPU's images.
+    """
+    images = sum(one.bytes for one in found if one.item == "u8") * gpus / DEVICES
+    gradients = [one.bytes for one in found if one.item != "u8" and one.bytes > 100_000]
+    others = [one.bytes for one in found if one.item != "u8" and one.bytes <= 100_000]
+    waiting = (1 + len(others)) * latency(gpus) + transfer(gpus, sum(others)) + transfer(gpus, images)
+    return Estimate(compute, waiting, len(gradients) * latency(gpus) + transfer(gpus, sum(gradients)))
+
+
+def paper(model: str = "seanet20") -> str:
+    """The table on paper."""
+    lines = [
+        f"{model} in bf16 on H100 SXM, nodes of {PER_NODE}. Times in ms; the efficiency is the share of a step in "
+        "which the GPUs compute, first with gradients exchanged after the backward pass, then with as much of that as "
+        f"possible hidden behind it. {SOURCE}; computation: `benchmarks/roofline.py`.",
+        "",
+        "| images per GPU | batch statistics | GPUs | global batch | computation | waiting | gradients | efficiency |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for per_gpu in (64, 8):
+        compute = roofline.seconds(roofline.work(model, per_gpu, "train"), "bf16")
+        for statistics in ("global", "device"):
+            every = exchanges(model, dtype="bfloat16", statistics=statistics, per_device=per_gpu)
+            for gpus in GPUS:
+                step = estimate(gpus, every, compute)
+                cells = [
+                    *(str(per_gpu), statistics, f"{gpus:,}", f"{gpus * per_gpu:,}"),
+                    *(f"{seconds * 1e3:.2f}" for seconds in step),
+                    " - ".join(f"{share:.0%}" for share in step.efficiencies),
+                ]
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def overhead(rounds: int = 10) -> str:
+    """The table of what a mesh of one device costs."""
+    plain = f"{OURS} without a mesh"
+    lines = ["| | over a mesh, images/s | without, images/s | over a mesh / without |", "|---|---|---|---|"]
+    for task, steps in ((Task("seanet20_narrow", 64), 6), (Task("resnet20", 64), 20)):
+        results = compare(task, (OURS, plain), rounds=rounds, steps=steps, do=("train",))
+        rates = [spread([task.batch_size / s for s in result.seconds["train"]], 1) for result in results.values()]
+        lines.append(f"| {' | '.join([str(task), *rates, spread(ratios(results, OURS, plain, 'train'), 3)])} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    name, *arguments = sys.argv[1:] or [""]
+    tables = {"overhead": overhead, "collectives": collectives, "paper": paper}
+    if name == "count":
+        count(*arguments[:4], per_device=int(arguments[4]))
+    elif name in tables and not arguments:
+        print(tables[name]())
+    else:
+        raise SystemExit(f"error: name one of {', '.join(tables)}")
