@@ -138,7 +138,7 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=kind),
             )
-            self._managers[kind] = ocp.CheckpointManager(self._folder / kind, options=options)
+            self._managers[kind] = _Manager(self._folder / kind, options=options)
         return self._managers[kind]
 
     def _save(self, kind: str, step: int, state: Any, history: Records) -> None:
@@ -215,6 +215,17 @@ class Checkpoints:
         if _sha256(restored.state, history) != restored.history["sha256"]:
             raise ValueError("its SHA-256 is not that of what was saved")
         return restored.state, history
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which saves when it is told to and not when it has heard of a preemption.
+
+    To hear of it, it would ask JAX's service where processes stop together, with steps as the count of its questions;
+    ``StopRequest`` asks there too, and of two counts neither is sure to meet the one agreed on.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 def _like(template: Any, restored: jax.Array) -> jax.Array:

@@ -31,6 +31,9 @@ from seanet_jax.models import SEANetConfig
 
 Record = dict[str, Any]
 
+# Begins the names of the files by which processes see whether their folder is the same.
+_TOKEN = ".shared-"
+
 # They change how fast a run is, and XLA's also how it rounds.
 _REPORTED_VARIABLES = ("GLIBC_TUNABLES", "XLA_FLAGS")
 _REPORTED_PACKAGES = ("seanet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -60,8 +63,6 @@ class RunFolder:
         self._metrics = path / "metrics.jsonl"
         self._summary = path / "summary.json"
         self._lock = path / "lock"
-        # All that a run leaves which was killed before it began.
-        self._not_begun = {self._lock, _temporary(self._config)}
         self.curves = path / "curves.png"
         self.tensorboard = path / "tensorboard"
 
@@ -81,8 +82,12 @@ class RunFolder:
                 )
         elif self._config.exists():
             raise InputError(f"{self.path} holds a run already; --resume continues it, --out names another folder")
-        elif self.path.exists() and not self._not_begun.issuperset(self.path.iterdir()):
+        elif self.path.exists() and not all(map(self._is_of_the_start, self.path.iterdir())):
             raise InputError(f"--out: {self.path} is not empty and not a run; name a new or empty folder")
+
+    def _is_of_the_start(self, path: Path) -> bool:
+        """Whether a run leaves this file that was killed before it began."""
+        return path in (self._lock, _temporary(self._config)) or path.name.startswith(_TOKEN)
 
     def _is_begun(self) -> bool:
         """Whether there is more than a lock: a run killed as early as that is resumed by starting it."""
@@ -119,7 +124,7 @@ class RunFolder:
         """
         if jax.process_count() == 1:
             return
-        token = self.path / processes.of_first(f".seen-{os.urandom(8).hex()}")
+        token = self.path / processes.of_first(f"{_TOKEN}{os.urandom(8).hex()}")
         with processes.agreed(), self.writing(token):
             if processes.is_first():
                 token.touch()

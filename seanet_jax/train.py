@@ -110,7 +110,7 @@ def saved_network(run_folder: Path) -> tuple[SEANet, TrainState]:
 
 
 def load_model(run_folder: str | Path, which: str = "best") -> SEANet:
-    """The trained network of a run, in evaluation mode.
+    """The trained network of a run, in evaluation mode. Of several processes all have to call it.
 
     Args:
         run_folder: of a run.

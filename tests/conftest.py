@@ -1,8 +1,10 @@
 """Every test runs on the CPU, whatever else the machine has, and compiles what another test compiled only once."""
 
 import os
+import signal
 import tempfile
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -15,6 +17,14 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 def pytest_unconfigure(config):
     _cache.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Though the tests may run in the background, where SIGINT is ignored, and programs they start inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 _fuzz = settings(deadline=None, suppress_health_check=list(HealthCheck))

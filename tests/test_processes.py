@@ -24,6 +24,10 @@ EXPERIMENT = TESTS / "tiny_experiment.py"
 FLAGS = ("--no-tune-cpu", "--log-every", "1", "--learning-rate", "0.01", "--decay-every", "99", "--epochs", "4")
 
 
+# These processes compile more than they compute.
+QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
     """The network that the experiment trains."""
@@ -35,16 +39,23 @@ def free_port():
         return server.getsockname()[1]
 
 
-def start(count, *flags, script=EXPERIMENT, differing=None, port=None, common=FLAGS, environment=None):
-    """Starts that many processes of one run; ``differing`` gives some of them further flags, by number."""
+def start(count, *flags, script=EXPERIMENT, common=FLAGS, differing=None, port=None, launch="flags", environment=None):
+    """Starts that many processes of one run.
+
+    ``differing`` gives some of them further flags, by number; ``launch`` is how they find each other.
+    """
     port = port or free_port()
     processes = []
     for number in range(count):
-        group = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(count), "--process-id", str(number))
+        if launch == "slurm":
+            group, job = ["--distributed"], in_slurm(count, number) | {"JAX_COORDINATOR_PORT": str(port)}
+        else:
+            group, job = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", str(count)], {}
+            group += ["--process-id", str(number)]
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-W", "error", script, *common, *group, *flags, *(differing or {}).get(number, ())],
-                env=os.environ | (environment or {}),
+                env=os.environ | QUICK | job | (environment or {}),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -60,6 +71,7 @@ def end(processes, timeout=240):
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
     return [process.returncode for process in processes], [out for out, _ in found], [err for _, err in found]
 
 
@@ -87,18 +99,35 @@ def assert_close(folder, other):
         np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+def run_alone(*flags):
+    """The output of the same run of one process."""
+    command = [sys.executable, "-W", "error", EXPERIMENT, *FLAGS, *flags]
+    done = subprocess.run(command, env=os.environ | QUICK, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The run of one process."""
+    """Its folder."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    done = subprocess.run([sys.executable, EXPERIMENT, *FLAGS, "--out", folder], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_alone("--out", folder)
     return folder
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_give_the_result_of_one(alone, tmp_path, count):
-    first, *others = run(count, "--out", tmp_path / "run")
+def in_slurm(count, number):
+    """The variables that srun would set, without Slurm."""
+    return {
+        **{"SLURM_JOB_ID": "4321", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": str(count)},
+        **{"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)},
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "launch"), [(2, "slurm"), pytest.param(4, "flags", marks=pytest.mark.slow)], ids=["two", "four"]
+)
+def test_processes_give_the_result_of_one(alone, tmp_path, count, launch):
+    first, *others = run(count, "--out", tmp_path / "run", launch=launch)
     assert f"device: {count} x cpu" in first and f"of {count} processes" in first
     assert [said(other) for other in others] == [[]] * (count - 1)  # the first alone prints
     assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in alone.iterdir()}
@@ -110,9 +139,7 @@ def test_processes_give_the_result_of_one(alone, tmp_path, count):
 def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
     """Two, then one, then two: what a checkpoint gives back is what was saved, or its SHA-256 would be wrong."""
     run(2, "--out", tmp_path / "run", "--max-steps", "7")
-    one = [sys.executable, EXPERIMENT, *FLAGS, "--out", tmp_path / "run", "--resume", "--max-steps", "12"]
-    done = subprocess.run(one, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "at step 7\n" in done.stdout, done.stderr
+    assert "at step 7\n" in run_alone("--out", tmp_path / "run", "--resume", "--max-steps", "12")
     outputs = run(2, "--out", tmp_path / "run", "--resume")
     assert "at step 12\n" in outputs[0]
     assert_close(tmp_path / "run", alone)
@@ -154,14 +181,16 @@ def wait_for(process, text):
     assert any(text in line for line in process.stdout), process.stderr.read()
 
 
-@pytest.mark.parametrize(("asked", "number"), [(1, signal.SIGTERM), (0, signal.SIGINT)])
-def test_one_process_asked_to_stop_stops_all_with_a_checkpoint(alone, tmp_path, asked, number):
+@pytest.mark.parametrize(
+    ("asked", "number"), [(1, signal.SIGTERM), pytest.param(0, signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_one_process_asked_to_stop_stops_all_with_a_checkpoint(tmp_path, asked, number):
     # Enough steps for the request to come in time.
     flags = ("--out", tmp_path / "run", "--epochs", "2000")
     processes = start(2, *flags)
     wait_for(processes[0], "epoch 2/")
     processes[asked].send_signal(number)
-    statuses, _, complaints = end(processes)
+    statuses, _, complaints = end(processes, timeout=60)
     assert statuses == [143, 143]
     lines = [next(line for line in text.splitlines() if line.startswith("stopped by SIGTERM")) for text in complaints]
     assert lines[0] == lines[1]
@@ -186,11 +215,14 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tmp_path, count, k
     for complaint in complaints:
         # JAX's words, where the coordinator itself is gone, or where its silence is noticed before a connection's.
         assert "lost another process of this run" in complaint or "another task died" in complaint
+    if not killed:
+        return  # it would go on as in the other cases
     outputs = run(count, *flags, "--resume", "--epochs", "8")
     assert "test accuracy" in outputs[0]
     assert [record["epoch"] for record in records(tmp_path / "run")] == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_a_failure_of_one_process_ends_the_others(tmp_path):
     """Of the first, which writes: a folder that takes no more records."""
     processes = start(2, "--out", tmp_path / "run", "--epochs", "2000")
@@ -275,22 +307,3 @@ def test_no_cluster_is_refused(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: --distributed: JAX detects no Slurm, Open MPI, Kubernetes or TPU job here (")
     assert done.stderr.count("\n") == 1
-
-
-def test_slurm_is_detected(alone, tmp_path):
-    """Its variables, as srun sets them, and no Slurm."""
-    job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", EXPERIMENT, *FLAGS, "--distributed", "--out", tmp_path / "run"],
-            env=os.environ | job | {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    statuses, outputs, complaints = end(processes)
-    assert statuses == [0, 0], complaints
-    assert "of 2 processes" in outputs[0]
-    assert_close(tmp_path / "run", alone)

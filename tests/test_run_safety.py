@@ -75,14 +75,6 @@ def keep_trainers(monkeypatch):
     TRAINERS.clear()
 
 
-@pytest.fixture(autouse=True)
-def interruptible():
-    """Though the tests may run in the background, where SIGINT is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def raise_at(monkeypatch, place, call, number):
     """Sends this process a signal when a method is called for the n-th time."""
     cls, name = place

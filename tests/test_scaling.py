@@ -74,6 +74,7 @@ def test_an_estimate_adds_what_is_waited_for():
     assert Estimate(compute=3.0, waiting=1.0, gradients=2.0).efficiencies[1] == pytest.approx(3 / 4)
 
 
+@pytest.mark.slow
 def test_the_step_without_a_mesh_computes_the_same():
     states = []
     for mesh in (True, False):
