@@ -108,7 +108,8 @@ class RunFolder:
             lock = filelock.FileLock(self._lock, blocking=False).acquire()
         except filelock.Timeout:
             raise InputError(
-                f"{self.path} is in use by another process; wait for its end, or name another folder with --out"
+                f"{self.path} is in use by another process; wait for its end, name another folder with --out, "
+                "or give --distributed if these are the processes of one run"
             ) from None
         except OSError as error:
             raise InputError(f"--out: {self.path} cannot be written ({error.strerror}); name another folder") from None

@@ -18,15 +18,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
 from training_fixtures import records
 
 from seanet_jax.checkpoint import Checkpoints
-from seanet_jax.config import TrainConfig
-from seanet_jax.models import SEANet, SEANetConfig
-from seanet_jax.recipes import optimizer
-from seanet_jax.run_folder import RunFolder
-from seanet_jax.step import create_state
+from seanet_jax.train import saved_network
 
 EXPERIMENT = Path(__file__).parent.parent / "experiments" / "digits.py"
 # Two steps make an epoch, and every step is saved, so that most moments after the start are inside a write.
@@ -88,10 +83,7 @@ def recorded(folder: Path) -> int:
 
 def final_arrays(folder: Path) -> list[np.ndarray]:
     """Every array of the newest checkpoint, and of the best."""
-    config, model_config = RunFolder(folder).read_config()
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in model_config.items()}
-    sgd = optimizer(TrainConfig(**config), steps_per_epoch=1)
-    template = jax.eval_shape(lambda: create_state(SEANet(SEANetConfig(**fields), rngs=nnx.Rngs(0)), sgd))
+    _, template = saved_network(folder)
     with Checkpoints(folder) as checkpoints:
         states = [checkpoints.restore_latest(template)[0], checkpoints.restore_best(template)[0]]
     return [np.asarray(leaf) for leaf in jax.tree.leaves(states)]
