@@ -283,6 +283,33 @@ runpy.run_path({experiment!r}, run_name="__main__")
 """
 
 
+def test_a_process_with_other_images_is_refused_by_all(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ANOTHER_IMAGE.format(tests=str(TESTS), experiment=str(EXPERIMENT)))
+    first, second = refused(2, "--out", tmp_path / "run", script=script)
+    assert second.startswith("error: --data-dir: the images of made are others than in process 0; give all the same")
+    assert first.startswith("error: process 1: --data-dir: the images of made are others")
+    assert not (tmp_path / "run").exists()
+
+
+# The last image is in the second process's part.
+ANOTHER_IMAGE = """
+import runpy, sys
+sys.path.insert(0, {tests!r})
+import training_fixtures
+real = training_fixtures.made_dataset
+
+def other():
+    dataset = real()
+    dataset.train_images[-1, 0, 0, 0] ^= 1
+    return dataset
+
+if sys.argv[sys.argv.index("--process-id") + 1] == "1":
+    training_fixtures.made_dataset = other
+runpy.run_path({experiment!r}, run_name="__main__")
+"""
+
+
 def test_a_port_that_is_taken_is_refused(tmp_path):
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
