@@ -3,7 +3,7 @@
     python experiments/digits.py
 
 Data: scikit-learn's 1,797 bundled digits, a fifth of them held back for testing. Cost: 12 epochs of 1,408 images,
-two to four minutes on two CPU cores. Measured test accuracy at the last epoch: 98.6 % with seed 0; earlier versions,
+two to four minutes on two CPU cores. Measured test accuracy at the last epoch: 98.9 % with seed 0; earlier versions,
 which differ from this one in rounding alone, gave 98.6 % and 99.2 %, and 98.1 % with seed 1 (one error is 0.3 %).
 """
 
