@@ -51,6 +51,11 @@ def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def round_up(count: int, mesh: Mesh) -> int:
+    """The next multiple of the devices."""
+    return -(-count // mesh.size) * mesh.size
+
+
 def put(array: np.ndarray, placement: Sharding) -> jax.Array:
     """Sends an array to the devices; each process reads and sends only what its own devices hold.
 

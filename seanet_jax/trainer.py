@@ -114,7 +114,7 @@ class Trainer:
         self.all_finite = jax.jit(_all_finite)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
         self._num_images = len(dataset.train_images)
-        rows = -(-self._num_images // mesh.size) * mesh.size
+        rows = parallel.round_up(self._num_images, mesh)
         self.images = Images(
             parallel.put_split(dataset.train_images, mesh, rows=rows, fill=0),
             parallel.put_split(dataset.train_labels, mesh, rows=rows, fill=-1),
@@ -126,7 +126,7 @@ class Trainer:
         self._train_step = jit(
             make_train_step(model, sgd, dataset, mesh, batch_size=config.batch_size, use_augmentation=config.augment)
         )
-        size = -(-config.eval_batch_size // mesh.size) * mesh.size
+        size = parallel.round_up(config.eval_batch_size, mesh)
         eval_step = jit(make_eval_step(model, dataset, mesh))
         self.evaluations = {}
         if dataset.val_images is not None and dataset.val_labels is not None:
