@@ -39,6 +39,7 @@ from seanet_jax.errors import InputError
 from seanet_jax.models import model_config
 from seanet_jax.recipes import optimizer
 from seanet_jax.step import Images, Metrics, create_state, make_eval_step, make_train_step
+from seanet_jax.studies.multiply_adds import equations, parameters
 
 CLASSES, SIZE = 100, 32
 # H100 SXM5 80 GB: operations per second without sparsity, bytes per second. The data sheet gives 1,979 and 989 TFLOP/s
@@ -112,17 +113,6 @@ def traced(model: str, batch_size: int, mode: str, size: int = SIZE) -> jax.stag
     return jax.jit(evaluate).trace(jax.eval_shape(Metrics.zero), state.params, state.batch_stats, data)
 
 
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """All of a jaxpr's equations, those of the jaxprs inside it too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for parameter in equation.params.values():
-            for inner in parameter if isinstance(parameter, tuple | list) else (parameter,):
-                open_jaxpr = getattr(inner, "jaxpr", inner)
-                if hasattr(open_jaxpr, "eqns"):
-                    yield from equations(open_jaxpr)
-
-
 def products(jaxpr: Any, batch_size: int) -> Iterator[Work]:
     """Every convolution and matrix product.
 
@@ -171,14 +161,8 @@ def work(model: str, batch_size: int, mode: str) -> list[Work]:
             added = batch_size * side**2 * block.out_channels
             done.append(Work(_part(side, side), items=added * (2 if mode == "train" else 1)))
     if mode == "train":
-        done.append(Work("optimiser", float32_items=5 * parameters(model)))
+        done.append(Work("optimiser", float32_items=5 * parameters(model_config(model, num_classes=CLASSES))))
     return done
-
-
-def parameters(model: str) -> int:
-    """How many a preset has."""
-    network = nnx.eval_shape(lambda: SEANet(model_config(model, num_classes=CLASSES), rngs=nnx.Rngs(0)))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
 
 
 def seconds(done: Sequence[Work], precision: str) -> float:

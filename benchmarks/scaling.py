@@ -32,6 +32,9 @@ from contestants import Task
 from duel import compare
 from train_step import OURS, ratios, spread
 
+from seanet_jax.models import model_config
+from seanet_jax.studies.multiply_adds import parameters
+
 DEVICES, CLASSES, IMAGES = 8, 100, 50_000
 GPUS = (8, 64, 1024)
 PER_NODE = 8
@@ -135,9 +138,10 @@ def exchanges(
 
 def collectives(model: str = "seanet20") -> str:
     """The table of what a step exchanges."""
+    size = parameters(model_config(model, num_classes=CLASSES))
     lines = [
         f"{model} on {DEVICES} devices, 8 images each, as XLA compiled it for a CPU. The parameters are "
-        f"{roofline.parameters(model) * 4:,} bytes, the images of a batch {8 * DEVICES * 32 * 32 * 3:,}.",
+        f"{4 * size:,} bytes, the images of a batch {8 * DEVICES * 32 * 32 * 3:,}.",
         "",
         "| convolutions | batch statistics | all-reduces | bytes all-reduced | other collectives |",
         "|---|---|---:|---:|---|",

@@ -4,9 +4,11 @@ Exit status 0: done; 1: the run failed; 2: the input cannot work, nothing was wr
 and SIGTERM.
 """
 
+import importlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from seanet_jax.cpu_tuning import compiler_options, restart_tuned
@@ -14,18 +16,14 @@ from seanet_jax.errors import InputError, RunError
 
 
 def main(description: str, **defaults: Any) -> NoReturn:
-    """Parses the flags, trains, exits.
+    """Parses the flags, trains one network, exits.
 
     Args:
         description: shown above the flags by --help.
         **defaults: fields of ``TrainConfig``: what the experiment does when no flag is given.
     """
-    # Before anything is imported that takes long, since all of it would be imported again. The parser, imported later,
-    # takes either spelling.
-    if not {"--no-tune-cpu", "--no-tune_cpu"} & set(sys.argv):
-        restart_tuned()
-    together = False
-    try:
+
+    def train(process: _Process) -> None:
         from seanet_jax.config import TrainConfig
         from seanet_jax.flags import parse
 
@@ -36,26 +34,68 @@ def main(description: str, **defaults: Any) -> NoReturn:
             from seanet_jax import processes
 
             processes.start(command.processes)
-            together = True
+            process.together = True
         # Only now: --help and a wrong flag need not wait for the training stack.
-        from seanet_jax.interrupt import StoppedError
         from seanet_jax.train import fit
 
-        try:
-            fit(command.config, compiler_options=compiler_options(os.environ) if command.tune_cpu else {})
-        except StoppedError as stopped:
-            _exit(128 + stopped.signal, str(stopped), together)
+        fit(command.config, compiler_options=compiler_options(os.environ) if command.tune_cpu else {})
+
+    _run(train)
+
+
+def study(description: str, kind: str, models: tuple[str, ...], **defaults: Any) -> NoReturn:
+    """Parses the flags, trains what a study lacks, writes its tables, exits.
+
+    Args:
+        description: shown above the flags by --help.
+        kind: a module of ``seanet_jax.studies`` with a function ``conduct(command, compiler_options)``.
+        models: names of the presets, where no flag names them.
+        **defaults: fields of ``TrainConfig``.
+    """
+
+    def conduct(process: _Process) -> None:
+        from seanet_jax.config import TrainConfig
+        from seanet_jax.flags import parse_study
+
+        command = parse_study(TrainConfig(**defaults), models, description, sys.argv[1:])
+        if command.compilation_cache:
+            _keep_what_is_compiled()
+        module = importlib.import_module(f"seanet_jax.studies.{kind}")
+        module.conduct(command, compiler_options(os.environ) if command.tune_cpu else {})
+
+    _run(conduct)
+
+
+class _Process:
+    """Whether it trains together with others."""
+
+    together = False
+
+
+def _run(action: Callable[[_Process], None]) -> NoReturn:
+    """Does it; whatever happens becomes an exit status."""
+    # Before anything is imported that takes long, since all of it would be imported again. The parser, imported later,
+    # takes either spelling.
+    if not {"--no-tune-cpu", "--no-tune_cpu"} & set(sys.argv):
+        restart_tuned()
+    process = _Process()
+    try:
+        action(process)
     except InputError as error:
-        _exit(2, f"error: {error}", together)
+        _exit(2, f"error: {error}", process)
     except RunError as error:
-        _exit(1, f"error: {error}", together)
+        _exit(1, f"error: {error}", process)
     except KeyboardInterrupt:
         message = "interrupted; the same command with --resume continues from the last checkpoint, if one was written"
-        _exit(130, message, together)
-    except Exception:
-        if not together:
+        _exit(130, message, process)
+    except Exception as error:
+        # Looked up rather than imported: where it is not loaded yet, nothing can have been stopped by it.
+        interrupt = sys.modules.get("seanet_jax.interrupt")
+        if interrupt is not None and isinstance(error, interrupt.StoppedError):
+            _exit(128 + error.signal, str(error), process)
+        if not process.together:
             raise
-        _exit(1, traceback.format_exc(), together)
+        _exit(1, traceback.format_exc(), process)
     sys.exit(0)
 
 
@@ -72,10 +112,10 @@ def _keep_what_is_compiled() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def _exit(status: int, message: str, together: bool) -> NoReturn:
+def _exit(status: int, message: str, process: _Process) -> NoReturn:
     """Ends the process; where it trains together with others, without waiting for them."""
     print(message, file=sys.stderr, flush=True)
-    if together:
+    if process.together:
         from seanet_jax.processes import leave
 
         leave(status)

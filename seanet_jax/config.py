@@ -42,6 +42,9 @@ class TrainConfig:
     model: str = "seanet20"
     """Name of a preset, for example seanet20, seanet20_narrow or resnet56; a wrong name lists them all."""
 
+    squeeze_excite: bool | None = None
+    """Whether blocks recalibrate their channels; None keeps the preset's."""
+
     reduction: int | None = None
     """Channels per hidden unit of squeeze-excitation; None keeps the preset's."""
 
@@ -165,7 +168,7 @@ class TrainConfig:
         Raises:
             InputError: the preset is unknown or an override does not fit it.
         """
-        overridable = ("reduction", "aggregate_placement", "aggregate_op", "aggregate_factor")
+        overridable = ("squeeze_excite", "reduction", "aggregate_placement", "aggregate_op", "aggregate_factor")
         given = {name: getattr(self, name) for name in overridable}
         overrides = {name: value for name, value in given.items() if value is not None and value != "preset"}
         return model_config(

@@ -3,12 +3,16 @@
 import contextlib
 import dataclasses
 import io
+from pathlib import Path
+from typing import Any, TypeVar
 
 import tyro
 
 from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError
 from seanet_jax.processes import ProcessGroup
+
+_FlagsT = TypeVar("_FlagsT", bound="_ProcessFlags")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +33,28 @@ class Command:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Flags(TrainConfig):
+class StudyCommand:
+    """What the command line of a study asks for.
+
+    Attributes:
+        config: what its runs share; ``out``, where it is given, is the study's folder.
+        models: names of presets.
+        seeds: how many.
+        learning_rates: to choose from.
+        tune_cpu: see ``_Flags``.
+        compilation_cache: likewise.
+    """
+
+    config: TrainConfig
+    models: tuple[str, ...]
+    seeds: int
+    learning_rates: tuple[float, ...]
+    tune_cpu: bool
+    compilation_cache: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _ProcessFlags(TrainConfig):
     """The flags as parsed: checked afterwards, so that the config's own sentences reach the user unwrapped."""
 
     tune_cpu: bool = True
@@ -38,6 +63,12 @@ class _Flags(TrainConfig):
     compilation_cache: bool = True
     """Keep what is compiled, for faster starts, in JAX_COMPILATION_CACHE_DIR or else in ~/.cache/seanet_jax."""
 
+    def __post_init__(self) -> None:
+        pass
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flags(_ProcessFlags):
     distributed: bool = False
     """Train together with the other processes of this Slurm, Open MPI, Kubernetes or TPU job, as JAX detects them."""
 
@@ -50,8 +81,27 @@ class _Flags(TrainConfig):
     process_id: int | None = None
     """Which of them this is, from 0."""
 
-    def __post_init__(self) -> None:
-        pass
+
+@dataclasses.dataclass(frozen=True)
+class _StudyFlags(_ProcessFlags):
+    models: tuple[str, ...] = ()
+    """Names of presets."""
+
+    seeds: int = 3
+    """Runs of each network, from the seeds 0, 1, ..."""
+
+    learning_rates: tuple[float, ...] = (0.1,)
+    """Initial rates; of several, each network gets the one that is best on held-out images, see validation-fraction."""
+
+    out: Path | None = None
+    """Folder of the study."""
+
+    # The study sets these, or they would make its runs end early.
+    model: tyro.conf.Fixed[str] = "seanet20"
+    learning_rate: tyro.conf.Fixed[float] = 0.1
+    seed: tyro.conf.Fixed[int] = 0
+    max_steps: tyro.conf.Fixed[int | None] = None
+    resume: tyro.conf.Fixed[bool] = False
 
 
 def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Command:
@@ -66,21 +116,59 @@ def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Comm
         InputError: a flag is unknown or its value cannot work.
         SystemExit: with status 0, after --help.
     """
-    given = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            parsed = tyro.cli(_Flags, default=_Flags(**given), description=description, args=arguments)
-    except SystemExit as error:
-        if error.code == 0:
-            raise
-        raise InputError(_in_one_line(complaint.getvalue())) from None
-    config = TrainConfig(**{name: getattr(parsed, name) for name in given})
+    config, parsed = _read(_Flags(**_fields(defaults)), description, arguments)
     explicit = (parsed.coordinator, parsed.num_processes, parsed.process_id)
     together = parsed.distributed or explicit != (None, None, None)
     return Command(
         config, parsed.tune_cpu, parsed.compilation_cache, processes=ProcessGroup(*explicit) if together else None
     )
+
+
+def parse_study(defaults: TrainConfig, models: tuple[str, ...], description: str, arguments: list[str]) -> StudyCommand:
+    """Reads the flags of a study.
+
+    Args:
+        defaults: values of flags not given.
+        models: where none are named.
+        description: shown above the flags by --help.
+        arguments: without the program's name.
+
+    Raises:
+        InputError: a flag is unknown or its value cannot work.
+        SystemExit: with status 0, after --help.
+    """
+    config, parsed = _read(_StudyFlags(**_fields(defaults), models=models), description, arguments)
+    return StudyCommand(
+        config,
+        parsed.models,
+        parsed.seeds,
+        parsed.learning_rates,
+        parsed.tune_cpu,
+        parsed.compilation_cache,
+    )
+
+
+def _fields(config: TrainConfig) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
+
+
+def _read(default: _FlagsT, description: str, arguments: list[str]) -> tuple[TrainConfig, _FlagsT]:
+    """The config that the flags make, and the flags."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed = tyro.cli(
+                type(default),
+                default=default,
+                description=description,
+                args=arguments,
+                config=(tyro.conf.SuppressFixed,),
+            )
+    except SystemExit as error:
+        if error.code == 0:
+            raise
+        raise InputError(_in_one_line(complaint.getvalue())) from None
+    return TrainConfig(**_fields(parsed)), parsed
 
 
 def _in_one_line(box: str) -> str:

@@ -50,6 +50,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | packages
 
 
+class RunInUseError(InputError):
+    """Another process is writing in the folder."""
+
+
 class RunFolder:
     """A run's folder.
 
@@ -93,6 +97,20 @@ class RunFolder:
         """Whether there is more than a lock: a run killed as early as that is resumed by starting it."""
         return self._config.exists() or not self._lock.exists()
 
+    def in_use(self) -> bool:
+        """Whether another process writes here now."""
+        if not self._lock.exists():
+            return False
+        try:
+            with filelock.FileLock(self._lock, blocking=False):
+                return False
+        except filelock.Timeout:
+            return True
+
+    def is_touched(self) -> bool:
+        """Whether a run was begun here, however early it was killed: it is resumed, not started."""
+        return self._config.exists() or self._lock.exists()
+
     @contextlib.contextmanager
     def locked(self, config: TrainConfig) -> Iterator[None]:
         """Inside this context no other process may; creates the folder. The lock of a process that died is no obstacle.
@@ -101,13 +119,14 @@ class RunFolder:
             config: of the run, checked again, since another process may have been here since.
 
         Raises:
-            InputError: another process is writing here, the folder cannot be written, or as ``check``.
+            RunInUseError: another process is writing here.
+            InputError: the folder cannot be written, or as ``check``.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self._lock, blocking=False).acquire()
         except filelock.Timeout:
-            raise InputError(
+            raise RunInUseError(
                 f"{self.path} is in use by another process; wait for its end, name another folder with --out, "
                 "or give --distributed if these are the processes of one run"
             ) from None
@@ -192,9 +211,9 @@ class RunFolder:
             "resumed": resumed,
         }
         with self.writing(self._config):
-            _write(self._config, json.dumps(about, indent=2) + "\n")
+            write_whole(self._config, json.dumps(about, indent=2) + "\n")
         with self.writing(self._metrics):
-            _write(self._metrics, "".join(json.dumps(record) + "\n" for record in history))
+            write_whole(self._metrics, "".join(json.dumps(record) + "\n" for record in history))
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
@@ -267,10 +286,10 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json."""
         with self.writing(self._summary):
-            _write(self._summary, json.dumps(summary, indent=2) + "\n")
+            write_whole(self._summary, json.dumps(summary, indent=2) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Writes a file whole or not at all, whatever happens to the process or the machine."""
     temporary = _temporary(path)
     with temporary.open("w") as file:

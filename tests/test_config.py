@@ -34,6 +34,7 @@ def test_overrides_reach_the_network():
     network = config.model_config(num_classes=7, in_channels=1)
     assert (network.reduction, network.aggregate_op, network.aggregate_factor) == (16, "max", 2)
     assert (network.aggregate_placement, network.dtype) == ("block", "bfloat16")
+    assert network.squeeze_excite and not TrainConfig(squeeze_excite=False).model_config(10).squeeze_excite
     assert (network.num_classes, network.in_channels, network.widths) == (7, 1, (128, 256, 512))
 
 
@@ -50,7 +51,7 @@ def test_only_what_changes_no_result_may_differ_on_resume(field):
     changed |= {"aggregate_factor": 2, "reduction": 4, "dtype": "bfloat16", "conv_method": "lax", "augment": False}
     changed |= {"data_dir": Path("d"), "out": Path("o"), "resume": True, "require_gpu": True, "decay_factor": 0.5}
     changed |= {"learning_rate": 0.2, "momentum": 0.8, "weight_decay": 0.0, "validation_fraction": 0.1}
-    changed |= {"on_nan": "continue", "batch_statistics": "device"}
+    changed |= {"on_nan": "continue", "batch_statistics": "device", "squeeze_excite": False}
     other = dataclasses.replace(config, **{field: changed.get(field, 7)})
     differences = other.differences(config.to_json())
     assert [line.split(":")[0] for line in differences] == ([] if field in FREE else [field])

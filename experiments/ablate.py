@@ -1,0 +1,18 @@
+"""What do the choices of SEANet contribute: operation, factor, placement, reduction, squeeze-excitation?
+
+    python experiments/ablate.py --models seanet20_narrow --epochs 10 --decay-every 4 --seeds 1
+
+One choice at a time is changed. Every variant is given the same three learning rates and keeps the one that is best on
+the last tenth of the training images: a sum of k rectified maps is larger than their mean, and at one rate for all a
+comparison of operations would compare rates. --models names the network that is changed, one or several.
+
+Cost: 30 runs and, for each seed after the first, 10 more. Started twice it shares the runs out; killed and started
+again, it goes on.
+
+Result: table.md and table.csv in the study's folder, beside a folder for each run.
+"""
+
+from seanet_jax.cli import study
+
+if __name__ == "__main__":
+    study(__doc__, "ablate", ("seanet20",), validation_fraction=0.1)

@@ -1,0 +1,23 @@
+"""Does aggregation help at equal parameters, at equal capacity and at equal compute?
+
+    python experiments/compare.py                            # the networks of the talk and SEANet's equals, three seeds
+    python experiments/compare.py --dataset cifar10
+    python experiments/compare.py --models seanet20_small senet20 resnet20 --epochs 10 --decay-every 4
+
+Cost: 33 runs of 200 epochs, which want GPUs; the third command, 9 runs of 10 epochs, takes two cores a day and
+a half on all of CIFAR-100. Started twice, on two cores, two GPUs or two machines that share the folder, it shares the
+runs out; killed and started again, it goes on.
+
+Result: table.md, table.csv and tests.csv in the study's folder, beside a folder for each run.
+"""
+
+from seanet_jax.cli import study
+
+# Rows of the talk's tables, then equals: in parameters, and in capacity and compute.
+MODELS = (
+    *("seanet20", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "senet20"),
+    *("seanet20_small", "seanet20_block", "wide_senet20", "wide_resnet20"),
+)
+
+if __name__ == "__main__":
+    study(__doc__, "compare", MODELS)

@@ -1,0 +1,57 @@
+"""How fast networks train on this machine: in turns, in one process, so that what slows one slows all."""
+
+import time
+from collections.abc import Mapping
+
+import jax
+
+from seanet_jax import parallel
+from seanet_jax.config import TrainConfig
+from seanet_jax.data import Dataset
+from seanet_jax.trainer import Trainer
+
+_ROUNDS = 5
+_SECONDS_A_TURN = 1.0
+
+
+def training_speeds(
+    configs: Mapping[str, TrainConfig], dataset: Dataset, compiler_options: Mapping[str, str]
+) -> dict[str, list[float]]:
+    """Images per second of the training step, augmentation included, once a round.
+
+    Args:
+        configs: of the runs, by name.
+        dataset: some of its images are used.
+        compiler_options: as for training.
+    """
+    mesh = parallel.make_mesh()
+    steppers = {}
+    for name, config in configs.items():
+        few = dataset.limit(2 * config.batch_size, 1)
+        steppers[name] = _Stepper(Trainer(config, few, mesh, compiler_options))
+    rates: dict[str, list[float]] = {name: [] for name in configs}
+    for _ in range(_ROUNDS):
+        for name, stepper in steppers.items():
+            rates[name].append(stepper.turn())
+    return rates
+
+
+class _Stepper:
+    def __init__(self, trainer: Trainer):
+        self._trainer = trainer
+        self._step = trainer.lower_train_step().compile()
+        self._state, self._order = trainer.initial_state(), trainer.order(0)
+
+    def turn(self) -> float:
+        self._seconds(1)
+        steps = 1
+        while (seconds := self._seconds(steps)) < _SECONDS_A_TURN:
+            steps *= 2
+        return steps * self._trainer.config.batch_size / seconds
+
+    def _seconds(self, steps: int) -> float:
+        started = time.perf_counter()
+        for _ in range(steps):
+            self._state, metrics = self._step(self._state, self._trainer.images, self._order, self._trainer.augment_key)
+        jax.block_until_ready(metrics)
+        return time.perf_counter() - started
