@@ -7,8 +7,8 @@
 Prints Markdown. The last two measure no time: "collectives" reads the program that XLA compiled for eight devices, and
 "paper" puts its counts into published speeds:
 
-* Computation: the roofline of roofline.py for each GPU's images. It is a bound: a real step takes longer, and its
-  exchange weighs less than the table says.
+* Computation: the roofline of seanet_jax/studies/roofline.py for each GPU's images. It is a bound: a real step takes
+  longer, and its exchange weighs less than the table says.
 * All-reducing B bytes among N GPUs sends 2 (N - 1) / N * B through each GPU's links. Inside a node of eight these are
   NVLink's, 450 GB/s in each direction. Between nodes each GPU has a network adapter of 400 Gb/s, 50 GB/s in each
   direction, and all eight of a node carry a part.
@@ -27,12 +27,12 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import roofline
 from contestants import Task
 from duel import compare
 from train_step import OURS, ratios, spread
 
 from seanet_jax.models import model_config
+from seanet_jax.studies import roofline
 from seanet_jax.studies.multiply_adds import parameters
 
 DEVICES, CLASSES, IMAGES = 8, 100, 50_000

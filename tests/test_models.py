@@ -94,6 +94,9 @@ PARAMETER_COUNTS = [
     ("resnet44", {}, 661338, 667188),
     ("resnet56", {}, 855770, 861620),
     ("resnet110", {}, 1730714, 1736564),
+    ("seanet20_small", {}, 281554, 283174),
+    ("narrow_senet20", {}, 1096974, 1108584),
+    ("narrow_resnet20", {}, 1080090, 1091700),
     ("senet20", {}, 276884, 282734),
     ("senet20", {"reduction": 16}, 274847, 280697),
     ("preact_resnet20", {}, 272282, 278132),
@@ -105,6 +108,11 @@ PARAMETER_COUNTS = [
 def test_parameter_counts(name, overrides, ten, hundred):
     assert count(preset(name, 10, **overrides)) == ten
     assert count(preset(name, 100, **overrides)) == hundred
+
+
+def test_the_small_preset_is_as_large_as_its_comment_says():
+    small, senet, resnet = (count(preset(name, 100)) for name in ("seanet20_small", "senet20", "resnet20"))
+    assert abs(small / senet - 1) < 0.002 and abs(small / resnet - 1) < 0.02
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from seanet_jax.errors import demand_positive_integers
 from seanet_jax.models import SEANet, SEANetConfig
 
 
@@ -35,7 +36,11 @@ def multiply_adds(config: SEANetConfig, height: int = 32, width: int = 32) -> in
         config: of the network.
         height: of the image, in pixels.
         width: likewise.
+
+    Raises:
+        InputError: height or width is not a positive integer.
     """
+    demand_positive_integers("multiply_adds", height=height, width=width)
     # XLA's convolution is one equation; the faster ways to compute it are many.
     model = _abstract(dataclasses.replace(config, conv_method="lax"))
     model.eval()
