@@ -18,6 +18,8 @@ PROBABILITIES = st.lists(st.floats(0, 1), max_size=8)
 def test_students_own_data():
     found = paired_difference(SLEEP_1, SLEEP_2)
     assert found == pytest.approx((-1.58, -2.4598858, -0.7001142, 0.00283289, 10), abs=1e-6)
+    # t, from the interval, whose half width is 2.262157 standard errors with 9 degrees of freedom.
+    assert found.mean / ((found.high - found.low) / 2 / 2.262157) == pytest.approx(-4.0621, abs=1e-4)
 
 
 def test_mean_and_deviation():
@@ -48,6 +50,24 @@ def test_paired_differences_are_scipys_of_one_sample(pairs):
 def test_equal_differences_leave_no_noise_to_compare_with():
     assert paired_difference((1, 2, 3), (1, 2, 3)) == (0, 0, 0, 1, 3)
     assert paired_difference((2, 3, 4), (1, 2, 3)) == (1, 1, 1, 0, 3)
+    # Each difference is 0.1 and a rounding error of its own.
+    found = paired_difference((71.3, 71.4, 71.5), (71.2, 71.3, 71.4))
+    assert found == (found.mean, found.mean, found.mean, 0, 3)
+    assert paired_difference((0.1 + 0.2, 0.3, 0.3), (0.3, 0.3, 0.3)).p_value == 1
+
+
+@given(st.lists(PERCENT, min_size=3, max_size=6), st.integers(-5000, 5000))
+def test_a_constant_difference_is_certain_however_it_rounds(values, hundredths):
+    shifted = [value + hundredths / 100 for value in values]
+    found = paired_difference(shifted, values)
+    assert found.p_value == (1 if hundredths == 0 else 0)
+    assert found.low == found.mean == found.high == pytest.approx(hundredths / 100)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_named(value):
+    with pytest.raises(InputError, match="give the pairs that have finite values"):
+        paired_difference((1, 2, value), (1, 2, 4))
 
 
 @pytest.mark.parametrize(("first", "second"), [((1, 2), (2, 3)), ((1, 2, 3), (1, 2))])

@@ -1,10 +1,14 @@
 """What a few runs can say: means, deviations and paired differences with their p-values."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from seanet_jax.errors import InputError
+
+# Differences that vary by less than this share of the values vary by rounding alone.
+_ROUNDING = 1e-12
 
 
 class Summary(NamedTuple):
@@ -63,19 +67,23 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
         second: of the same seeds in the same order.
 
     Returns:
-        Where all differences are equal, which leaves no noise to compare with, p is 1 if they are 0 and else 0.
+        Where all differences are equal but for rounding, which leaves no noise to compare with, p is 1 if they are 0
+        and else 0.
 
     Raises:
-        InputError: the numbers of values differ, or there are fewer than three pairs.
+        InputError: the numbers of values differ, there are fewer than three pairs, or a value is not finite.
     """
     if len(first) != len(second) or len(first) < 3:
         raise InputError(
             f"{len(first)} and {len(second)} values were given; a paired test needs as many of each, 3 or more"
         )
+    if not all(map(math.isfinite, (*first, *second))):
+        raise InputError("a value of the pairs is infinite or not a number; give the pairs that have finite values")
     differences = [a - b for a, b in zip(first, second, strict=True)]
     mean = statistics.fmean(differences)
-    if max(differences) == min(differences):
-        return PairedDifference(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(differences))
+    rounding = _ROUNDING * max(map(abs, (*first, *second)))
+    if max(differences) - min(differences) <= rounding:
+        return PairedDifference(mean, mean, mean, 1.0 if abs(mean) <= rounding else 0.0, len(differences))
     from scipy import stats
 
     result = stats.ttest_rel(first, second)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,27 +15,44 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 )
 PUBLISHED = "#999999"
 
-# A network's family decides its colour, its size the line: solid as published, dashed wide or narrow, dotted small.
-_FAMILIES = {"seanet": VERMILION, "senet": BLUE, "preact_resnet": PURPLE, "resnet": GREEN}
+_DOTS_PER_INCH = 200
+
+# A network's family decides its colour and marker, its width the line: solid as published, dashed wide or narrow,
+# dotted small. The deeper, the darker.
+_FAMILIES = {"seanet": (VERMILION, "D"), "senet": (BLUE, "s"), "preact_resnet": (PURPLE, "^"), "resnet": (GREEN, "o")}
+_DARKER = {"32": 0.2, "44": 0.4, "56": 0.6, "110": 0.8}
 _DASHES = {"wide_": (6, 2), "narrow_": (3, 1.5), "_narrow": (3, 1.5), "_small": (1, 1), "_block": (4, 1, 1, 1)}
 
 # What the ablations change gets the palette's order; yellow is too pale for a line.
 CYCLE = (VERMILION, BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK)
 
 
-def line_of(model: str) -> dict[str, object]:
-    """Keywords of ``Axes.plot`` for a network: the same in every figure.
+def line_of(model: str) -> dict[str, Any]:
+    """Keywords of ``Axes.plot`` for a network: the same in every figure, and another for every preset.
 
     Args:
         model: name of a preset; one of another name is black.
     """
     bare = model.removeprefix("wide_").removeprefix("narrow_")
-    colour = next((colour for family, colour in _FAMILIES.items() if bare.startswith(family)), BLACK)
+    family = next((family for family in _FAMILIES if bare.startswith(family)), "")
+    colour, marker = _FAMILIES.get(family, (BLACK, "v"))
+    depth = bare.removeprefix(family).partition("_")[0]
     dashes = next((dashes for mark, dashes in _DASHES.items() if mark in model), None)
-    return {"color": colour, "linestyle": "-" if dashes is None else (0, dashes)}
+    return {
+        "color": _darker(colour, _DARKER.get(depth, 0.0)),
+        "linestyle": "-" if dashes is None else (0, dashes),
+        "marker": marker,
+    }
 
 
-def figure(rows: int = 1, columns: int = 1, *, width: float = 6.8, height: float = 3.0) -> "tuple[Figure, list[Axes]]":
+def _darker(colour: str, share: float) -> str:
+    """A colour ``#rrggbb`` mixed with a share of black."""
+    return "#" + "".join(f"{round(int(colour[i : i + 2], 16) * (1 - share)):02X}" for i in (1, 3, 5))
+
+
+def figure(
+    rows: int = 1, columns: int = 1, *, width: float = 6.8, height: float = 3.0, **subplots: Any
+) -> "tuple[Figure, list[Axes]]":
     """An empty figure, and its axes row by row.
 
     Args:
@@ -43,13 +60,15 @@ def figure(rows: int = 1, columns: int = 1, *, width: float = 6.8, height: float
         columns: of axes.
         width: of the whole in inches; a text column of a paper is 3.3 wide, a page 6.8.
         height: likewise.
+        **subplots: keywords of ``Figure.subplots``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), layout="constrained")
+    # Laid out at the resolution it is saved with: labels are measured in whole pixels.
+    made = Figure(figsize=(width, height), dpi=_DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(made)
-    axes = list(made.subplots(rows, columns, squeeze=False).flat)
+    axes = list(made.subplots(rows, columns, squeeze=False, **subplots).flat)
     for one in axes:
         one.tick_params(labelsize=8)
         one.grid(alpha=0.25, linewidth=0.5)
@@ -77,9 +96,10 @@ def save(made: "Figure", path: Path) -> Sequence[Path]:
     import matplotlib as mpl
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_suffix(suffix) for suffix in (".svg", ".png")]
+    # Not with_suffix, which takes the end of a name such as "lr0.1" for one.
+    files = [path.with_name(path.name + suffix) for suffix in (".svg", ".png")]
     # Identifiers and dates would differ from one writing to the next.
     with mpl.rc_context({"svg.hashsalt": "seanet_jax", "svg.fonttype": "path"}):
         made.savefig(files[0], metadata={"Date": None})
-    made.savefig(files[1], dpi=200, metadata={"Software": None})
+    made.savefig(files[1], dpi=_DOTS_PER_INCH, metadata={"Software": None})
     return files
