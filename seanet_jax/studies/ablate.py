@@ -22,6 +22,9 @@ AXES: dict[str, dict[str, str]] = {
     "squeeze-excitation": {"on": "base", "off": "no_se"},
 }
 
+# The base's value of each axis.
+BASE_VALUES = {axis: next(value for value, name in values.items() if name == "base") for axis, values in AXES.items()}
+
 # What is changed of the base, which is SEANet as published: a sum of 4 after each stage, reduction 8.
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},

@@ -1,0 +1,34 @@
+"""What did the studies find? Makes docs/results.md, with its figures, from the folders of their runs.
+
+    python experiments/results.py
+    python experiments/results.py --comparison runs/compare-cifar10 --page runs/results.md
+
+Cost: half a minute; no checkpoint and no image is read.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from compare import MODELS
+
+from seanet_jax.errors import InputError, RunError
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kept = Path("docs/results")
+    parser.add_argument("--comparison", type=Path, default=kept / "compare-cifar100", help="folder of compare.py")
+    parser.add_argument("--ablation", type=Path, default=kept / "ablate-cifar100", help="folder of ablate.py")
+    parser.add_argument("--analysis", type=Path, default=kept / "analysis-cifar100", help="folder of analyze.py")
+    parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="to be written")
+    arguments = parser.parse_args()
+
+    from seanet_jax.studies.page import Results, write
+
+    try:
+        found = Results.read(arguments.comparison, arguments.ablation, arguments.analysis, MODELS)
+        write(found, arguments.page)
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    print(arguments.page)
