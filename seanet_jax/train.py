@@ -136,7 +136,7 @@ def _load_dataset(config: TrainConfig) -> Dataset:
     for turn in (True, False):
         with processes.agreed():
             if processes.is_first() == turn:
-                found.append(_load_own_dataset(config))
+                found.append(load_dataset(config))
     return found[0]
 
 
@@ -155,7 +155,12 @@ def _check_images(dataset: Dataset) -> str:
     return str(processes.of_first(dataset.sha256() if processes.is_first() else None))
 
 
-def _load_own_dataset(config: TrainConfig) -> Dataset:
+def load_dataset(config: TrainConfig) -> Dataset:
+    """The images of a run: limited, and with those held out that it holds out.
+
+    Raises:
+        InputError: they cannot be read, or are fewer than a batch.
+    """
     # The first process reads and checks all images. Each of the others reads those for its devices, and as many for
     # the comparison below.
     dataset = load(config.dataset, data_dir=config.data_dir, mapped=not processes.is_first())

@@ -1,0 +1,36 @@
+"""Do the talk's claims about aggregation hold: fewer redundant maps, more gradient, a global representation?
+
+    python experiments/analyze.py RUN_THAT_AGGREGATES RUN_THAT_DOES_NOT --out runs/analysis
+
+Both are folders of runs of the same widths, with their checkpoints: seanet20_narrow and narrow_senet20, for example.
+
+Cost: four short trainings, twenty minutes on two cores with the narrow networks.
+
+Result: analysis.json with the numbers, a sentence and a figure for each claim.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("aggregated", type=Path, help="folder of a run that aggregates")
+    parser.add_argument("plain", type=Path, help="folder of a run of the same widths that does not")
+    parser.add_argument("--out", type=Path, default=Path("runs/analysis"), help="folder to be written")
+    parser.add_argument("--images", type=int, default=1000, help="test images whose maps are measured")
+    parser.add_argument("--image", type=int, default=0, help="index of the test image whose maps are drawn")
+    parser.add_argument("--steps", type=int, default=300, help="of training, over which gradients are followed")
+    parser.add_argument("--learning-rate", type=float, default=0.1, help="likewise")
+    parser.add_argument("--data-dir", type=Path, help="folder with CIFAR, as for the other experiments")
+    arguments = parser.parse_args()
+
+    from seanet_jax.errors import InputError, RunError
+    from seanet_jax.studies.claims import analyze
+
+    try:
+        analyze(**vars(arguments), command=shlex.join(["python", *sys.argv]))
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)

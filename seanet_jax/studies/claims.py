@@ -1,0 +1,457 @@
+"""The talk's claims about aggregation, measured on trained networks: numbers, a figure and a sentence for each.
+
+A verdict follows from the numbers by a rule that stands in the function that gives it.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seanet_jax import parallel
+from seanet_jax.config import TrainConfig
+from seanet_jax.data import Dataset
+from seanet_jax.data.augment import normalize
+from seanet_jax.errors import InputError, demand_positive_integers
+from seanet_jax.models import SEANet
+from seanet_jax.report import say
+from seanet_jax.run_folder import RunFolder, versions, write_whole
+from seanet_jax.studies import style
+from seanet_jax.studies.analysis import (
+    Gradients,
+    Moments,
+    active_share,
+    chosen_channels,
+    correlations_of,
+    effective_rank_of,
+    feature_maps,
+    gradient_norms,
+    summed_groups,
+)
+from seanet_jax.train import load_dataset, load_model
+from seanet_jax.trainer import Trainer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Random choices of channels, whose mean is the control.
+_CHOICES = 20
+_IMAGES_AT_A_TIME = 100
+# Training images whose loss the gradients are of.
+_GRADIENT_IMAGES = 256
+_OPERATIONS = ("sum", "mean", "max", "none")
+_GROUPS_SHOWN = 4
+
+
+class Trained(NamedTuple):
+    """A run and its network.
+
+    Attributes:
+        name: of the run's folder.
+        config: of the run.
+        model: as after its last epoch, in evaluation mode.
+    """
+
+    name: str
+    config: TrainConfig
+    model: SEANet
+
+
+def analyze(
+    aggregated: Path,
+    plain: Path,
+    out: Path,
+    *,
+    images: int = 1000,
+    image: int = 0,
+    steps: int = 300,
+    learning_rate: float = 0.1,
+    data_dir: Path | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Measures the three claims, and writes ``analysis.json`` and the figures.
+
+    Args:
+        aggregated: folder of a run that aggregates after each stage; its checkpoints are read.
+        plain: likewise, of a run of the same widths without aggregation.
+        out: folder to be written.
+        images: test images whose maps are measured, the first of them.
+        image: index of the test image whose maps are drawn.
+        steps: of training, over which gradients are followed.
+        learning_rate: likewise.
+        data_dir: see ``TrainConfig``.
+        command: how this is to be run again, for the page.
+
+    Returns:
+        The contents of ``analysis.json``.
+
+    Raises:
+        InputError: the runs are not such a pair, their data cannot be read, or a number cannot be used.
+    """
+    demand_positive_integers("analyze", images=images, steps=steps)
+    ours, theirs = _read(aggregated, data_dir), _read(plain, data_dir)
+    _check_pair(ours, theirs)
+    dataset = load_dataset(ours.config)
+    available = len(dataset.test_images)
+    if images > available or not 0 <= image < available:
+        raise InputError(f"images is {images} and image {image}; there are {available} test images")
+    # An invalid rate is refused before anything is measured.
+    dataclasses.replace(ours.config, learning_rate=learning_rate)
+
+    redundancy = _redundancy(ours, theirs, dataset, images)
+    say("redundancy measured")
+    gradients = _gradients(ours, dataset, steps, learning_rate)
+    say("gradients measured")
+    coverage = _coverage(ours, dataset, images)
+    figures = {
+        "redundancy": redundancy_figure(redundancy),
+        "gradients": gradients_figure(gradients),
+        "maps": maps_figure(ours, dataset, image),
+    }
+    claims = [
+        _claim("minimised redundancies", "redundancy", redundancy_sentences(redundancy)),
+        _claim("significant flow of gradient with sum", "gradients", gradient_sentences(gradients)),
+        _claim("a global representation", "maps", coverage_sentences(coverage)),
+    ]
+    about = {
+        "subject": (
+            f"{ours.config.model} (run {ours.name}) beside {theirs.config.model} (run {theirs.name}), both after their "
+            f"last epoch; maps of the first {images:,} test images of {dataset.name}. Gradients: new networks of the "
+            f"same widths, {steps} steps of training at learning rate {learning_rate:g}, of the loss of "
+            f"{_GRADIENT_IMAGES} training images."
+        ),
+        "command": command,
+        "claims": claims,
+        "redundancy": [{name: value for name, value in row.items() if name != "pairs"} for row in redundancy],
+        "gradients": gradients,
+        "coverage": coverage,
+        "versions": versions(),
+    }
+    for name, figure in figures.items():
+        style.save(figure, out / name)
+    write_whole(out / "analysis.json", json.dumps(about, indent=2) + "\n")
+    for claim in claims:
+        say(f'"{claim["claim"]}": {claim["measured"]} {claim["verdict"]}')
+    return about
+
+
+def _read(folder: Path, data_dir: Path | None) -> Trained:
+    saved, _ = RunFolder(folder).read_config()
+    config = TrainConfig(**(saved | {"data_dir": data_dir, "out": None, "resume": False}))
+    return Trained(folder.name, config, load_model(folder, "latest"))
+
+
+def _check_pair(ours: Trained, theirs: Trained) -> None:
+    first, second = ours.model.config, theirs.model.config
+    if first.aggregate_placement != "stage":
+        raise InputError(f"{ours.name} does not aggregate after its stages; give a run that does first")
+    if second.aggregate_placement != "none":
+        raise InputError(f"{theirs.name} aggregates; give a run that does not second")
+    if (first.widths, ours.config.dataset) != (second.widths, theirs.config.dataset):
+        raise InputError(
+            f"{ours.name} has widths {first.widths} on {ours.config.dataset}, {theirs.name} {second.widths} on "
+            f"{theirs.config.dataset}; give two runs of the same widths and data"
+        )
+
+
+def _claim(claim: str, figure: str, sentences: tuple[str, str]) -> dict[str, str]:
+    measured, verdict = sentences
+    return {"claim": claim, "figure": figure, "measured": measured, "verdict": verdict}
+
+
+def _normalized(dataset: Dataset, images: np.ndarray) -> jax.Array:
+    return normalize(jnp.asarray(images), dataset.mean, dataset.std)
+
+
+def _moments(model: SEANet, dataset: Dataset, images: int) -> list[tuple[Moments, Moments]]:
+    """Of each stage's maps, before and after its aggregation."""
+    total: list[tuple[Moments, Moments]] = []
+    for start in range(0, images, _IMAGES_AT_A_TIME):
+        batch = dataset.test_images[start : min(start + _IMAGES_AT_A_TIME, images)]
+        found = [(Moments.of(s.before), Moments.of(s.after)) for s in feature_maps(model, _normalized(dataset, batch))]
+        pairs = zip(total, found, strict=True)
+        total = [(a.merge(c), b.merge(d)) for (a, b), (c, d) in pairs] if total else found
+    return total
+
+
+def _alike(covariance: np.ndarray) -> dict[str, float]:
+    """How redundant some channels are."""
+    rank = effective_rank_of(covariance)
+    return {
+        "channels": len(covariance),
+        "median_correlation": float(np.median(correlations_of(covariance).absolute)),
+        "effective_rank": rank,
+        "effective_rank_share": rank / len(covariance),
+    }
+
+
+def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _redundancy(ours: Trained, theirs: Trained, dataset: Dataset, images: int) -> list[dict[str, Any]]:
+    """A row for each stage.
+
+    Fewer channels alone are less redundant, so aggregated maps are held against as many channels of the plain network,
+    chosen at random; and against sums of its channels in random groups, which is what summing does by itself.
+    """
+    rows = []
+    source = np.random.default_rng(0)
+    factor = ours.model.config.aggregate_factor
+    stages = zip(_moments(ours.model, dataset, images), _moments(theirs.model, dataset, images), strict=True)
+    for (before, after), (plain, _) in stages:
+        covariance = plain.covariance()
+        orders = [source.permutation(len(covariance)) for _ in range(_CHOICES)]
+        few = [chosen_channels(covariance, order[: len(order) // factor]) for order in orders]
+        sums = [summed_groups(covariance, order, factor) for order in orders]
+        measured = {"before": before.covariance(), "after": after.covariance(), "plain": covariance}
+        rows.append(
+            {name: _alike(found) for name, found in measured.items()}
+            | {"plain_chosen": _mean([_alike(one) for one in few])}
+            | {"plain_sums": _mean([_alike(one) for one in sums])}
+            | {
+                "pairs": {name: correlations_of(found).absolute for name, found in measured.items()}
+                | {"plain_chosen": np.concatenate([correlations_of(one).absolute for one in few])}
+                | {"plain_sums": np.concatenate([correlations_of(one).absolute for one in sums])}
+            }
+        )
+    return rows
+
+
+def redundancy_sentences(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """What was measured, and the verdict.
+
+    The claim holds in a stage whose aggregated maps are less correlated, by the median, and have a larger share of
+    effective rank than as many channels of the plain network.
+
+    Args:
+        rows: one for each stage, with ``after`` and ``plain_chosen``.
+    """
+    parts, holds = [], []
+    for stage, row in enumerate(rows, start=1):
+        after, control = row["after"], row["plain_chosen"]
+        fewer = after["median_correlation"] < control["median_correlation"]
+        holds.append(fewer and after["effective_rank_share"] > control["effective_rank_share"])
+        parts.append(
+            f"stage {stage}: {after['median_correlation']:.2f} after aggregation, {control['median_correlation']:.2f} "
+            f"without, effective rank {after['effective_rank']:.1f} and {control['effective_rank']:.1f} of "
+            f"{after['channels']}"
+        )
+    measured = (
+        "Median absolute correlation between maps, and effective rank, beside as many maps of the network without "
+        f"aggregation: {'; '.join(parts)}."
+    )
+    return measured, _verdict(holds, "stage")
+
+
+def _verdict(holds: Sequence[bool], what: str) -> str:
+    if all(holds):
+        return "The claim holds here."
+    if not any(holds):
+        return "The claim does not hold here."
+    where = ", ".join(str(number) for number, one in enumerate(holds, start=1) if one)
+    return f"The claim holds here in {what} {where} alone."
+
+
+def _gradients(ours: Trained, dataset: Dataset, steps: int, learning_rate: float) -> dict[str, Any]:
+    """Gradient norms by operation and step, from the same initial parameters' seed and the same images."""
+    mesh = parallel.make_mesh()
+    looks = sorted({step for step in (0, 10, 100) if step < steps} | {steps})
+    images = _normalized(dataset, dataset.train_images[:_GRADIENT_IMAGES])
+    labels = jnp.asarray(dataset.train_labels[:_GRADIENT_IMAGES])
+    found: dict[str, Any] = {}
+    for operation in _OPERATIONS:
+        change: dict[str, Any] = {"aggregate_op": operation} if operation != "none" else {"aggregate_placement": "none"}
+        config = dataclasses.replace(ours.config, **change, learning_rate=learning_rate, max_steps=None)
+        trainer = Trainer(config, dataset, mesh, {})
+        train_step = trainer.lower_train_step().compile()
+        state = trainer.initial_state()
+        rows = []
+        for step in range(steps + 1):
+            if step in looks:
+                gradients = gradient_norms(trainer.model_config, state.params, state.batch_stats, images, labels)
+                rows.append(_row(step, gradients))
+            if step < steps:
+                order = trainer.order(step // trainer.steps_per_epoch)
+                state, _ = train_step(state, trainer.images, order, trainer.augment_key)
+        found[operation] = rows
+        say(f"{operation}: loss {rows[0]['loss']:.3f} at step 0, {rows[-1]['loss']:.3f} at step {steps}")
+    return found
+
+
+def _row(step: int, gradients: Gradients) -> dict[str, Any]:
+    return {
+        "step": step,
+        "loss": gradients.loss,
+        "layers": [layer.layer for layer in gradients.layers],
+        "gradient_norms": [layer.gradient for layer in gradients.layers],
+        "relative_norms": [layer.relative for layer in gradients.layers],
+    }
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(sum(math.log(max(value, 1e-30)) for value in values) / len(values))
+
+
+def gradient_sentences(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, str]:
+    """What was measured, and the verdict.
+
+    The claim holds if, at every step looked at, the sum's gradient is the largest of the four, by the geometric mean
+    of the convolutions' norms.
+
+    Args:
+        found: by operation, a row for each step looked at.
+    """
+    parts, holds = [], []
+    for index, row in enumerate(found["sum"]):
+        means = {name: _geometric_mean(rows[index]["gradient_norms"]) for name, rows in found.items()}
+        losses = ", ".join(f"{rows[index]['loss']:.2f}" for rows in found.values())
+        norms = ", ".join(f"{value:.2g}" for value in means.values())
+        holds.append(max(means, key=lambda name: means[name]) == "sum")
+        parts.append(f"step {row['step']}: {norms} (loss {losses})")
+    measured = (
+        f"Geometric mean of the gradient's norms over the convolutions for {', '.join(found)}: {'; '.join(parts)}."
+    )
+    if any(holds) and not all(holds):
+        where = ", ".join(str(row["step"]) for row, one in zip(found["sum"], holds, strict=True) if one)
+        return measured, f"The sum's is the largest at step {where} alone: the claim does not hold throughout."
+    return measured, _verdict(holds, "step")
+
+
+def _coverage(ours: Trained, dataset: Dataset, images: int) -> list[dict[str, float]]:
+    """The share of positions at which maps are above zero, a row for each stage."""
+    config, source = ours.model.config, np.random.default_rng(0)
+    orders = {width: [source.permutation(width) for _ in range(_CHOICES)] for width in config.widths}
+    rows: list[dict[str, float]] = []
+    few = _normalized(dataset, dataset.test_images[: min(images, _IMAGES_AT_A_TIME)])
+    for stage in feature_maps(ours.model, few):
+        width = stage.before.shape[-1]
+        factor, op = config.aggregate_factor, config.aggregate_op
+        random = [active_share(stage.before, order, factor=factor, op=op) for order in orders[width]]
+        rows.append(
+            {
+                "before": float(active_share(stage.before, np.arange(width))),
+                "after": float((stage.after > 0).mean()),
+                "random_groups": float(np.mean(random)),
+            }
+        )
+    return rows
+
+
+def coverage_sentences(rows: Sequence[Mapping[str, float]]) -> tuple[str, str]:
+    """What was measured, and the verdict.
+
+    An aggregated map is above zero wherever one of its group is, so it covers more of the image by construction. The
+    claim holds, beyond that, in a stage whose groups cover more than groups drawn at random from the same maps.
+
+    Args:
+        rows: one for each stage, with the shares ``before``, ``after`` and ``random_groups``.
+    """
+    parts = [
+        f"stage {stage}: {row['before']:.0%} before, {row['after']:.0%} after, {row['random_groups']:.0%} in groups drawn "
+        "at random"
+        for stage, row in enumerate(rows, start=1)
+    ]
+    measured = f"Share of positions at which maps are above zero: {'; '.join(parts)}."
+    covers = all(row["after"] > row["before"] for row in rows)
+    holds = [row["after"] > row["random_groups"] for row in rows]
+    if covers and not all(holds):
+        return measured, (
+            "An aggregated map covers more of the image, as any sum of rectified maps does; the network has not learned "
+            "groups that cover more than chance would" + ("." if not any(holds) else " in every stage.")
+        )
+    return measured, _verdict(holds, "stage")
+
+
+def redundancy_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Cumulative distributions of absolute correlations, a panel for each stage."""
+    drawn = {
+        "before": ("before aggregation", style.VERMILION, (3, 1.5)),
+        "after": ("after aggregation", style.VERMILION, None),
+        "plain": ("no aggregation", style.BLUE, (3, 1.5)),
+        "plain_chosen": ("no aggregation, as many maps", style.BLUE, None),
+        "plain_sums": ("no aggregation, summed at random", style.SKY, (1, 1)),
+    }
+    made, panels = style.figure(1, len(rows), height=2.9, sharey=True)
+    for stage, (axes, row) in enumerate(zip(panels, rows, strict=True), start=1):
+        for name, (label, colour, dashes) in drawn.items():
+            values = np.sort(row["pairs"][name])
+            share = 100 * np.arange(1, len(values) + 1) / len(values)
+            line = "-" if dashes is None else (0, dashes)
+            axes.plot(values, share, color=colour, linestyle=line, linewidth=1.4, label=label)
+        style.label(axes, x="absolute correlation", y="pairs of maps (%)" if stage == 1 else "", title=f"stage {stage}")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 100)
+    handles, labels = panels[0].get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return made
+
+
+def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
+    """Gradient norms by depth, a panel for each step."""
+    colours = dict(zip(_OPERATIONS, (style.VERMILION, style.ORANGE, style.PURPLE, style.BLUE), strict=True))
+    count = len(found["sum"])
+    made, panels = style.figure(1, count, height=2.7, sharey=True)
+    for index, axes in enumerate(panels):
+        for operation, rows in found.items():
+            row = rows[index]
+            # Shortcuts lie beside the others, not behind them.
+            norms = [
+                n for layer, n in zip(row["layers"], row["gradient_norms"], strict=True) if "shortcut" not in layer
+            ]
+            axes.semilogy(
+                range(1, len(norms) + 1),
+                norms,
+                color=colours[operation],
+                linewidth=1.3,
+                marker="o",
+                markersize=2,
+                label=operation,
+            )
+        y = "gradient norm of a 3x3 convolution" if index == 0 else ""
+        style.label(axes, x="convolution, by depth", y=y, title=f"step {found['sum'][index]['step']}")
+    handles, labels = panels[0].get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return made
+
+
+def maps_figure(ours: Trained, dataset: Dataset, image: int) -> "Figure":
+    """One image, and its maps before and after the first two aggregations: a row for each of some groups."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    config = ours.model.config
+    factor = config.aggregate_factor
+    pixels = dataset.test_images[image]
+    stages = feature_maps(ours.model, _normalized(dataset, pixels[None]))[:2]
+    made = Figure(figsize=(6.8, 1.0 + 0.95 * _GROUPS_SHOWN * len(stages) / 2 * 1.55), layout="constrained")
+    FigureCanvasAgg(made)
+    left, *blocks = made.subfigures(1, 1 + len(stages), width_ratios=[1.1] + [(factor + 1)] * len(stages))
+    axes = left.subplots(_GROUPS_SHOWN, 1)
+    for one in axes:
+        one.axis("off")
+    axes[0].imshow(pixels)
+    axes[0].set_title("image", fontsize=8)
+    for number, (block, stage) in enumerate(zip(blocks, stages, strict=True), start=1):
+        block.suptitle(f"stage {number}: groups of {factor}, and their {config.aggregate_op}", fontsize=9)
+        before, after = np.asarray(stage.before[0]), np.asarray(stage.after[0])
+        # The groups that vary most: a map that is zero everywhere shows nothing.
+        shown = np.argsort(-after.std((0, 1)), kind="stable")[:_GROUPS_SHOWN]
+        grid = block.subplots(_GROUPS_SHOWN, factor + 1, squeeze=False)
+        for row, group in zip(grid, np.sort(shown), strict=False):
+            members = before[..., group * factor : (group + 1) * factor]
+            # Members share a scale, so that a strong one is seen to be strong.
+            for place, panel in enumerate(row[:-1]):
+                panel.imshow(members[..., place], cmap="viridis", vmin=0, vmax=members.max())
+                panel.set_title(str(group * factor + place), fontsize=6, pad=1.5)
+            row[-1].imshow(after[..., group], cmap="magma", vmin=0)
+            row[-1].set_title(f"{config.aggregate_op} {group}", fontsize=6, pad=1.5)
+        for panel in grid.flat:
+            panel.axis("off")
+    return made
