@@ -6,7 +6,7 @@ A verdict follows from the numbers by a rule that stands in the function that gi
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -124,7 +124,7 @@ def analyze(
             f"{ours.config.model} (run {ours.name}) beside {theirs.config.model} (run {theirs.name}), both after their "
             f"last epoch; maps of the first {images:,} test images of {dataset.name}. Gradients: new networks of the "
             f"same widths, {steps} steps of training at learning rate {learning_rate:g}, of the loss of "
-            f"{_GRADIENT_IMAGES} training images."
+            f"{min(_GRADIENT_IMAGES, len(dataset.train_images))} training images."
         ),
         "command": command,
         "claims": claims,
@@ -153,6 +153,8 @@ def _check_pair(ours: Trained, theirs: Trained) -> None:
         raise InputError(f"{ours.name} does not aggregate after its stages; give a run that does first")
     if second.aggregate_placement != "none":
         raise InputError(f"{theirs.name} aggregates; give a run that does not second")
+    if first.preactivation:
+        raise InputError(f"{ours.name} aggregates maps that are not rectified; give a run without pre-activation")
     if (first.widths, ours.config.dataset) != (second.widths, theirs.config.dataset):
         raise InputError(
             f"{ours.name} has widths {first.widths} on {ours.config.dataset}, {theirs.name} {second.widths} on "
@@ -169,12 +171,17 @@ def _normalized(dataset: Dataset, images: np.ndarray) -> jax.Array:
     return normalize(jnp.asarray(images), dataset.mean, dataset.std)
 
 
+def _batches(dataset: Dataset, images: int) -> Iterator[jax.Array]:
+    """The first test images, normalised."""
+    for start in range(0, images, _IMAGES_AT_A_TIME):
+        yield _normalized(dataset, dataset.test_images[start : min(start + _IMAGES_AT_A_TIME, images)])
+
+
 def _moments(model: SEANet, dataset: Dataset, images: int) -> list[tuple[Moments, Moments]]:
     """Of each stage's maps, before and after its aggregation."""
     total: list[tuple[Moments, Moments]] = []
-    for start in range(0, images, _IMAGES_AT_A_TIME):
-        batch = dataset.test_images[start : min(start + _IMAGES_AT_A_TIME, images)]
-        found = [(Moments.of(s.before), Moments.of(s.after)) for s in feature_maps(model, _normalized(dataset, batch))]
+    for batch in _batches(dataset, images):
+        found = [(Moments.of(stage.before), Moments.of(stage.after)) for stage in feature_maps(model, batch)]
         pairs = zip(total, found, strict=True)
         total = [(a.merge(c), b.merge(d)) for (a, b), (c, d) in pairs] if total else found
     return total
@@ -316,7 +323,8 @@ def gradient_sentences(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> tupl
         holds.append(max(means, key=lambda name: means[name]) == "sum")
         parts.append(f"step {row['step']}: {norms} (loss {losses})")
     measured = (
-        f"Geometric mean of the gradient's norms over the convolutions for {', '.join(found)}: {'; '.join(parts)}."
+        f"Geometric mean of the gradient's norms over the convolutions for {', '.join(found)}: {'; '.join(parts)}. "
+        "A larger gradient is no gain by itself: so is one times a larger learning rate."
     )
     if any(holds) and not all(holds):
         where = ", ".join(str(row["step"]) for row, one in zip(found["sum"], holds, strict=True) if one)
@@ -327,20 +335,19 @@ def gradient_sentences(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> tupl
 def _coverage(ours: Trained, dataset: Dataset, images: int) -> list[dict[str, float]]:
     """The share of positions at which maps are above zero, a row for each stage."""
     config, source = ours.model.config, np.random.default_rng(0)
-    orders = {width: [source.permutation(width) for _ in range(_CHOICES)] for width in config.widths}
-    rows: list[dict[str, float]] = []
-    few = _normalized(dataset, dataset.test_images[: min(images, _IMAGES_AT_A_TIME)])
-    for stage in feature_maps(ours.model, few):
-        width = stage.before.shape[-1]
-        factor, op = config.aggregate_factor, config.aggregate_op
-        random = [active_share(stage.before, order, factor=factor, op=op) for order in orders[width]]
-        rows.append(
-            {
-                "before": float(active_share(stage.before, np.arange(width))),
-                "after": float((stage.after > 0).mean()),
-                "random_groups": float(np.mean(random)),
+    factor, op = config.aggregate_factor, config.aggregate_op
+    orders = [[source.permutation(width) for _ in range(_CHOICES)] for width in config.widths]
+    rows = [dict.fromkeys(("before", "after", "random_groups"), 0.0) for _ in config.widths]
+    for batch in _batches(dataset, images):
+        for row, stage, drawn in zip(rows, feature_maps(ours.model, batch), orders, strict=True):
+            ungrouped = np.arange(stage.before.shape[-1])
+            shares = {
+                "before": active_share(stage.before, ungrouped),
+                "after": active_share(stage.before, ungrouped, factor=factor, op=op),
+                "random_groups": jnp.stack([active_share(stage.before, o, factor=factor, op=op) for o in drawn]).mean(),
             }
-        )
+            for name, share in shares.items():
+                row[name] += float(share) * len(batch) / images
     return rows
 
 
@@ -395,6 +402,8 @@ def redundancy_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
 
 def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
     """Gradient norms by depth, a panel for each step."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
     colours = dict(zip(_OPERATIONS, (style.VERMILION, style.ORANGE, style.PURPLE, style.BLUE), strict=True))
     count = len(found["sum"])
     made, panels = style.figure(1, count, height=2.7, sharey=True)
@@ -414,7 +423,11 @@ def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figur
                 markersize=2,
                 label=operation,
             )
-        y = "gradient norm of a 3x3 convolution" if index == 0 else ""
+        y = "gradient norm (3x3 kernels)" if index == 0 else ""
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
         style.label(axes, x="convolution, by depth", y=y, title=f"step {found['sum'][index]['step']}")
     handles, labels = panels[0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
@@ -430,14 +443,14 @@ def maps_figure(ours: Trained, dataset: Dataset, image: int) -> "Figure":
     factor = config.aggregate_factor
     pixels = dataset.test_images[image]
     stages = feature_maps(ours.model, _normalized(dataset, pixels[None]))[:2]
-    made = Figure(figsize=(6.8, 1.0 + 0.95 * _GROUPS_SHOWN * len(stages) / 2 * 1.55), layout="constrained")
+    made = Figure(figsize=(6.8, 0.35 + 0.8 * _GROUPS_SHOWN), dpi=style.DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(made)
-    left, *blocks = made.subfigures(1, 1 + len(stages), width_ratios=[1.1] + [(factor + 1)] * len(stages))
-    axes = left.subplots(_GROUPS_SHOWN, 1)
-    for one in axes:
+    left, *blocks = made.subfigures(1, 1 + len(stages), width_ratios=[1.2] + [factor + 1] * len(stages))
+    left.suptitle(f"test image {image}", fontsize=9)
+    (axes, *empty) = left.subplots(_GROUPS_SHOWN, 1)
+    axes.imshow(pixels)
+    for one in (axes, *empty):
         one.axis("off")
-    axes[0].imshow(pixels)
-    axes[0].set_title("image", fontsize=8)
     for number, (block, stage) in enumerate(zip(blocks, stages, strict=True), start=1):
         block.suptitle(f"stage {number}: groups of {factor}, and their {config.aggregate_op}", fontsize=9)
         before, after = np.asarray(stage.before[0]), np.asarray(stage.after[0])

@@ -15,7 +15,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 )
 PUBLISHED = "#999999"
 
-_DOTS_PER_INCH = 200
+DOTS_PER_INCH = 200
 
 # A network's family decides its colour and marker, its width the line: solid as published, dashed wide or narrow,
 # dotted small. The deeper, the darker.
@@ -66,7 +66,7 @@ def figure(
     from matplotlib.figure import Figure
 
     # Laid out at the resolution it is saved with: labels are measured in whole pixels.
-    made = Figure(figsize=(width, height), dpi=_DOTS_PER_INCH, layout="constrained")
+    made = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(made)
     axes = list(made.subplots(rows, columns, squeeze=False, **subplots).flat)
     for one in axes:
@@ -101,5 +101,5 @@ def save(made: "Figure", path: Path) -> Sequence[Path]:
     # Identifiers and dates would differ from one writing to the next.
     with mpl.rc_context({"svg.hashsalt": "seanet_jax", "svg.fonttype": "path"}):
         made.savefig(files[0], metadata={"Date": None})
-    made.savefig(files[1], dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    made.savefig(files[1], dpi=DOTS_PER_INCH, metadata={"Software": None})
     return files
