@@ -1,5 +1,7 @@
 """Redundancy that is known by construction, and gradients beside those of jax.grad."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from training_fixtures import TINY
 
 from seanet_jax.errors import InputError
 from seanet_jax.functional import aggregate
-from seanet_jax.models import SEANet, SEANetConfig
+from seanet_jax.models import SEANet
 from seanet_jax.recipes import cross_entropy
 from seanet_jax.step import split_model
 from seanet_jax.studies.analysis import (
@@ -133,37 +135,43 @@ def test_groups_that_do_not_fit_are_named():
 # Networks.
 
 
+def made(config):
+    # One program, not one for each parameter.
+    return nnx.jit(lambda: SEANet(config, rngs=nnx.Rngs(0)))()
+
+
 @pytest.fixture(scope="module")
 def network():
-    model = SEANet(TINY, rngs=nnx.Rngs(0))
+    model = made(TINY)
     model.eval()
     return model
 
 
 def test_the_maps_are_those_that_the_network_computes(network):
-    logits = network(IMAGES)
+    logits = nnx.jit(lambda model: model(IMAGES))(network)
     first, second = feature_maps(network, IMAGES)
     assert first.before.shape == (6, 8, 8, 8) and first.after.shape == (6, 8, 8, 4)
     assert second.before.shape == (6, 4, 4, 16) and second.after.shape == (6, 4, 4, 8)
     for stage in (first, second):
         np.testing.assert_allclose(stage.after, aggregate(stage.before, 2, "sum"), rtol=1e-6)
     np.testing.assert_allclose(network.classifier(second.after.mean((1, 2))), logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(network(IMAGES), logits)  # it is left as it was
+    # It is left as it was.
+    np.testing.assert_array_equal(nnx.jit(lambda model: model(IMAGES))(network), logits)
 
 
 def test_a_network_without_aggregation_has_the_same_maps_before_and_after():
-    model = SEANet(SEANetConfig(**(vars(TINY) | {"aggregate_placement": "none"})), rngs=nnx.Rngs(0))
+    model = made(dataclasses.replace(TINY, aggregate_placement="none"))
     model.eval()
     for stage in feature_maps(model, IMAGES):
         np.testing.assert_array_equal(stage.before, stage.after)
 
 
 def test_a_network_whose_channels_are_copies_is_seen_to_be_redundant():
-    model = SEANet(TINY, rngs=nnx.Rngs(0))
+    model = made(TINY)
     model.eval()
     block = model.stages[1].blocks[0]
     # Every second output channel of the last block is made a copy of the one before it.
-    for part in (block.conv2, block.bn2, block.se.expand, block.shortcut, block.shortcut_bn):
+    for part in (block.conv2, block.bn2, block.squeeze_excite.expand, block.shortcut, block.shortcut_bn):
         state = nnx.state(part)
         nnx.update(part, jax.tree.map(lambda leaf: jnp.repeat(leaf[..., ::2], 2, axis=-1), state))
     _, stage = feature_maps(model, IMAGES)
@@ -173,16 +181,18 @@ def test_a_network_whose_channels_are_copies_is_seen_to_be_redundant():
     # Their sums tell as much as they did, in half as many channels.
     assert effective_rank_of(after) == pytest.approx(effective_rank_of(before), rel=1e-4)
     np.testing.assert_allclose(
-        correlations_of(after).absolute, correlations_of(chosen_channels(before, np.arange(0, 16, 2))).absolute, rtol=1e-4
+        correlations_of(after).absolute,
+        correlations_of(chosen_channels(before, np.arange(0, 16, 2))).absolute,
+        rtol=1e-4,
     )
 
 
 def test_networks_whose_maps_cannot_be_compared_are_refused(network):
-    inside = SEANet(SEANetConfig(**(vars(TINY) | {"aggregate_placement": "block"})), rngs=nnx.Rngs(0))
+    inside = made(dataclasses.replace(TINY, aggregate_placement="block"))
     with pytest.raises(InputError, match="aggregates inside its blocks"):
         feature_maps(inside, IMAGES)
     with pytest.raises(InputError, match="in training mode; call its eval"):
-        feature_maps(SEANet(TINY, rngs=nnx.Rngs(0)), IMAGES)
+        feature_maps(made(TINY), IMAGES)
     with pytest.raises(InputError, match="the images have shape"):
         feature_maps(network, IMAGES[0])
 
@@ -199,7 +209,7 @@ def test_a_group_is_active_where_any_member_is():
 
 
 def test_gradients_are_those_of_jax_grad_in_training_mode():
-    model = SEANet(TINY, rngs=nnx.Rngs(0))
+    model = made(TINY)
     model.train()
     graphdef, params, batch_stats = split_model(model)
     found = gradient_norms(TINY, params, batch_stats, IMAGES, LABELS)
@@ -207,7 +217,7 @@ def test_gradients_are_those_of_jax_grad_in_training_mode():
     def loss_fn(params):
         return cross_entropy(nnx.merge(graphdef, params, batch_stats)(IMAGES), LABELS).mean()
 
-    loss, gradients = jax.value_and_grad(loss_fn)(params)
+    loss, gradients = jax.jit(jax.value_and_grad(loss_fn))(params)
     assert found.loss == pytest.approx(float(loss), rel=1e-5)
     names = [layer.layer for layer in found.layers]
     blocks = [f"stage {s} block 1 {part}" for s in (1, 2) for part in ("conv 1", "conv 2", "shortcut")]

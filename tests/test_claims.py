@@ -1,12 +1,16 @@
 """The verdicts on made numbers, and the whole analysis on small trained networks."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from training_fixtures import made_dataset
+from flax import nnx
+from training_fixtures import TINY, TINY_RUN, made_dataset
 
+from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError
+from seanet_jax.models import PRESETS, SEANet
 from seanet_jax.studies import claims
 from seanet_jax.train import fit
 
@@ -69,12 +73,18 @@ def test_maps_are_global_if_groups_cover_more_than_chance(row, verdict):
     assert f"stage 2: 50% before, {row['after']:.0%} after" in measured
 
 
-@pytest.fixture
-def pair(tiny):
-    runs = [tiny("ours"), tiny("plain", aggregate_placement="none")]
-    for config in runs:
-        fit(config)
-    return [config.out for config in runs]
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Folders of two runs, trained once."""
+    folder = tmp_path_factory.mktemp("pair")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", TINY)
+        patch.setattr("seanet_jax.train.load", lambda name, data_dir, mapped: made_dataset())
+        ours = TrainConfig(out=folder / "ours", **(TINY_RUN | {"epochs": 1}))
+        plain = dataclasses.replace(ours, out=folder / "plain", aggregate_placement="none")
+        for config in (ours, plain):
+            fit(config)
+        yield ours.out, plain.out
 
 
 def test_an_analysis_measures_draws_and_says(pair, tmp_path):
@@ -132,8 +142,17 @@ def test_what_cannot_be_analysed_is_named_before_anything_is_written(pair, tmp_p
     assert not out.exists()
 
 
-def test_runs_of_other_widths_are_no_pair(pair, tiny, tmp_path):
-    other = tiny("other", aggregate_placement="none", widths=(8, 24))
-    fit(other)
-    with pytest.raises(InputError, match=r"widths \(8, 16\) on digits, other \(8, 24\)"):
-        claims.analyze(pair[0], other.out, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("ours", "plain", "message"),
+    [
+        ({}, {"widths": (8, 24)}, r"ours has widths \(8, 16\) on digits, plain \(8, 24\) on digits"),
+        ({"preactivation": True}, {}, "ours aggregates maps that are not rectified"),
+    ],
+)
+def test_networks_that_differ_in_more_are_no_pair(ours, plain, message):
+    def untrained(name, **fields):
+        model = nnx.eval_shape(lambda: SEANet(dataclasses.replace(TINY, **fields), rngs=nnx.Rngs(0)))
+        return claims.Trained(name, TrainConfig(**TINY_RUN), model)
+
+    with pytest.raises(InputError, match=message):
+        claims._check_pair(untrained("ours", **ours), untrained("plain", aggregate_placement="none", **plain))
