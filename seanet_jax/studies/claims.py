@@ -361,8 +361,8 @@ def coverage_sentences(rows: Sequence[Mapping[str, float]]) -> tuple[str, str]:
         rows: one for each stage, with the shares ``before``, ``after`` and ``random_groups``.
     """
     parts = [
-        f"stage {stage}: {row['before']:.0%} before, {row['after']:.0%} after, {row['random_groups']:.0%} in groups drawn "
-        "at random"
+        f"stage {stage}: {row['before']:.0%} before, {row['after']:.0%} after, {row['random_groups']:.0%} in groups "
+        "drawn at random"
         for stage, row in enumerate(rows, start=1)
     ]
     measured = f"Share of positions at which maps are above zero: {'; '.join(parts)}."
@@ -370,8 +370,8 @@ def coverage_sentences(rows: Sequence[Mapping[str, float]]) -> tuple[str, str]:
     holds = [row["after"] > row["random_groups"] for row in rows]
     if covers and not all(holds):
         return measured, (
-            "An aggregated map covers more of the image, as any sum of rectified maps does; the network has not learned "
-            "groups that cover more than chance would" + ("." if not any(holds) else " in every stage.")
+            "An aggregated map covers more of the image, as any sum of rectified maps does; the network has not "
+            "learned groups that cover more than chance would" + ("." if not any(holds) else " in every stage.")
         )
     return measured, _verdict(holds, "stage")
 
@@ -445,7 +445,9 @@ def maps_figure(ours: Trained, dataset: Dataset, image: int) -> "Figure":
     stages = feature_maps(ours.model, _normalized(dataset, pixels[None]))[:2]
     made = Figure(figsize=(6.8, 0.35 + 0.8 * _GROUPS_SHOWN), dpi=style.DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(made)
-    left, *blocks = made.subfigures(1, 1 + len(stages), width_ratios=[1.2] + [factor + 1] * len(stages))
+    left, *blocks = made.subfigures(
+        1, 1 + len(stages), squeeze=False, width_ratios=[1.2] + [factor + 1] * len(stages)
+    ).flat
     left.suptitle(f"test image {image}", fontsize=9)
     (axes, *empty) = left.subplots(_GROUPS_SHOWN, 1)
     axes.imshow(pixels)
