@@ -4,7 +4,7 @@
 
 One choice at a time is changed. Every variant is given the same three learning rates and keeps the one that is best on
 the last tenth of the training images: a sum of k rectified maps is larger than their mean, and at one rate for all a
-comparison of operations would compare rates. --models names the network that is changed, one or several.
+comparison of operations would compare rates. --models names the network that is changed.
 
 Cost: 30 runs and, for each seed after the first, 10 more. Started twice it shares the runs out; killed and started
 again, it goes on.
@@ -15,4 +15,4 @@ Result: table.md and table.csv in the study's folder, beside a folder for each r
 from seanet_jax.cli import study
 
 if __name__ == "__main__":
-    study(__doc__, "ablate", ("seanet20",), validation_fraction=0.1)
+    study(__doc__, "ablate", ("seanet20",), learning_rates=(0.1, 0.03, 0.01), validation_fraction=0.1)

@@ -40,16 +40,19 @@ def main(description: str, **defaults: Any) -> NoReturn:
 
         fit(command.config, compiler_options=compiler_options(os.environ) if command.tune_cpu else {})
 
-    _run(train)
+    _run(train, "the same command with --resume")
 
 
-def study(description: str, kind: str, models: tuple[str, ...], **defaults: Any) -> NoReturn:
+def study(
+    description: str, kind: str, models: tuple[str, ...], learning_rates: tuple[float, ...] = (0.1,), **defaults: Any
+) -> NoReturn:
     """Parses the flags, trains what a study lacks, writes its tables, exits.
 
     Args:
         description: shown above the flags by --help.
         kind: a module of ``seanet_jax.studies`` with a function ``conduct(command, compiler_options)``.
         models: names of the presets, where no flag names them.
+        learning_rates: likewise.
         **defaults: fields of ``TrainConfig``.
     """
 
@@ -57,13 +60,13 @@ def study(description: str, kind: str, models: tuple[str, ...], **defaults: Any)
         from seanet_jax.config import TrainConfig
         from seanet_jax.flags import parse_study
 
-        command = parse_study(TrainConfig(**defaults), models, description, sys.argv[1:])
+        command = parse_study(TrainConfig(**defaults), models, learning_rates, description, sys.argv[1:])
         if command.compilation_cache:
             _keep_what_is_compiled()
         module = importlib.import_module(f"seanet_jax.studies.{kind}")
         module.conduct(command, compiler_options(os.environ) if command.tune_cpu else {})
 
-    _run(conduct)
+    _run(conduct, "the same command")
 
 
 class _Process:
@@ -72,8 +75,8 @@ class _Process:
     together = False
 
 
-def _run(action: Callable[[_Process], None]) -> NoReturn:
-    """Does it; whatever happens becomes an exit status."""
+def _run(action: Callable[[_Process], None], again: str) -> NoReturn:
+    """Does it; whatever happens becomes an exit status. Told to stop, it says that ``again`` goes on."""
     # Before anything is imported that takes long, since all of it would be imported again. The parser, imported later,
     # takes either spelling.
     if not {"--no-tune-cpu", "--no-tune_cpu"} & set(sys.argv):
@@ -86,13 +89,12 @@ def _run(action: Callable[[_Process], None]) -> NoReturn:
     except RunError as error:
         _exit(1, f"error: {error}", process)
     except KeyboardInterrupt:
-        message = "interrupted; the same command with --resume continues from the last checkpoint, if one was written"
-        _exit(130, message, process)
+        _exit(130, f"interrupted; {again} goes on from the last checkpoint, if one was saved", process)
     except Exception as error:
         # Looked up rather than imported: where it is not loaded yet, nothing can have been stopped by it.
         interrupt = sys.modules.get("seanet_jax.interrupt")
         if interrupt is not None and isinstance(error, interrupt.StoppedError):
-            _exit(128 + error.signal, str(error), process)
+            _exit(128 + error.signal, f"{error}; {again} goes on from there", process)
         if not process.together:
             raise
         _exit(1, traceback.format_exc(), process)

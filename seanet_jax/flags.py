@@ -90,7 +90,7 @@ class _StudyFlags(_ProcessFlags):
     seeds: int = 3
     """Runs of each network, from the seeds 0, 1, ..."""
 
-    learning_rates: tuple[float, ...] = (0.1,)
+    learning_rates: tuple[float, ...] = ()
     """Initial rates; of several, each network gets the one that is best on held-out images, see validation-fraction."""
 
     out: Path | None = None
@@ -124,12 +124,19 @@ def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Comm
     )
 
 
-def parse_study(defaults: TrainConfig, models: tuple[str, ...], description: str, arguments: list[str]) -> StudyCommand:
+def parse_study(
+    defaults: TrainConfig,
+    models: tuple[str, ...],
+    learning_rates: tuple[float, ...],
+    description: str,
+    arguments: list[str],
+) -> StudyCommand:
     """Reads the flags of a study.
 
     Args:
         defaults: values of flags not given.
         models: where none are named.
+        learning_rates: likewise.
         description: shown above the flags by --help.
         arguments: without the program's name.
 
@@ -137,7 +144,8 @@ def parse_study(defaults: TrainConfig, models: tuple[str, ...], description: str
         InputError: a flag is unknown or its value cannot work.
         SystemExit: with status 0, after --help.
     """
-    config, parsed = _read(_StudyFlags(**_fields(defaults), models=models), description, arguments)
+    flags = _StudyFlags(**_fields(defaults), models=models, learning_rates=learning_rates)
+    config, parsed = _read(flags, description, arguments)
     return StudyCommand(
         config,
         parsed.models,

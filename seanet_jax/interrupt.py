@@ -65,7 +65,7 @@ class StoppedError(Exception):
 
     Args:
         number: the signal.
-        message: what is left, and how to go on.
+        message: where, and what is left.
     """
 
     def __init__(self, number: signal.Signals, message: str):

@@ -155,7 +155,7 @@ class Loop:
         self._checkpoints.close()
         raise StoppedError(
             self._stop.signal,
-            f"stopped by {self._stop.signal.name} at step {step}; the same command with --resume goes on from there",
+            f"stopped by {self._stop.signal.name} at step {step}, of which a checkpoint is saved",
         )
 
     def _end_epoch(self, state: TrainState, step: int) -> None:

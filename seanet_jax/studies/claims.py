@@ -448,7 +448,7 @@ def maps_figure(ours: Trained, dataset: Dataset, image: int) -> "Figure":
     left, *blocks = made.subfigures(
         1, 1 + len(stages), squeeze=False, width_ratios=[1.2] + [factor + 1] * len(stages)
     ).flat
-    left.suptitle(f"test image {image}", fontsize=9)
+    left.suptitle(f"image {image}", fontsize=9)
     (axes, *empty) = left.subplots(_GROUPS_SHOWN, 1)
     axes.imshow(pixels)
     for one in (axes, *empty):
