@@ -1,7 +1,9 @@
 """Which runs a study trains, in which order, and what it does with those that are there already."""
 
+import concurrent.futures
 import json
 import shutil
+import threading
 
 import filelock
 import pytest
@@ -153,6 +155,30 @@ def test_variants_and_seeds_are_added_to_the_folders_study(study, trained):
     study.run()
     Study(study.folder, BASE, {"plain": VARIANTS["plain"]}, 1, (0.1, 0.02)).write()
     assert Study.read(study.folder) == study
+
+
+def test_processes_that_begin_together_write_one_study(study):
+    names = [f"plain{number}" for number in range(8)]
+    begin = threading.Barrier(len(names))
+
+    def write(name):
+        begin.wait()
+        for _ in range(20):
+            Study(study.folder, BASE, {name: VARIANTS["plain"]}, 1, (0.1, 0.02)).write()
+
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+        for written in [pool.submit(write, name) for name in names]:
+            written.result()
+    assert set(Study.read(study.folder).variants) == set(names)
+
+
+def test_a_study_that_is_refused_leaves_nothing_in_the_folder(study, trained):
+    study.write()
+    (study.folder / "study.lock").unlink()
+    before = sorted(study.folder.iterdir())
+    with pytest.raises(InputError, match="holds a study of the learning rates"):
+        Study(study.folder, BASE, VARIANTS, 3, (0.1,)).run()
+    assert sorted(study.folder.iterdir()) == before
 
 
 def test_a_study_is_read_from_its_folder(study):

@@ -75,6 +75,12 @@ def test_killed_and_started_twice_it_ends_as_if_nothing_had_happened(undisturbed
     assert "everything is in" not in again
 
 
+def test_started_twice_at_once_it_ends_too(undisturbed, tmp_path):
+    for process in [start(tmp_path) for _ in range(2)]:
+        end(process)
+    assert runs(tmp_path / "study") == runs(undisturbed)
+
+
 def test_told_to_stop_it_says_that_the_same_command_goes_on(tmp_path):
     process = start(tmp_path)
     wait_for(lambda: any((tmp_path / "study").glob("*/metrics.jsonl")), process)

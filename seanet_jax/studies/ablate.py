@@ -60,7 +60,8 @@ def conduct(command: StudyCommand, compiler_options: Mapping[str, str]) -> None:
     _check_base(study)
     study.run(compiler_options)
     study = Study.read(folder)
-    write_tables(study)
+    with study.locked():
+        write_tables(study)
     say(f"{folder / 'table.md'}:\n\n{(folder / 'table.md').read_text()}")
 
 

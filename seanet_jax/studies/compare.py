@@ -121,7 +121,8 @@ def conduct(command: StudyCommand, compiler_options: Mapping[str, str]) -> None:
     study.run(compiler_options)
     study = Study.read(folder)
     _measure_speeds(study, compiler_options)
-    write_tables(study)
+    with study.locked():
+        write_tables(study)
     say(f"{folder / 'table.md'}:\n\n{(folder / 'table.md').read_text()}")
 
 

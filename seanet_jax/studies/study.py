@@ -5,6 +5,7 @@ epoch; the other seeds are trained at that rate alone. What is finished is skipp
 another process trains is left to it: the same command, started again, elsewhere or twice, goes on with the same study.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import filelock
 import jax
 
 from seanet_jax.config import TrainConfig
@@ -177,9 +179,23 @@ class Study:
         Raises:
             InputError: the folder holds another study; the variants and seeds of this one are added to its own.
         """
+        # Before anything is written, and once more when no other process can write.
+        self._joined()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.locked():
+            variants, seeds = self._joined()
+            about = {
+                "base": self.base.to_json() | {"out": None, "data_dir": None, "resume": False},
+                "variants": variants,
+                "seeds": seeds,
+                "learning_rates": self.learning_rates,
+            }
+            write_whole(self._path, json.dumps(about, indent=2) + "\n")
+
+    def _joined(self) -> tuple[dict[str, Any], int]:
+        """The variants and seeds, with those of the study that the folder holds."""
         variants, seeds = dict(self.variants), self.seeds
-        path = self.folder / "study.json"
-        if path.exists():
+        if self._path.exists():
             saved = Study.read(self.folder)
             if differences := self.base.differences(saved.base.to_json()):
                 raise InputError(
@@ -192,14 +208,15 @@ class Study:
                     "give these, or name another folder with --out"
                 )
             variants, seeds = dict(saved.variants) | variants, max(saved.seeds, seeds)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        about = {
-            "base": self.base.to_json() | {"out": None, "data_dir": None, "resume": False},
-            "variants": variants,
-            "seeds": seeds,
-            "learning_rates": self.learning_rates,
-        }
-        write_whole(path, json.dumps(about, indent=2) + "\n")
+        return variants, seeds
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "study.json"
+
+    def locked(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside this context no other process may write into the study's folder, its runs excepted."""
+        return filelock.FileLock(self.folder / "study.lock")
 
     def run(self, compiler_options: Mapping[str, str] | None = None) -> None:
         """Trains what is missing. Where all that is left is trained by other processes, it waits for them.
