@@ -2,7 +2,8 @@
 
     python experiments/compare.py                            # the networks of the talk and SEANet's equals, three seeds
     python experiments/compare.py --dataset cifar10
-    python experiments/compare.py --models seanet20_small senet20 resnet20 --limit-train 20000 --epochs 10 --decay-every 4
+    python experiments/compare.py --models seanet20_small senet20 resnet20 \\
+        --limit-train 20000 --epochs 10 --decay-every 4
 
 Cost: 33 runs of 200 epochs, which want GPUs; docs/results.md has a bound. The third command is 9 runs of 10 epochs, a
 quarter of an hour each on a core of a laptop. Started twice, on two cores, two GPUs or two machines that share the
