@@ -2,11 +2,10 @@
 
     python experiments/compare.py                            # the networks of the talk and SEANet's equals, three seeds
     python experiments/compare.py --dataset cifar10
-    python experiments/compare.py --models seanet20_small senet20 resnet20 \\
-        --limit-train 20000 --epochs 10 --decay-every 4
+    python experiments/compare.py --models seanet20_small senet20 --limit-train 20000 --epochs 10 --decay-every 4
 
-Cost: 33 runs of 200 epochs, which want GPUs; docs/results.md has a bound. The third command is 9 runs of 10 epochs, a
-quarter of an hour each on a core of a laptop. Started twice, on two cores, two GPUs or two machines that share the
+Cost: 33 runs of 200 epochs, which want GPUs; docs/results.md has a bound. The third command is 6 runs of 10 epochs, a
+quarter of an hour each on one core of a desktop. Started twice, on two cores, two GPUs or two machines that share the
 folder, it shares the runs out; killed and started again, it goes on.
 
 Result: table.md, table.csv and tests.csv in the study's folder, beside a folder for each run.
