@@ -110,7 +110,7 @@ def test_a_run_asked_to_stop_saves_and_goes_on_from_there(tiny, monkeypatch, pla
     assert error.value.signal == number
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     steps = [int(path.name) for path in (stopped.out / "checkpoints" / "latest").iterdir()]
-    assert f"at step {max(steps)};" in str(error.value)
+    assert f"at step {max(steps)}," in str(error.value)
     fit(dataclasses.replace(stopped, resume=True))
     assert_same_run(whole, stopped)
 
