@@ -92,16 +92,16 @@ def test_deeper_networks_are_darker():
 
 
 DRAWN = {
-    "curves": lambda path: figures.draw_error_curves(CURVES, path, epochs=10),
-    "published": lambda path: figures.draw_against_published({"cifar100": CURVES}, path, datasets=["cifar100"]),
-    "cost": lambda path: figures.draw_error_against_multiply_adds(POINTS, path),
-    "ablation": lambda path: figures.draw_ablation(ABLATION, path, base=BASE),
+    "curves": lambda: figures.error_curves(CURVES, epochs=10),
+    "published": lambda: figures.against_published({"cifar100": CURVES}, datasets=["cifar100"]),
+    "cost": lambda: figures.error_against_multiply_adds(POINTS),
+    "ablation": lambda: figures.ablation(ABLATION, base=BASE),
 }
 
 
 @pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
 def test_both_files_are_the_same_when_drawn_again(draw, tmp_path):
-    first, again = draw(tmp_path / "new" / "lr0.1"), draw(tmp_path / "again" / "lr0.1")
+    first, again = (style.save(draw(), tmp_path / name / "lr0.1") for name in ("new", "again"))
     assert [path.relative_to(tmp_path) for path in first] == [Path("new/lr0.1.svg"), Path("new/lr0.1.png")]
     for one, other in zip(first, again, strict=True):
         assert one.read_bytes() == other.read_bytes()

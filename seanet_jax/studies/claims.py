@@ -402,7 +402,7 @@ def redundancy_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
 
 def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
     """Gradient norms by depth, a panel for each step."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import MaxNLocator
 
     colours = dict(zip(_OPERATIONS, (style.VERMILION, style.ORANGE, style.PURPLE, style.BLUE), strict=True))
     count = len(found["sum"])
@@ -414,7 +414,7 @@ def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figur
             norms = [
                 n for layer, n in zip(row["layers"], row["gradient_norms"], strict=True) if "shortcut" not in layer
             ]
-            axes.semilogy(
+            axes.plot(
                 range(1, len(norms) + 1),
                 norms,
                 color=colours[operation],
@@ -425,9 +425,7 @@ def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figur
             )
         y = "gradient norm (3x3 kernels)" if index == 0 else ""
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
+        style.log_axis(axes, "y")
         style.label(axes, x="convolution, by depth", y=y, title=f"step {found['sum'][index]['step']}")
     handles, labels = panels[0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)

@@ -1,9 +1,8 @@
-"""The figures of the studies, from plain data: each ``draw_`` function writes what the function of its name makes."""
+"""The figures of the studies, from plain data; ``style.save`` writes them."""
 
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -101,21 +100,6 @@ class _Curve(NamedTuple):
     seeds: int
 
 
-def draw_error_curves(curves: Mapping[str, Runs], path: Path, *, epochs: int, title: str = "") -> Sequence[Path]:
-    """Draws the test error of networks over epochs; see ``error_curves``.
-
-    Args:
-        curves: as there.
-        path: of the files, without their suffix.
-        epochs: likewise.
-        title: likewise.
-
-    Returns:
-        The files' paths.
-    """
-    return style.save(error_curves(curves, epochs=epochs, title=title), path)
-
-
 def error_curves(curves: Mapping[str, Runs], *, epochs: int, title: str = "") -> "Figure":
     """Test error in percent over epochs: a line for the mean over the seeds, a band from the lowest to the highest.
 
@@ -145,26 +129,10 @@ def error_curves(curves: Mapping[str, Runs], *, epochs: int, title: str = "") ->
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     lowest, highest = (pick([pick(curve.mean) for curve in found.values()]) for pick in (min, max))
     if 0 < _LINEAR_UP_TO * lowest < highest:
-        _log_axis(axes, "y")
+        style.log_axis(axes, "y")
     ends = {model: (curve.epochs[-1], curve.mean[-1]) for model, curve in found.items()}
     _label_ends(figure, axes, ends)
     return figure
-
-
-def draw_against_published(
-    curves: Mapping[str, Mapping[str, Runs]], path: Path, *, datasets: Sequence[str]
-) -> Sequence[Path]:
-    """Draws accuracies over the published ones; see ``against_published``.
-
-    Args:
-        curves: as there.
-        path: of the files, without their suffix.
-        datasets: likewise.
-
-    Returns:
-        The files' paths.
-    """
-    return style.save(against_published(curves, datasets=datasets), path)
 
 
 def against_published(curves: Mapping[str, Mapping[str, Runs]], *, datasets: Sequence[str]) -> "Figure":
@@ -253,21 +221,6 @@ def _draw_inset(axes: "Axes", dataset: str, ours: Mapping[str, Sequence[_Curve]]
     inset.set_title(f"the first {end:g} epochs", fontsize=_SMALL, loc="left", pad=2)
 
 
-def draw_error_against_multiply_adds(
-    points: Sequence[tuple[str, float, float, float | None]], path: Path
-) -> Sequence[Path]:
-    """Draws what networks reach for what they cost; see ``error_against_multiply_adds``.
-
-    Args:
-        points: as there.
-        path: of the files, without their suffix.
-
-    Returns:
-        The files' paths.
-    """
-    return style.save(error_against_multiply_adds(points), path)
-
-
 def error_against_multiply_adds(points: Sequence[tuple[str, float, float, float | None]]) -> "Figure":
     """Test error in percent over multiply-adds of one image, the mean over the seeds with its deviation.
 
@@ -305,29 +258,13 @@ def error_against_multiply_adds(points: Sequence[tuple[str, float, float, float 
     style.label(axes, x="multiply-adds of one image (millions)", y="test error (%)", title=title)
     # Room for the labels, beyond the outermost points too.
     axes.margins(x=0.4, y=0.15)
-    _log_axis(axes, "x", unit=1e6)
+    style.log_axis(axes, "x", unit=1e6)
     order = [name for name in _FAMILIES.values() if name in families]
     figure.legend(
         [families[name] for name in order], order, loc="outside lower center", ncols=4, frameon=False, fontsize=_SMALL
     )
     _label_points(figure, axes, named)
     return figure
-
-
-def draw_ablation(
-    axes: Mapping[str, Sequence[tuple[str, float, float | None, float | None]]], path: Path, *, base: Mapping[str, str]
-) -> Sequence[Path]:
-    """Draws what each value of each choice reaches; see ``ablation``.
-
-    Args:
-        axes: as there.
-        path: of the files, without their suffix.
-        base: likewise.
-
-    Returns:
-        The files' paths.
-    """
-    return style.save(ablation(axes, base=base), path)
 
 
 def ablation(
@@ -422,23 +359,6 @@ def _plot(axes: "Axes", model: str, curve: _Curve, *, markers: bool = True) -> A
 def _either(counts: Sequence[int]) -> str:
     """Such as ``3`` or ``2 to 3``."""
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
-def _log_axis(axes: "Axes", name: str, *, unit: float = 1.0) -> None:
-    """Ticks such as 1, 2, 5, 10 and 1,000, in place of powers of ten.
-
-    Args:
-        axes: to change.
-        name: "x" or "y".
-        unit: what a tick of 1 stands for.
-    """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set(**{f"{name}scale": "log"})
-    axis = axes.xaxis if name == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:,g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _label_ends(figure: "Figure", axes: "Axes", ends: Mapping[str, tuple[float, float]]) -> None:

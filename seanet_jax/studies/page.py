@@ -13,7 +13,7 @@ from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError
 from seanet_jax.report import format_duration
 from seanet_jax.run_folder import Record, write_whole
-from seanet_jax.studies import ablate, compare, figures
+from seanet_jax.studies import ablate, compare, figures, style
 from seanet_jax.studies.cost import hours_at_least
 from seanet_jax.studies.statistics import summarize
 from seanet_jax.studies.study import Run, Study
@@ -88,15 +88,16 @@ def draw(results: Results) -> None:
     study = results.comparison
     dataset = study.base.dataset
     runs = _runs(study)
-    figures.draw_error_curves(runs, study.folder / "errors", epochs=study.base.epochs)
+    style.save(figures.error_curves(runs, epochs=study.base.epochs), study.folder / "errors")
     if dataset in compare.TALK:
-        figures.draw_against_published({dataset: runs}, study.folder / "published", datasets=tuple(compare.TALK))
+        published = figures.against_published({dataset: runs}, datasets=tuple(compare.TALK))
+        style.save(published, study.folder / "published")
     points = []
     for row in compare.rows(study):
         if row.last_errors:
             summary = summarize(list(row.last_errors.values()))
             points.append((row.model, float(row.multiply_adds), summary.mean, summary.deviation))
-    figures.draw_error_against_multiply_adds(points, study.folder / "multiply-adds")
+    style.save(figures.error_against_multiply_adds(points), study.folder / "multiply-adds")
     if results.ablation is not None:
         axes: dict[str, list[tuple[str, float, float | None, float | None]]] = {}
         for found in ablate.table(results.ablation):
@@ -105,7 +106,7 @@ def draw(results: Results) -> None:
                 value = (found["value"], summary.mean, summary.deviation, found["learning_rate"])
                 axes.setdefault(found["axis"], []).append(value)
         if axes:
-            figures.draw_ablation(axes, results.ablation.folder / "ablation", base=ablate.BASE_VALUES)
+            style.save(figures.ablation(axes, base=ablate.BASE_VALUES), results.ablation.folder / "ablation")
 
 
 def _runs(study: Study) -> dict[str, list[list[Record]]]:

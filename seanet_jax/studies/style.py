@@ -83,6 +83,23 @@ def label(axes: "Axes", *, x: str, y: str, title: str = "") -> None:
     axes.set_title(title, fontsize=9, loc="left")
 
 
+def log_axis(axes: "Axes", name: str, *, unit: float = 1.0) -> None:
+    """Ticks such as 1, 2, 5, 10 and 1,000, in place of powers of ten.
+
+    Args:
+        axes: to change.
+        name: "x" or "y".
+        unit: what a tick of 1 stands for.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set(**{f"{name}scale": "log"})
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:,g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def save(made: "Figure", path: Path) -> Sequence[Path]:
     """Writes a figure as SVG and as PNG of 200 dots an inch, the same bytes for the same figure.
 
