@@ -187,19 +187,29 @@ def _moments(model: SEANet, dataset: Dataset, images: int) -> list[tuple[Moments
     return total
 
 
-def _alike(covariance: np.ndarray) -> dict[str, float]:
-    """How redundant some channels are."""
-    rank = effective_rank_of(covariance)
-    return {
-        "channels": len(covariance),
-        "median_correlation": float(np.median(correlations_of(covariance).absolute)),
-        "effective_rank": rank,
-        "effective_rank_share": rank / len(covariance),
-    }
+class _Alike(NamedTuple):
+    """How redundant some channels are: numbers, and the absolute correlation of each pair."""
 
+    numbers: dict[str, float]
+    pairs: np.ndarray
 
-def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    @classmethod
+    def of(cls, covariance: np.ndarray) -> "_Alike":
+        rank, pairs = effective_rank_of(covariance), correlations_of(covariance).absolute
+        numbers = {
+            "channels": len(covariance),
+            "median_correlation": float(np.median(pairs)),
+            "effective_rank": rank,
+            "effective_rank_share": rank / len(covariance),
+        }
+        return cls(numbers, pairs)
+
+    @classmethod
+    def mean(cls, covariances: Sequence[np.ndarray]) -> "_Alike":
+        """The mean of the numbers, all pairs."""
+        found = [cls.of(covariance) for covariance in covariances]
+        numbers = {name: float(np.mean([one.numbers[name] for one in found])) for name in found[0].numbers}
+        return cls(numbers, np.concatenate([one.pairs for one in found]))
 
 
 def _redundancy(ours: Trained, theirs: Trained, dataset: Dataset, images: int) -> list[dict[str, Any]]:
@@ -215,18 +225,16 @@ def _redundancy(ours: Trained, theirs: Trained, dataset: Dataset, images: int) -
     for (before, after), (plain, _) in stages:
         covariance = plain.covariance()
         orders = [source.permutation(len(covariance)) for _ in range(_CHOICES)]
-        few = [chosen_channels(covariance, order[: len(order) // factor]) for order in orders]
-        sums = [summed_groups(covariance, order, factor) for order in orders]
-        measured = {"before": before.covariance(), "after": after.covariance(), "plain": covariance}
+        alike = {
+            "before": _Alike.of(before.covariance()),
+            "after": _Alike.of(after.covariance()),
+            "plain": _Alike.of(covariance),
+            "plain_chosen": _Alike.mean([chosen_channels(covariance, o[: len(o) // factor]) for o in orders]),
+            "plain_sums": _Alike.mean([summed_groups(covariance, o, factor) for o in orders]),
+        }
         rows.append(
-            {name: _alike(found) for name, found in measured.items()}
-            | {"plain_chosen": _mean([_alike(one) for one in few])}
-            | {"plain_sums": _mean([_alike(one) for one in sums])}
-            | {
-                "pairs": {name: correlations_of(found).absolute for name, found in measured.items()}
-                | {"plain_chosen": np.concatenate([correlations_of(one).absolute for one in few])}
-                | {"plain_sums": np.concatenate([correlations_of(one).absolute for one in sums])}
-            }
+            {name: found.numbers for name, found in alike.items()}
+            | {"pairs": {name: found.pairs for name, found in alike.items()}}
         )
     return rows
 
