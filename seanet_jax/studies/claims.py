@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from seanet_jax.errors import InputError, demand_positive_integers
 from seanet_jax.models import SEANet
 from seanet_jax.report import say
 from seanet_jax.run_folder import RunFolder, versions, write_whole
-from seanet_jax.studies import style
+from seanet_jax.studies import claim_figures, style
 from seanet_jax.studies.analysis import (
     Gradients,
     Moments,
@@ -37,16 +37,13 @@ from seanet_jax.studies.analysis import (
 from seanet_jax.train import load_dataset, load_model
 from seanet_jax.trainer import Trainer
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 # Random choices of channels, whose mean is the control.
 _CHOICES = 20
 _IMAGES_AT_A_TIME = 100
 # Training images whose loss the gradients are of.
 _GRADIENT_IMAGES = 256
+_STAGES_SHOWN = 2
 _OPERATIONS = ("sum", "mean", "max", "none")
-_GROUPS_SHOWN = 4
 
 
 class Trained(NamedTuple):
@@ -109,10 +106,12 @@ def analyze(
     gradients = _gradients(ours, dataset, steps, learning_rate)
     say("gradients measured")
     coverage = _coverage(ours, dataset, images)
+    pixels = dataset.test_images[image]
+    drawn = feature_maps(ours.model, _normalized(dataset, pixels[None]))[:_STAGES_SHOWN]
     figures = {
-        "redundancy": redundancy_figure(redundancy),
-        "gradients": gradients_figure(gradients),
-        "maps": maps_figure(ours, dataset, image),
+        "redundancy": claim_figures.redundancy_figure(redundancy),
+        "gradients": claim_figures.gradients_figure(gradients),
+        "maps": claim_figures.maps_figure(pixels, f"image {image}", drawn, ours.model.config.aggregate_op),
     }
     claims = [
         _claim("minimised redundancies", "redundancy", redundancy_sentences(redundancy)),
@@ -382,97 +381,3 @@ def coverage_sentences(rows: Sequence[Mapping[str, float]]) -> tuple[str, str]:
             "learned groups that cover more than chance would" + ("." if not any(holds) else " in every stage.")
         )
     return measured, _verdict(holds, "stage")
-
-
-def redundancy_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Cumulative distributions of absolute correlations, a panel for each stage."""
-    drawn = {
-        "before": ("before aggregation", style.VERMILION, (3, 1.5)),
-        "after": ("after aggregation", style.VERMILION, None),
-        "plain": ("no aggregation", style.BLUE, (3, 1.5)),
-        "plain_chosen": ("no aggregation, as many maps", style.BLUE, None),
-        "plain_sums": ("no aggregation, summed at random", style.SKY, (1, 1)),
-    }
-    made, panels = style.figure(1, len(rows), height=2.9, sharey=True)
-    for stage, (axes, row) in enumerate(zip(panels, rows, strict=True), start=1):
-        for name, (label, colour, dashes) in drawn.items():
-            values = np.sort(row["pairs"][name])
-            share = 100 * np.arange(1, len(values) + 1) / len(values)
-            line = "-" if dashes is None else (0, dashes)
-            axes.plot(values, share, color=colour, linestyle=line, linewidth=1.4, label=label)
-        style.label(axes, x="absolute correlation", y="pairs of maps (%)" if stage == 1 else "", title=f"stage {stage}")
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 100)
-    handles, labels = panels[0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return made
-
-
-def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
-    """Gradient norms by depth, a panel for each step."""
-    from matplotlib.ticker import MaxNLocator
-
-    colours = dict(zip(_OPERATIONS, (style.VERMILION, style.ORANGE, style.PURPLE, style.BLUE), strict=True))
-    count = len(found["sum"])
-    made, panels = style.figure(1, count, height=2.7, sharey=True)
-    for index, axes in enumerate(panels):
-        for operation, rows in found.items():
-            row = rows[index]
-            # Shortcuts lie beside the others, not behind them.
-            norms = [
-                n for layer, n in zip(row["layers"], row["gradient_norms"], strict=True) if "shortcut" not in layer
-            ]
-            axes.plot(
-                range(1, len(norms) + 1),
-                norms,
-                color=colours[operation],
-                linewidth=1.3,
-                marker="o",
-                markersize=2,
-                label=operation,
-            )
-        y = "gradient norm (3x3 kernels)" if index == 0 else ""
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        style.log_axis(axes, "y")
-        style.label(axes, x="convolution, by depth", y=y, title=f"step {found['sum'][index]['step']}")
-    handles, labels = panels[0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    return made
-
-
-def maps_figure(ours: Trained, dataset: Dataset, image: int) -> "Figure":
-    """One image, and its maps before and after the first two aggregations: a row for each of some groups."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    config = ours.model.config
-    factor = config.aggregate_factor
-    pixels = dataset.test_images[image]
-    stages = feature_maps(ours.model, _normalized(dataset, pixels[None]))[:2]
-    made = Figure(figsize=(6.8, 0.35 + 0.8 * _GROUPS_SHOWN), dpi=style.DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(made)
-    left, *blocks = made.subfigures(
-        1, 1 + len(stages), squeeze=False, width_ratios=[1.2] + [factor + 1] * len(stages)
-    ).flat
-    left.suptitle(f"image {image}", fontsize=9)
-    (axes, *empty) = left.subplots(_GROUPS_SHOWN, 1)
-    axes.imshow(pixels)
-    for one in (axes, *empty):
-        one.axis("off")
-    for number, (block, stage) in enumerate(zip(blocks, stages, strict=True), start=1):
-        block.suptitle(f"stage {number}: groups of {factor}, and their {config.aggregate_op}", fontsize=9)
-        before, after = np.asarray(stage.before[0]), np.asarray(stage.after[0])
-        # The groups that vary most: a map that is zero everywhere shows nothing.
-        shown = np.argsort(-after.std((0, 1)), kind="stable")[:_GROUPS_SHOWN]
-        grid = block.subplots(_GROUPS_SHOWN, factor + 1, squeeze=False)
-        for row, group in zip(grid, np.sort(shown), strict=False):
-            members = before[..., group * factor : (group + 1) * factor]
-            # Members share a scale, so that a strong one is seen to be strong.
-            for place, panel in enumerate(row[:-1]):
-                panel.imshow(members[..., place], cmap="viridis", vmin=0, vmax=members.max())
-                panel.set_title(str(group * factor + place), fontsize=6, pad=1.5)
-            row[-1].imshow(after[..., group], cmap="magma", vmin=0)
-            row[-1].set_title(f"{config.aggregate_op} {group}", fontsize=6, pad=1.5)
-        for panel in grid.flat:
-            panel.axis("off")
-    return made
