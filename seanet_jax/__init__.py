@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seanet_jax.errors import InputError
     from seanet_jax.functional import aggregate, squeeze_excite
+    from seanet_jax.image_spec import ImageSpec
     from seanet_jax.models import PRESETS, SEANet, SEANetConfig, create_model
     from seanet_jax.modules import Aggregate, ResidualBlock, SqueezeExcite
 
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PRESETS",
     "Aggregate",
+    "ImageSpec",
     "InputError",
     "ResidualBlock",
     "SEANet",
@@ -30,6 +32,7 @@ __all__ = [
 _HOMES = {
     "errors": ("InputError",),
     "functional": ("aggregate", "squeeze_excite"),
+    "image_spec": ("ImageSpec",),
     "models": ("PRESETS", "SEANet", "SEANetConfig", "create_model"),
     "modules": ("Aggregate", "ResidualBlock", "SqueezeExcite"),
 }

@@ -1,6 +1,7 @@
 """The files of a run, other than its checkpoints: what is in them and when they may be written.
 
-    config.json     the run's config, the network's, the SHA-256 of its images, and what was changed when it was resumed
+    config.json     the run's config, the network's, its images' SHA-256, size, normalisation and classes, and what was
+                    changed when it was resumed
     metrics.jsonl   one record per epoch
     summary.json    last and best epoch, parameters, seed, versions, device, environment
     curves.png      drawn by seanet_jax.report
@@ -27,6 +28,8 @@ import jax
 from seanet_jax import processes
 from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError, RunError
+from seanet_jax.files import temporary_of, write_whole
+from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import SEANetConfig
 
 Record = dict[str, Any]
@@ -91,7 +94,7 @@ class RunFolder:
 
     def _is_of_the_start(self, path: Path) -> bool:
         """Whether a run leaves this file that was killed before it began."""
-        return path in (self._lock, _temporary(self._config)) or path.name.startswith(_TOKEN)
+        return path in (self._lock, temporary_of(self._config)) or path.name.startswith(_TOKEN)
 
     def _is_begun(self) -> bool:
         """Whether there is more than a lock: a run killed as early as that is resumed by starting it."""
@@ -178,21 +181,29 @@ class RunFolder:
                 f"--resume: {self.path} was trained with statistics of each of {groups} devices' batches, and here "
                 f"are {batch_groups}; resume it on as many devices (--batch-statistics global is for any number)"
             )
-        if saved["data_sha256"] != data_sha256:
+        # A converted network was trained elsewhere, on images this project has not seen.
+        if saved["data_sha256"] not in (None, data_sha256):
             raise InputError(
                 f"--resume: {self.path} was trained on other images of the name {config.dataset}; "
                 "give the folder that holds them with --data-dir, or name another folder with --out"
             )
 
     def open(
-        self, config: TrainConfig, model_config: SEANetConfig, data_sha256: str, step: int, history: list[Record]
+        self,
+        config: TrainConfig,
+        model_config: SEANetConfig,
+        images: ImageSpec,
+        data_sha256: str | None,
+        step: int,
+        history: list[Record],
     ) -> None:
         """Writes what the run is, and makes its records those that led to the checkpoint it continues from.
 
         Args:
             config: of the run.
             model_config: of its network.
-            data_sha256: of its images and labels.
+            images: what they are.
+            data_sha256: of its images and labels; None if nobody here has seen them.
             step: optimiser steps done, noted where a run is resumed.
             history: records of the epochs before.
 
@@ -207,6 +218,7 @@ class RunFolder:
         about = {
             "config": config.to_json(),
             "model_config": dataclasses.asdict(model_config),
+            "images": images.to_json(),
             "data_sha256": data_sha256,
             "resumed": resumed,
         }
@@ -242,15 +254,32 @@ class RunFolder:
         about = self._read()
         return about["config"], about["model_config"]
 
+    def read_images(self) -> ImageSpec:
+        """What the run's images and classes are.
+
+        Raises:
+            InputError: as ``read_config``, or an earlier version wrote it, which did not say.
+        """
+        images: ImageSpec | None = self._read()["images"]
+        if images is None:
+            raise InputError(
+                f"{self._config} does not say what its images are: an earlier version wrote it; "
+                "the command that made the run, with --resume, writes it anew"
+            )
+        return images
+
     def _read(self) -> dict[str, Any]:
         if not self._config.exists():
             raise InputError(f"{self.path} holds no run: there is no config.json in it")
         try:
-            about = json.loads(self._config.read_text())
+            about = dict(json.loads(self._config.read_text()))
+            images = about.get("images")
+            data_sha256 = about["data_sha256"]
             return {
                 "config": dict(about["config"]),
                 "model_config": dict(about["model_config"]),
-                "data_sha256": str(about["data_sha256"]),
+                "images": None if images is None else ImageSpec.from_json(images),
+                "data_sha256": None if data_sha256 is None else str(data_sha256),
                 "resumed": list(about["resumed"]),
             }
         except (ValueError, KeyError, TypeError):
@@ -287,17 +316,3 @@ class RunFolder:
         """Writes summary.json."""
         with self.writing(self._summary):
             write_whole(self._summary, json.dumps(summary, indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, whatever happens to the process or the machine."""
-    temporary = _temporary(path)
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")

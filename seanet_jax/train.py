@@ -3,11 +3,9 @@
 import contextlib
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
-from flax import nnx
 
 from seanet_jax import parallel, processes
 from seanet_jax.checkpoint import Checkpoints
@@ -16,11 +14,9 @@ from seanet_jax.data import Dataset, load
 from seanet_jax.errors import InputError
 from seanet_jax.interrupt import StopRequest
 from seanet_jax.loop import Loop
-from seanet_jax.models import SEANet, SEANetConfig
-from seanet_jax.recipes import optimizer
 from seanet_jax.report import Events, draw_curves, format_duration, say
 from seanet_jax.run_folder import Record, RunFolder, process_settings, versions
-from seanet_jax.step import TrainState, create_state
+from seanet_jax.step import TrainState
 from seanet_jax.trainer import Trainer
 
 
@@ -89,45 +85,11 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
         say(f"compiled in {time.perf_counter() - started:.1f} s")
         with processes.agreed():
             if processes.is_first():
-                folder.open(config, trainer.model_config, data_sha256, int(state.step), history)
+                folder.open(config, trainer.model_config, dataset.image_spec, data_sha256, int(state.step), history)
         with contextlib.closing(Events(folder.tensorboard, int(state.step))) as events:
             history = Loop(trainer, train_step, stop, folder, checkpoints, events, history).run(state)
         checkpoints.close()
         return _conclude(trainer, folder, history)
-
-
-def saved_network(run_folder: Path) -> tuple[SEANet, TrainState]:
-    """The network of a run, not yet trained, and the shapes and dtypes of its state.
-
-    Raises:
-        InputError: the folder is not that of a run.
-    """
-    config, model_config = RunFolder(run_folder).read_config()
-    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in model_config.items()}
-    model = SEANet(SEANetConfig(**fields), rngs=nnx.Rngs(0))
-    sgd = optimizer(TrainConfig(**config), steps_per_epoch=1)
-    return model, jax.eval_shape(lambda: create_state(model, sgd))
-
-
-def load_model(run_folder: str | Path, which: str = "best") -> SEANet:
-    """The trained network of a run, in evaluation mode. Of several processes all have to call it.
-
-    Args:
-        run_folder: of a run.
-        which: "best" or "latest" checkpoint.
-
-    Raises:
-        InputError: the folder is not that of a run, or holds no such checkpoint.
-    """
-    if which not in ("best", "latest"):
-        raise InputError(f"which is {which!r}; it must be best or latest")
-    model, template = saved_network(Path(run_folder))
-    with Checkpoints(Path(run_folder)) as checkpoints:
-        restore = checkpoints.restore_best if which == "best" else checkpoints.restore_latest
-        state, _ = restore(template)
-    nnx.update(model, state.params, state.batch_stats)
-    model.eval()
-    return model
 
 
 def _load_dataset(config: TrainConfig) -> Dataset:

@@ -21,7 +21,7 @@ import numpy as np
 from training_fixtures import records
 
 from seanet_jax.checkpoint import Checkpoints
-from seanet_jax.train import saved_network
+from seanet_jax.trained import saved_network
 
 EXPERIMENT = Path(__file__).parent.parent / "experiments" / "digits.py"
 # Two steps make an epoch, and every step is saved, so that most moments after the start are inside a write.

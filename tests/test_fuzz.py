@@ -24,7 +24,7 @@ from seanet_jax.errors import InputError
 from seanet_jax.models import SEANetConfig, model_config
 from seanet_jax.modules import Aggregate, BatchNorm, Conv, Linear, ResidualBlock, SqueezeExcite
 from seanet_jax.recipes import cross_entropy
-from seanet_jax.train import load_model
+from seanet_jax.trained import load_model
 
 
 @contextlib.contextmanager

@@ -162,6 +162,41 @@ def test_normalisation_of_stem_and_head():
     assert preactivated.stem_bn is None and preactivated.head_bn is not None
 
 
+# Features
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, ["stem", "stage1.blocks", "stage1", "stage2.blocks", "stage2", "pooled"]),
+        ({"aggregate_placement": "block"}, ["stem", "stage1", "stage2", "pooled"]),
+        ({"aggregate_placement": "none", "preactivation": True}, ["stem", "stage1", "stage2", "pooled"]),
+    ],
+)
+def test_features_are_named_in_order_and_lead_to_the_logits(changes, names):
+    model = SEANet(dataclasses.replace(TINY, **changes), rngs=nnx.Rngs(0))
+    model.eval()
+    x = jnp.asarray(images(2, 8, 8, 3))
+    found = model.features(x)
+    assert list(found) == names
+    channels = 2 if changes.get("aggregate_placement", "stage") != "none" else 8
+    chex.assert_shape(found["stage1"], (2, 8, 8, channels))
+    chex.assert_shape(found["stage2"], (2, 4, 4, channels))
+    chex.assert_shape(found["pooled"], (2, model.num_features))
+    if "stage1.blocks" in found:
+        chex.assert_trees_all_close(found["stage1.blocks"].reshape(2, 8, 8, 2, 4).sum(-1), found["stage1"])
+    chex.assert_trees_all_close(model.classifier(found["pooled"]), model(x))
+
+
+def test_without_a_classifier_a_network_gives_its_pooled_features():
+    whole = SEANet(TINY, rngs=nnx.Rngs(0))
+    backbone = SEANet(dataclasses.replace(TINY, num_classes=0), rngs=nnx.Rngs(0))
+    assert backbone.classifier is None
+    x = jnp.asarray(images(2, 8, 8, 3))
+    chex.assert_trees_all_close(backbone(x), whole.features(x)["pooled"])
+    assert count(whole) - count(backbone) == whole.num_features * 10 + 10
+
+
 # Configs and names
 
 
@@ -189,8 +224,8 @@ IMPOSSIBLE = [
     ("widths", {"widths": (128.0, 256, 512)}, "(128.0, 256, 512)", "tuple of positive integers"),
     ("stem_width", {"stem_width": 0}, "0", "a positive integer"),
     ("stem_width", {"stem_width": 16.0}, "16.0", "a positive integer"),
-    ("num_classes", {"num_classes": 0}, "0", "a positive integer"),
-    ("num_classes", {"num_classes": "10"}, "'10'", "a positive integer"),
+    ("num_classes", {"num_classes": -1}, "-1", "a positive integer, or 0 for no classifier"),
+    ("num_classes", {"num_classes": "10"}, "'10'", "a positive integer, or 0 for no classifier"),
     ("in_channels", {"in_channels": -3}, "-3", "a positive integer"),
     ("squeeze_excite", {"squeeze_excite": 1}, "1", "True or False"),
     ("preactivation", {"preactivation": "yes"}, "'yes'", "True or False"),
@@ -233,8 +268,8 @@ def test_an_unknown_override_lists_the_fields():
 def test_overrides_reach_the_network_and_are_checked():
     model = nnx.eval_shape(lambda: create_model("resnet20", rngs=nnx.Rngs(0), num_classes=7))
     assert model.config == dataclasses.replace(PRESETS["resnet20"], num_classes=7)
-    with pytest.raises(InputError, match="num_classes is 0"):
-        create_model("resnet20", rngs=nnx.Rngs(0), num_classes=0)
+    with pytest.raises(InputError, match="num_classes is -1"):
+        create_model("resnet20", rngs=nnx.Rngs(0), num_classes=-1)
 
 
 # Calls

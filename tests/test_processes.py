@@ -16,7 +16,7 @@ from training_fixtures import TINY, records
 
 from seanet_jax.checkpoint import Checkpoints
 from seanet_jax.models import PRESETS
-from seanet_jax.train import load_model, saved_network
+from seanet_jax.trained import load_model, saved_network
 
 TESTS = Path(__file__).parent
 EXPERIMENT = TESTS / "tiny_experiment.py"

@@ -16,7 +16,8 @@ from seanet_jax.errors import InputError
 from seanet_jax.loop import Loop, TrainingDivergedError
 from seanet_jax.recipes import optimizer
 from seanet_jax.step import Metrics, create_state
-from seanet_jax.train import fit, load_model
+from seanet_jax.train import fit
+from seanet_jax.trained import load_model
 from seanet_jax.trainer import Evaluation, Trainer, loss_and_accuracy
 
 STEPS_PER_EPOCH = 5  # 40 images in batches of 8

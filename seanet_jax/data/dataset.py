@@ -6,6 +6,7 @@ import hashlib
 import numpy as np
 
 from seanet_jax.errors import InputError
+from seanet_jax.image_spec import ImageSpec
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,6 +98,12 @@ class Dataset:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def image_spec(self) -> ImageSpec:
+        """What a network trained on it has to be given, and answers."""
+        _, height, width, _ = self.train_images.shape
+        return ImageSpec(height, width, self.mean, self.std, self.class_names)
 
     def limit(self, train: int | None, test: int | None) -> "Dataset":
         """Keeps the first images of each split.

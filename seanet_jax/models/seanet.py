@@ -1,6 +1,8 @@
 """SEANet, and with other settings of the same config the residual networks it is compared with."""
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import Literal, get_args
 
 import jax
@@ -9,6 +11,8 @@ from flax import nnx
 
 from seanet_jax.errors import InputError, is_integer
 from seanet_jax.functional import AGGREGATE_OPS, AggregateOp, at_least_float32
+from seanet_jax.image_spec import ImageSpec
+from seanet_jax.models import weights
 from seanet_jax.modules import Aggregate, BatchNorm, Conv, Linear, ResidualBlock
 
 AggregatePlacement = Literal["stage", "block", "none"]
@@ -32,7 +36,7 @@ class SEANetConfig:
         aggregate_op: how a group of channels is reduced.
         aggregate_factor: channels in a group.
         preactivation: BN - ReLU - conv instead of conv - BN - ReLU.
-        num_classes: size of the logits.
+        num_classes: size of the logits; 0 leaves the classifier out, and the network gives pooled features.
         in_channels: channels of the image.
         dtype: compute dtype of convolutions and matrix products; parameters, batch statistics and logits stay float32.
         conv_method: how convolutions are computed, see ``functional.conv2d``: "auto", the fastest on the device; "lax",
@@ -69,9 +73,13 @@ class SEANetConfig:
                 f"widths has {len(self.widths)} entries and stage_sizes {len(self.stage_sizes)}; "
                 "they must have one for each stage"
             )
-        for name in ("stem_width", "reduction", "aggregate_factor", "num_classes", "in_channels", "batch_groups"):
+        for name in ("stem_width", "reduction", "aggregate_factor", "in_channels", "batch_groups"):
             if not is_integer(getattr(self, name), minimum=1):
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be a positive integer")
+        if not is_integer(self.num_classes, minimum=0):
+            raise InputError(
+                f"num_classes is {self.num_classes!r}; it must be a positive integer, or 0 for no classifier"
+            )
         for name in ("squeeze_excite", "preactivation"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be True or False")
@@ -135,9 +143,13 @@ class Stage(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
+        return self.maps(x)[1]
+
+    def maps(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What the blocks make of ``[N, H, W, in_channels]``, before and after the aggregation."""
         for block in self.blocks:
             x = block(x)
-        return x if self.aggregate is None else self.aggregate(x)
+        return x, x if self.aggregate is None else self.aggregate(x)
 
 
 class SEANet(nnx.Module):
@@ -146,6 +158,10 @@ class SEANet(nnx.Module):
     Args:
         config: the architecture; the published SEANet-20 by default.
         rngs: source of the initial parameters, e.g. ``nnx.Rngs(0)``.
+
+    Attributes:
+        config: the architecture.
+        num_features: channels of the pooled features, the classifier's input.
     """
 
     def __init__(self, config: SEANetConfig | None = None, *, rngs: nnx.Rngs):
@@ -162,7 +178,14 @@ class SEANet(nnx.Module):
             stages.append(stage)
         self.stages = nnx.List(stages)
         self.head_bn = BatchNorm(channels, groups=groups) if config.preactivation else None
-        self.classifier = Linear(channels, config.num_classes, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        self.num_features = channels
+        self.classifier = self._new_classifier(rngs)
+
+    def _new_classifier(self, rngs: nnx.Rngs) -> Linear | None:
+        config = self.config
+        if not config.num_classes:
+            return None
+        return Linear(self.num_features, config.num_classes, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Classifies normalised images.
@@ -171,10 +194,27 @@ class SEANet(nnx.Module):
             x: ``[N, H, W, in_channels]``, floating point, already normalised. CIFAR's are 32x32; any size works.
 
         Returns:
-            Logits ``[N, num_classes]`` in float32.
+            Logits ``[N, num_classes]`` in float32; without a classifier, pooled features ``[N, num_features]``.
 
         Raises:
             InputError: x is not a batch of floating-point images with the config's channels.
+        """
+        pooled = self.features(x)["pooled"]
+        return pooled if self.classifier is None else self.classifier(pooled).astype(pooled.dtype)
+
+    def features(self, x: jax.Array) -> dict[str, jax.Array]:
+        """The maps on the way to the logits, in order.
+
+        Args:
+            x: as for a call.
+
+        Returns:
+            ``stem``, ``stage1``, ``stage2``, ...: maps ``[N, h, w, channels]`` of the compute dtype, as the next layer
+            sees them. Where a stage ends in an aggregation, ``stage1.blocks`` and so on are what is aggregated.
+            ``pooled``: ``[N, num_features]``, float32, what the classifier sees.
+
+        Raises:
+            InputError: as for a call.
         """
         channels = self.config.in_channels
         if x.ndim != 4 or x.shape[-1] != channels or 0 in x.shape:
@@ -184,9 +224,79 @@ class SEANet(nnx.Module):
         x = self.stem(x.astype(self.config.dtype))
         if self.stem_bn is not None:
             x = jax.nn.relu(self.stem_bn(x))
-        for stage in self.stages:
-            x = stage(x)
+        found = {"stem": x}
+        for number, stage in enumerate(self.stages, start=1):
+            blocks, x = stage.maps(x)
+            if stage.aggregate is not None:
+                found[f"stage{number}.blocks"] = blocks
+            found[f"stage{number}"] = x
         if self.head_bn is not None:
             x = jax.nn.relu(self.head_bn(x))
-        features = x.mean((1, 2), dtype=at_least_float32(x))
-        return self.classifier(features).astype(features.dtype)
+        return found | {"pooled": x.mean((1, 2), dtype=at_least_float32(x))}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        num_classes: int | None = None,
+        rngs: nnx.Rngs | None = None,
+        dtype: ComputeDtype = "float32",
+        conv_method: NetworkConvMethod = "auto",
+    ) -> "SEANet":
+        """A network with the weights of a folder of ``model.safetensors`` and ``config.json``.
+
+        Args:
+            folder: written by ``save_pretrained`` or ``python -m seanet_jax.convert``.
+            num_classes: None keeps the classifier; 0 leaves it out, for use as a backbone; another number puts a new
+              one of that size in its place.
+            rngs: source of a new classifier's parameters.
+            dtype: see ``SEANetConfig``.
+            conv_method: likewise.
+
+        Returns:
+            The network, in evaluation mode.
+
+        Raises:
+            InputError: the folder holds no such files, they are damaged or do not fit together, or a new classifier is
+              asked for without ``rngs``.
+        """
+        folder = Path(folder)
+        arrays, fields, _ = weights.read_folder(folder)
+        unknown = fields.keys() - {field.name for field in dataclasses.fields(SEANetConfig)}
+        if unknown:
+            raise InputError(f"{folder / weights.CONFIG} has fields that no network has: {', '.join(sorted(unknown))}")
+        saved = SEANetConfig(**fields, dtype=dtype, conv_method=conv_method)
+        model = nnx.eval_shape(lambda: cls(saved, rngs=nnx.Rngs(0)))
+        weights.set_arrays(model, arrays, str(folder / weights.WEIGHTS))
+        if num_classes is not None:
+            if num_classes and rngs is None:
+                raise InputError("from_pretrained: a new classifier is drawn at random; give rngs, e.g. nnx.Rngs(0)")
+            model.config = dataclasses.replace(saved, num_classes=num_classes)
+            model.classifier = model._new_classifier(rngs or nnx.Rngs(0))
+        model.eval()
+        return model
+
+    def save_pretrained(self, folder: str | os.PathLike[str], images: ImageSpec | None = None) -> None:
+        """Writes the weights as ``model.safetensors`` and the config as ``config.json``, for ``from_pretrained``.
+
+        Args:
+            folder: created if it is not there; files of these names in it are replaced.
+            images: how images are normalised and what the classes are called, for ``seanet_jax.predict`` and
+              ``seanet_jax.export``; without it the folder is a backbone's.
+
+        Raises:
+            InputError: the folder holds a run, or ``images`` is of other channels or classes than the network.
+            OSError: the files cannot be written.
+        """
+        if images is not None:
+            ours, theirs = (
+                (self.config.in_channels, self.config.num_classes),
+                (images.channels, len(images.class_names)),
+            )
+            if ours != theirs:
+                raise InputError(
+                    f"save_pretrained: images has {theirs[0]} channels and {theirs[1]} classes; "
+                    f"the network has {ours[0]} and {ours[1]}"
+                )
+        weights.write_folder(Path(folder), self, self.config, images)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from seanet_jax.errors import InputError
+from seanet_jax.files import write_whole
 from seanet_jax.flags import StudyCommand
 from seanet_jax.report import say
-from seanet_jax.run_folder import write_whole
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Run, Study
 

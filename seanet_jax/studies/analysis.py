@@ -5,6 +5,7 @@ A sum of channels is linear, so the covariance of any choice or grouping of chan
 """
 
 import functools
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +18,6 @@ from numpy.typing import ArrayLike
 from seanet_jax.errors import InputError, demand_positive_integers
 from seanet_jax.functional import AggregateOp, aggregate
 from seanet_jax.models import SEANet, SEANetConfig
-from seanet_jax.modules import Aggregate
 from seanet_jax.recipes import cross_entropy
 from seanet_jax.step import split_model
 
@@ -179,27 +179,11 @@ class StageMaps(NamedTuple):
     after: jax.Array
 
 
-class _Tap:
-    """Takes the place of a stage's aggregation and keeps what goes in and comes out."""
-
-    def __init__(self, aggregation: Aggregate | None, taken: list[StageMaps]):
-        self._aggregation = aggregation
-        self._taken = taken
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        after = x if self._aggregation is None else self._aggregation(x)
-        self._taken.append(StageMaps(x, after))
-        return after
-
-
 @functools.partial(jax.jit, static_argnums=0)
-def _tapped(graphdef: nnx.GraphDef, params: Any, batch_stats: Any, images: jax.Array) -> list[StageMaps]:
-    network = nnx.merge(graphdef, params, batch_stats)
-    taken: list[StageMaps] = []
-    for stage in network.stages:
-        stage.aggregate = _Tap(stage.aggregate, taken)
-    network(images)
-    return taken
+def _stage_maps(graphdef: nnx.GraphDef, params: Any, batch_stats: Any, images: jax.Array) -> list[StageMaps]:
+    found = nnx.merge(graphdef, params, batch_stats).features(images)
+    stages = [name for name in found if re.fullmatch(r"stage\d+", name)]
+    return [StageMaps(found.get(f"{name}.blocks", found[name]), found[name]) for name in stages]
 
 
 def feature_maps(model: SEANet, images: ArrayLike) -> list[StageMaps]:
@@ -216,7 +200,7 @@ def feature_maps(model: SEANet, images: ArrayLike) -> list[StageMaps]:
         raise InputError("the network aggregates inside its blocks; maps are compared at the end of stages alone")
     if not model.stages[0].blocks[0].bn1.use_running_average:
         raise InputError("the network is in training mode; call its eval() first")
-    return _tapped(*split_model(model), jnp.asarray(images))
+    return _stage_maps(*split_model(model), jnp.asarray(images))
 
 
 @functools.partial(jax.jit, static_argnames=("factor", "op"))

@@ -19,9 +19,10 @@ from seanet_jax.config import TrainConfig
 from seanet_jax.data import Dataset
 from seanet_jax.data.augment import normalize
 from seanet_jax.errors import InputError, demand_positive_integers
+from seanet_jax.files import write_whole
 from seanet_jax.models import SEANet
 from seanet_jax.report import say
-from seanet_jax.run_folder import RunFolder, versions, write_whole
+from seanet_jax.run_folder import RunFolder, versions
 from seanet_jax.studies import claim_figures, style
 from seanet_jax.studies.analysis import (
     Gradients,
@@ -34,7 +35,8 @@ from seanet_jax.studies.analysis import (
     gradient_norms,
     summed_groups,
 )
-from seanet_jax.train import load_dataset, load_model
+from seanet_jax.train import load_dataset
+from seanet_jax.trained import load_model
 from seanet_jax.trainer import Trainer
 
 # Random choices of channels, whose mean is the control.

@@ -18,10 +18,10 @@ import numpy as np
 
 from seanet_jax import parallel
 from seanet_jax.data import load
+from seanet_jax.files import write_whole
 from seanet_jax.flags import StudyCommand
 from seanet_jax.models import SEANetConfig
 from seanet_jax.report import say
-from seanet_jax.run_folder import write_whole
 from seanet_jax.studies.multiply_adds import multiply_adds, parameters
 from seanet_jax.studies.speed import training_speeds
 from seanet_jax.studies.statistics import (

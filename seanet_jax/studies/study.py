@@ -18,9 +18,10 @@ import jax
 
 from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError, is_integer
+from seanet_jax.files import write_whole
 from seanet_jax.loop import TrainingDivergedError
 from seanet_jax.report import say
-from seanet_jax.run_folder import Record, RunFolder, RunInUseError, write_whole
+from seanet_jax.run_folder import Record, RunFolder, RunInUseError
 from seanet_jax.train import fit
 
 _SECONDS_BETWEEN_LOOKS = 5

@@ -1,0 +1,87 @@
+"""A trained network, from the folder of a run or of pretrained weights."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+
+from seanet_jax.checkpoint import Checkpoints
+from seanet_jax.config import TrainConfig
+from seanet_jax.errors import InputError
+from seanet_jax.image_spec import ImageSpec
+from seanet_jax.models import SEANet, SEANetConfig, weights
+from seanet_jax.recipes import optimizer
+from seanet_jax.run_folder import RunFolder
+from seanet_jax.step import TrainState, create_state
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A network and what it needs to answer.
+
+    Attributes:
+        model: in evaluation mode.
+        images: how they are made ready, and what the classes are called.
+    """
+
+    model: SEANet
+    images: ImageSpec
+
+
+def load(folder: str | Path, which: str = "best") -> Trained:
+    """The network of a run, or of a folder of pretrained weights that says what its images are.
+
+    Args:
+        folder: of either.
+        which: "best" or "latest" checkpoint of a run; pretrained weights are one set.
+
+    Raises:
+        InputError: the folder is neither, or damaged, or does not say what its images are.
+    """
+    folder = Path(folder)
+    if not weights.is_folder(folder):
+        images = RunFolder(folder).read_images()
+        return Trained(load_model(folder, which), images)
+    _, _, spec = weights.read_folder(folder)
+    if spec is None:
+        raise InputError(
+            f"{folder} does not say how images are normalised and what the classes are; "
+            "give save_pretrained an ImageSpec"
+        )
+    return Trained(SEANet.from_pretrained(folder), spec)
+
+
+def saved_network(run_folder: Path) -> tuple[SEANet, TrainState]:
+    """The network of a run, not yet trained, and the shapes and dtypes of its state.
+
+    Raises:
+        InputError: the folder is not that of a run.
+    """
+    config, model_config = RunFolder(run_folder).read_config()
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in model_config.items()}
+    model = SEANet(SEANetConfig(**fields), rngs=nnx.Rngs(0))
+    sgd = optimizer(TrainConfig(**config), steps_per_epoch=1)
+    return model, jax.eval_shape(lambda: create_state(model, sgd))
+
+
+def load_model(run_folder: str | Path, which: str = "best") -> SEANet:
+    """The trained network of a run, in evaluation mode. Of several processes all have to call it.
+
+    Args:
+        run_folder: of a run.
+        which: "best" or "latest" checkpoint.
+
+    Raises:
+        InputError: the folder is not that of a run, or holds no such checkpoint.
+    """
+    if which not in ("best", "latest"):
+        raise InputError(f"which is {which!r}; it must be best or latest")
+    model, template = saved_network(Path(run_folder))
+    with Checkpoints(Path(run_folder)) as checkpoints:
+        restore = checkpoints.restore_best if which == "best" else checkpoints.restore_latest
+        state, _ = restore(template)
+    nnx.update(model, state.params, state.batch_stats)
+    model.eval()
+    return model

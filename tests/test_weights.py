@@ -1,0 +1,144 @@
+"""Weights in a folder of model.safetensors and config.json: what comes back, and what is refused."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from seanet_jax import ImageSpec, InputError, SEANet, SEANetConfig
+from seanet_jax.models import weights
+
+CONFIG = SEANetConfig(stage_sizes=(1, 1), widths=(8, 16), stem_width=4, reduction=4, num_classes=3, in_channels=2)
+SPEC = ImageSpec(8, 8, (0.5, 0.4), (0.2, 0.3), ("cat", "dog", "cow"))
+X = np.random.RandomState(0).standard_normal((2, 8, 8, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = SEANet(CONFIG, rngs=nnx.Rngs(0))
+    made(jnp.asarray(X))  # moves the running averages away from 0 and 1
+    made.eval()
+    return made
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save_pretrained(tmp_path / "weights", SPEC)
+    return tmp_path / "weights"
+
+
+def test_everything_comes_back_bit_for_bit(model, folder):
+    again = SEANet.from_pretrained(folder)
+    chex.assert_trees_all_equal(weights.to_arrays(again), weights.to_arrays(model))
+    assert again.config == CONFIG
+    chex.assert_trees_all_equal(again(jnp.asarray(X)), model(jnp.asarray(X)))
+    assert weights.read_folder(folder)[2] == SPEC
+
+
+def test_the_files_are_what_other_readers_expect(model, folder):
+    tensors = load_file(folder / "model.safetensors")
+    assert tensors["stages.1.blocks.0.conv1.kernel"].shape == (3, 3, 2, 16)
+    assert tensors.keys() == weights.shapes(model).keys()
+    about = json.loads((folder / "config.json").read_text())
+    assert (about["model_type"], about["architectures"], about["widths"]) == ("seanet", ["SEANet"], [8, 16])
+    assert about["images"]["class_names"] == ["cat", "dog", "cow"]
+
+
+def test_they_are_read_without_orbax(folder):
+    code = (
+        f"import sys, seanet_jax; seanet_jax.SEANet.from_pretrained({str(folder)!r}); "
+        "print([name for name in sys.modules if 'orbax' in name])"
+    )
+    found = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_without_a_classifier_they_are_a_backbone(model, folder):
+    backbone = SEANet.from_pretrained(folder, num_classes=0)
+    assert backbone.classifier is None and backbone.config.num_classes == 0
+    chex.assert_trees_all_equal(backbone(jnp.asarray(X)), model.features(jnp.asarray(X))["pooled"])
+
+
+def test_a_new_classifier_is_drawn(model, folder):
+    with pytest.raises(InputError, match="give rngs"):
+        SEANet.from_pretrained(folder, num_classes=7)
+    fresh = SEANet.from_pretrained(folder, num_classes=3, rngs=nnx.Rngs(1))
+    assert (fresh.classifier.kernel[...] != model.classifier.kernel[...]).all()
+    seven = SEANet.from_pretrained(folder, num_classes=7, rngs=nnx.Rngs(1))
+    chex.assert_shape(seven(jnp.asarray(X)), (2, 7))
+    chex.assert_trees_all_equal(seven.features(jnp.asarray(X)), model.features(jnp.asarray(X)))
+
+
+def test_how_it_is_computed_is_the_readers_choice(folder):
+    assert SEANet.from_pretrained(folder).config.dtype == "float32"
+    config = SEANet.from_pretrained(folder, dtype="bfloat16", conv_method="lax").config
+    assert config == dataclasses.replace(CONFIG, dtype="bfloat16", conv_method="lax")
+
+
+def test_a_folder_is_written_again(model, folder):
+    model.save_pretrained(folder)
+    assert weights.read_folder(folder)[2] is None
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json"}
+
+
+def test_a_runs_folder_is_left_alone(model, tmp_path):
+    (tmp_path / "config.json").write_text("of a run")
+    with pytest.raises(InputError, match="not of pretrained weights; name another"):
+        model.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_images_of_another_network_are_refused(model, tmp_path):
+    for changes in ({"class_names": ("a",)}, {"mean": (0.5,), "std": (0.2,)}):
+        with pytest.raises(InputError, match="the network has 2 and 3"):
+            model.save_pretrained(tmp_path / "new", dataclasses.replace(SPEC, **changes))
+    assert not (tmp_path / "new").exists()
+
+
+def test_every_wrong_array_is_named_at_once(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["stem_bn.mean"]
+    tensors["extra"] = np.zeros(3, np.float32)
+    tensors["classifier.bias"] = np.zeros(4, np.float32)
+    tensors["stem_bn.bias"] = np.zeros(4, np.int32)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError) as caught:
+        SEANet.from_pretrained(folder)
+    for words in (
+        "stem_bn.mean is missing",
+        "extra is no array of this network",
+        "classifier.bias has shape (4,) and must have (3,)",
+        "stem_bn.bias is int32 and must be floating point",
+    ):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"{", "config.json is damaged"),
+        ("config.json", b"[]", "config.json is damaged"),
+        ("config.json", b'{"widths": [8]}', "config.json is damaged"),
+        ("config.json", b'{"model_type": "", "architectures": [], "images": 3}', "config.json is damaged"),
+        ("config.json", b'{"model_type": "", "architectures": [], "width": 8}', "fields that no network has: width"),
+        ("config.json", b'{"model_type": "", "architectures": [], "widths": 8}', "widths is 8"),
+        ("model.safetensors", b"", "model.safetensors is damaged"),
+        ("model.safetensors", b"\x80\x04cos\nsystem\n", "model.safetensors is damaged"),
+    ],
+)
+def test_damage_is_named(folder, name, content, message):
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        SEANet.from_pretrained(folder)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"must have model\.safetensors and config\.json in it"):
+        SEANet.from_pretrained(tmp_path)
