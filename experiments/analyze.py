@@ -9,13 +9,16 @@ Cost: four short trainings, twenty minutes on two cores with the narrow networks
 Result: analysis.json with the numbers, a sentence and a figure for each claim.
 """
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+from seanet_jax.cli import Arguments, command
+
+
+def main() -> None:
+    """Reads the flags and measures."""
+    parser = Arguments(__doc__)
     parser.add_argument("aggregated", type=Path, help="folder of a run that aggregates")
     parser.add_argument("plain", type=Path, help="folder of a run of the same widths that does not")
     parser.add_argument("--out", type=Path, default=Path("runs/analysis"), help="folder to be written")
@@ -25,12 +28,11 @@ if __name__ == "__main__":
     parser.add_argument("--learning-rate", type=float, default=0.1, help="likewise")
     parser.add_argument("--data-dir", type=Path, help="folder with CIFAR, as for the other experiments")
     arguments = parser.parse_args()
-
-    from seanet_jax.errors import InputError, RunError
+    # Only now: --help and a wrong flag need not wait for JAX.
     from seanet_jax.studies.claims import analyze
 
-    try:
-        analyze(**vars(arguments), command=shlex.join(["python", *sys.argv]))
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+    analyze(**vars(arguments), command=shlex.join(["python", *sys.argv]))
+
+
+if __name__ == "__main__":
+    command(main)

@@ -6,29 +6,27 @@
 Cost: half a minute; no checkpoint and no image is read.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 from compare import MODELS
 
-from seanet_jax.errors import InputError, RunError
+from seanet_jax.cli import Arguments, command
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def main() -> None:
+    """Reads the flags and writes the page."""
+    parser = Arguments(__doc__)
     kept = Path("docs/results")
     parser.add_argument("--comparison", type=Path, default=kept / "compare-cifar100", help="folder of compare.py")
     parser.add_argument("--ablation", type=Path, default=kept / "ablate-cifar100", help="folder of ablate.py")
     parser.add_argument("--analysis", type=Path, default=kept / "analysis-cifar100", help="folder of analyze.py")
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="to be written")
     arguments = parser.parse_args()
-
     from seanet_jax.studies.page import Results, write
 
-    try:
-        found = Results.read(arguments.comparison, arguments.ablation, arguments.analysis, MODELS)
-        write(found, arguments.page)
-    except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+    write(Results.read(arguments.comparison, arguments.ablation, arguments.analysis, MODELS), arguments.page)
     print(arguments.page)
+
+
+if __name__ == "__main__":
+    command(main)

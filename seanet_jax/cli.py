@@ -1,9 +1,10 @@
-"""What an experiment does when it is run: flags, process, training, one-line errors, exit statuses.
+"""What a command does when it is run: flags, process, training, one-line errors, exit statuses.
 
 Exit status 0: done; 1: the run failed; 2: the input cannot work, nothing was written; 130 and 143: stopped by SIGINT
 and SIGTERM.
 """
 
+import argparse
 import importlib
 import os
 import sys
@@ -69,17 +70,46 @@ def study(
     _run(conduct, "the same command")
 
 
+class Arguments(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence, like those of the experiments' flags.
+
+    Args:
+        description: shown above the flags by --help, as it is wrapped.
+        program: as a user starts it, for example ``python -m seanet_jax.predict``.
+    """
+
+    def __init__(self, description: str, program: str | None = None):
+        super().__init__(prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Instead of the usage, which --help shows.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{message}; --help lists the arguments")
+
+
+def command(action: Callable[[], None]) -> NoReturn:
+    """Does what a command that trains nothing is for, and exits.
+
+    Args:
+        action: parses ``sys.argv`` and does it.
+    """
+    _run(lambda process: action(), "", trains=False)
+
+
 class _Process:
     """Whether it trains together with others."""
 
     together = False
 
 
-def _run(action: Callable[[_Process], None], again: str) -> NoReturn:
+def _run(action: Callable[[_Process], None], again: str, *, trains: bool = True) -> NoReturn:
     """Does it; whatever happens becomes an exit status. Told to stop, it says that ``again`` goes on."""
     # Before anything is imported that takes long, since all of it would be imported again. The parser, imported later,
     # takes either spelling.
-    if not {"--no-tune-cpu", "--no-tune_cpu"} & set(sys.argv):
+    if trains and not {"--no-tune-cpu", "--no-tune_cpu"} & set(sys.argv):
         restart_tuned()
     process = _Process()
     try:
@@ -89,7 +119,8 @@ def _run(action: Callable[[_Process], None], again: str) -> NoReturn:
     except RunError as error:
         _exit(1, f"error: {error}", process)
     except KeyboardInterrupt:
-        _exit(130, f"interrupted; {again} goes on from the last checkpoint, if one was saved", process)
+        goes_on = f"; {again} goes on from the last checkpoint, if one was saved" if trains else ""
+        _exit(130, f"interrupted{goes_on}", process)
     except Exception as error:
         # Looked up rather than imported: where it is not loaded yet, nothing can have been stopped by it.
         interrupt = sys.modules.get("seanet_jax.interrupt")

@@ -2,6 +2,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +116,16 @@ def test_what_is_compiled_is_kept_where_the_user_says_or_in_the_cache(tmp_path, 
     folder = tmp_path / (chosen or "cache/seanet_jax/compiled")
     assert any(folder.iterdir())
     assert (tmp_path / "cache").exists() == (chosen is None)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("results.py", ["--nothing"], "error: unrecognized arguments: --nothing; --help lists the arguments\n"),
+        ("analyze.py", ["one"], "error: the following arguments are required: plain; --help lists the arguments\n"),
+    ],
+)
+def test_commands_that_train_nothing_complain_in_one_line(script, arguments, message):
+    path = Path(__file__).parent.parent / "experiments" / script
+    done = subprocess.run([sys.executable, path, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
