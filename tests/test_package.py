@@ -26,9 +26,10 @@ def test_requirements_are_those_of_the_package():
     assert set(listed) == declared
 
 
-def test_version_is_stated_once():
+def test_the_version_is_the_same_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert seanet_jax.__version__ == project["version"]
+    assert f"version: {project['version']}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_public_names_exist():

@@ -1,0 +1,76 @@
+"""Runs a Python command of the documentation, as it stands there, on little: tests/test_documentation.py starts it.
+
+What costs hours is made small from outside: every preset is a network of one narrow block, a data set is a few made
+images, epochs and repetitions are few. Which programs, flags, files and modules there are is left as it is.
+"""
+
+import dataclasses
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+# Flags of a command that are given these values in place of its own; those that need what a test has not are dropped.
+_TRAINING = {"--epochs": "1", "--decay-every": "1", "--limit-train": "40", "--limit-test": "20", "--batch-size": "8"}
+_SMALLER = {
+    "experiments/digits.py": _TRAINING,
+    "experiments/cifar10.py": _TRAINING,
+    "experiments/cifar100.py": _TRAINING,
+    "experiments/compare.py": _TRAINING | {"--seeds": "1"},
+    "experiments/ablate.py": _TRAINING | {"--seeds": "1", "--learning-rates": "0.1"},
+    "experiments/analyze.py": {"--images": "20", "--steps": "2"},
+    "tests/kill_and_resume.py": {"--kills": "1"},
+}
+_DROPPED = ("--require-gpu", "--distributed")
+
+
+def smaller(program: str, arguments: list[str]) -> list[str]:
+    """The arguments of a documented command, made to cost less."""
+    replaced = _SMALLER.get(program, {})
+    kept: list[str] = []
+    flag = ""
+    for argument in arguments:
+        flag = argument if argument.startswith("--") else flag
+        if flag not in replaced and argument not in _DROPPED:
+            kept.append(argument)
+    return [*kept, *(word for name, value in replaced.items() for word in (name, value))]
+
+
+def make_small() -> None:
+    """Presets and data sets."""
+    from training_fixtures import made_dataset
+
+    from seanet_jax import train
+    from seanet_jax.models import PRESETS
+    from seanet_jax.studies import compare
+
+    for name, preset in PRESETS.items():
+        PRESETS[name] = dataclasses.replace(preset, stage_sizes=(1,), widths=(16,), stem_width=4, reduction=8)
+    train.load = compare.load = lambda name, **options: made_dataset()
+
+
+def main() -> None:
+    """Runs ``sys.argv[1:]``, a program or ``-m`` and a module with its arguments."""
+    program, *arguments = sys.argv[1:]
+    if program == "-m" and arguments[0] == "pytest":
+        # The tests that a document names are run with the others; here, that there are such tests.
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-n0", *arguments[1:]]
+        sys.exit(subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode)
+    if program == "-m":
+        name, *arguments = arguments
+        sys.argv = [name, *arguments]
+        make_small()
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+        return
+    # The program and its arguments are what it would start again, tuned.
+    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    sys.argv = [program, *smaller(program, arguments)]
+    sys.path.insert(0, str(Path(program).parent))
+    if program in _SMALLER and not program.startswith("tests/"):
+        make_small()
+    runpy.run_path(program, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

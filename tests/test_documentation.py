@@ -1,0 +1,156 @@
+"""Every block of code in README and docs is run: the commands by a shell, on little (documented.py), Python as it is.
+
+What no test machine has (a cluster, an index of packages) is a stand-in that runs the command it is given, or looks
+whether the files it is given are there.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from training_fixtures import made_dataset
+
+from seanet_jax import train
+from seanet_jax.config import TrainConfig
+from seanet_jax.models import PRESETS, SEANetConfig
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+# What documents speak of as if it were there: folders of runs, by the preset that was trained.
+RUNS = {"runs/cifar100-seanet20-seed0": "seanet20", "A": "seanet20_narrow", "B": "narrow_resnet20"}
+
+_PIP = """
+import re, sys, tomllib
+from pathlib import Path
+words = sys.argv[1:]
+assert words[0] == "install", words
+project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+for word in words[1:]:
+    if word.endswith(".txt"):
+        assert Path(word).exists(), word
+    for extra in re.findall(r"\\w+", (re.search(r"^\\.\\[(.*)]$", word) or [0, ""])[1]):
+        assert extra in project["optional-dependencies"], extra
+"""
+
+# Programs, as the shell finds them in a document's folder.
+STAND_INS = {
+    ".venv/bin/python": f'exec {sys.executable} -W error tests/documented.py "$@"',
+    ".venv/bin/pip": f"exec {sys.executable} -c '{_PIP}' \"$@\"",
+    "bin/python": f'exec {sys.executable} -W error tests/documented.py "$@"',
+    "bin/python3": '[ "$1 $2" = "-m venv" ]',
+    "bin/pip": f"exec {sys.executable} -c '{_PIP}' \"$@\"",
+    # The flags of a launcher are as tested in test_examples.py, or its own; the command begins at the first program.
+    "bin/srun": 'while [ ! -x "$1" ]; do shift; done; exec "$@"',
+    "bin/mpirun": 'while [ ! -x "$1" ]; do shift; done; exec "$@"',
+    "bin/sbatch": 'test -x "$1"',
+    "bin/kubectl": '[ "$1 $2" = "apply -f" ] && test -f "$3"',
+}
+
+
+class Block(NamedTuple):
+    line: int
+    language: str
+    code: str
+
+
+def blocks(document):
+    text = (ROOT / document).read_text()
+    found = [
+        Block(text[: match.start()].count("\n") + 1, match[1], match[2])
+        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    ]
+    assert 2 * len(found) == len(re.findall("^```", text, re.MULTILINE)), "a fence is not closed"
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A checkout with stand-ins, and the runs that documents speak of."""
+    for name in ("experiments", "tests", "examples", "benchmarks", "seanet_jax", "pyproject.toml", "requirements.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name, words in STAND_INS.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/bash\n{words}\n")
+        path.chmod(0o755)
+    monkeypatch.setattr(train, "load", lambda name, **options: made_dataset())
+    for preset in set(RUNS.values()):
+        small = {"stage_sizes": (1,), "widths": (16,), "stem_width": 4}
+        monkeypatch.setitem(PRESETS, preset, SEANetConfig(**vars(PRESETS[preset]) | small))
+    return tmp_path
+
+
+def make_runs(folder, code):
+    """The runs that a block speaks of, where no block before has made them."""
+    for name, preset in RUNS.items():
+        if re.search(rf"(?<![\w/.-]){name}(?![\w/-])", code) and not (folder / name).exists():
+            config = TrainConfig(model=preset, epochs=1, batch_size=8, eval_batch_size=23, out=folder / name)
+            train.fit(config)
+
+
+def run(folder, block):
+    environment = os.environ | {"PATH": f"{folder}/bin:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    if block.language == "bash":
+        command = ["bash", "-euo", "pipefail", "-c", block.code + "\nwait\n"]
+    elif block.language == "python":
+        command = [sys.executable, "-W", "error", "-c", block.code]
+    else:
+        return
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, f"line {block.line}:\n{block.code}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_block_of_code_runs(document, folder):
+    found = blocks(document)
+    assert {block.language for block in found} <= {"bash", "python", ""}, "a language that is not run"
+    if document == "README.md":
+        shutil.copytree(ROOT / "docs", folder / "docs")  # the records that results.py reads
+    for block in found:
+        make_runs(folder, block.code)
+        run(folder, block)
+
+
+def test_a_block_that_fails_is_noticed(folder):
+    for language, code, reason in (
+        ("bash", ".venv/bin/python experiments/digits.py --learning_speed 3", "error: Unrecognized options"),
+        ("bash", "false\ntrue", "line 7"),
+        ("bash", "srun --nodes=2 .venv/bin/python experiments/nothing.py", "FileNotFoundError"),
+        ("bash", ".venv/bin/pip install -e '.[nothing]'", "AssertionError: nothing"),
+        ("bash", ".venv/bin/python -m pytest tests/test_nothing.py", "line 7"),
+        ("python", "import seanet_jax\nseanet_jax.nothing", "no attribute 'nothing'"),
+    ):
+        with pytest.raises(AssertionError, match=reason):
+            run(folder, Block(7, language, code))
+
+
+def test_readme_says_where_everything_is():
+    tree = next(block.code for block in blocks("README.md") if block.language == "")
+    listed = re.findall(r"^  (\S+)", tree, re.MULTILINE)
+    package = ROOT / "seanet_jax"
+    assert all((package / name).exists() for name in listed if re.search(r"[./]", name)), listed
+    there = {path.name + ("/" if path.is_dir() else "") for path in package.iterdir()}
+    there = {name for name in there if name.endswith((".py", "/")) and not name.startswith("__")}
+    assert there == {name for name in listed if name in there}, "README's list of files"
+
+
+def test_the_extras_that_documents_name_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for document in DOCUMENTS:
+        for named in re.findall(r"'(?:\.|seanet-jax)\[(.*?)\]'", (ROOT / document).read_text()):
+            assert set(named.split(",")) <= extras.keys(), document
+
+
+def test_links_lead_somewhere():
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / document).read_text()):
+            if "://" not in link:
+                assert ((ROOT / document).parent / link).exists(), f"{document}: {link}"
