@@ -4,6 +4,7 @@ What costs hours is made small from outside: every preset is a network of one na
 images, epochs and repetitions are few. Which programs, flags, files and modules there are is left as it is.
 """
 
+import argparse
 import dataclasses
 import os
 import runpy
@@ -20,21 +21,26 @@ _SMALLER = {
     "experiments/compare.py": _TRAINING | {"--seeds": "1"},
     "experiments/ablate.py": _TRAINING | {"--seeds": "1", "--learning-rates": "0.1"},
     "experiments/analyze.py": {"--images": "20", "--steps": "2"},
-    "tests/kill_and_resume.py": {"--kills": "1"},
 }
 _DROPPED = ("--require-gpu", "--distributed")
+# Programs that another test runs with these flags: here, that they have them.
+_RUN_ELSEWHERE = ("tests/kill_and_resume.py",)
+# The networks that a study compares where its command names none; where it names some, its last two.
+_MODELS = {"experiments/compare.py": ["senet20", "seanet20_small"]}
 
 
 def smaller(program: str, arguments: list[str]) -> list[str]:
     """The arguments of a documented command, made to cost less."""
-    replaced = _SMALLER.get(program, {})
-    kept: list[str] = []
-    flag = ""
+    flags: dict[str, list[str]] = {"": []}
     for argument in arguments:
-        flag = argument if argument.startswith("--") else flag
-        if flag not in replaced and argument not in _DROPPED:
-            kept.append(argument)
-    return [*kept, *(word for name, value in replaced.items() for word in (name, value))]
+        if argument.startswith("--"):
+            flags[argument] = []
+        else:
+            flags[list(flags)[-1]].append(argument)
+    flags |= {name: [value] for name, value in _SMALLER.get(program, {}).items()}
+    if program in _MODELS:
+        flags["--models"] = flags.get("--models", _MODELS[program])[-2:]
+    return [word for name, values in flags.items() if name not in _DROPPED for word in (name, *values) if word]
 
 
 def make_small() -> None:
@@ -43,10 +49,12 @@ def make_small() -> None:
 
     from seanet_jax import train
     from seanet_jax.models import PRESETS
-    from seanet_jax.studies import compare
+    from seanet_jax.studies import ablate, compare
 
     for name, preset in PRESETS.items():
         PRESETS[name] = dataclasses.replace(preset, stage_sizes=(1,), widths=(16,), stem_width=4, reduction=8)
+    ablate.AXES = {"operation": {"sum": "base", "mean": "mean"}}
+    ablate.VARIANTS = {name: ablate.VARIANTS[name] for name in ("base", "mean")}
     train.load = compare.load = lambda name, **options: made_dataset()
 
 
@@ -67,8 +75,11 @@ def main() -> None:
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     sys.argv = [program, *smaller(program, arguments)]
     sys.path.insert(0, str(Path(program).parent))
-    if program in _SMALLER and not program.startswith("tests/"):
+    if program in _SMALLER:
         make_small()
+    if program in _RUN_ELSEWHERE:
+        parse = argparse.ArgumentParser.parse_args
+        argparse.ArgumentParser.parse_args = lambda self: sys.exit(0 if parse(self) else 1)
     runpy.run_path(program, run_name="__main__")
 
 

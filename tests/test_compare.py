@@ -119,8 +119,16 @@ def test_each_axis_has_the_base_and_each_value_its_own_rate(ablation):
     assert by_variant["no_se"]["learning_rate"] == 0.1
     assert by_variant["no_se"]["test_errors"] == pytest.approx({0: 70})
     assert "| operation | **sum** | 70.00 | 65.00 | 0.02 | 60.00 |" in ablate.markdown(ablation)
+    assert "that of the last epoch at that rate, of one run each" in ablate.markdown(ablation)
     ablate.write_tables(ablation)
     assert "operation,mean,mean,0.02,0.1:69.00 0.02:65.00,0:59.00" in (ablation.folder / "table.csv").read_text()
+
+
+def test_the_ablation_says_over_what_its_errors_spread(ablation):
+    twice = Study(ablation.folder, ablation.base, ablation.variants, seeds=2, learning_rates=(0.1, 0.02))
+    leave_run(twice, Run("mean", 0.02, 1), [0.42], val=0.35)
+    assert "| 0.02 | 58.50 ± 0.71 |" in ablate.markdown(twice)
+    assert "at that rate, mean ± standard deviation over the seeds." in ablate.markdown(twice)
 
 
 def test_the_variants_are_the_networks_they_are_called(ablation):

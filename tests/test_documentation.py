@@ -115,6 +115,7 @@ def test_every_block_of_code_runs(document, folder):
     if document == "README.md":
         shutil.copytree(ROOT / "docs", folder / "docs")  # the records that results.py reads
     for block in found:
+        shutil.rmtree(folder / "runs", ignore_errors=True)  # blocks name alternatives, each the first to write there
         make_runs(folder, block.code)
         run(folder, block)
 
@@ -124,6 +125,7 @@ def test_a_block_that_fails_is_noticed(folder):
         ("bash", ".venv/bin/python experiments/digits.py --learning_speed 3", "error: Unrecognized options"),
         ("bash", "false\ntrue", "line 7"),
         ("bash", "srun --nodes=2 .venv/bin/python experiments/nothing.py", "FileNotFoundError"),
+        ("bash", ".venv/bin/python tests/kill_and_resume.py --kicks 3", "unrecognized arguments"),
         ("bash", ".venv/bin/pip install -e '.[nothing]'", "AssertionError: nothing"),
         ("bash", ".venv/bin/python -m pytest tests/test_nothing.py", "line 7"),
         ("python", "import seanet_jax\nseanet_jax.nothing", "no attribute 'nothing'"),

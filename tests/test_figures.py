@@ -350,6 +350,12 @@ def test_the_base_is_marked_in_every_panel(ablation):
     assert len({axes.get_ylim() for axes in ablation.axes}) == 1
 
 
+def test_the_ablation_says_over_what_its_errors_spread(ablation):
+    assert ablation.get_supxlabel().startswith("mean ± standard deviation over the seeds;")
+    alone = figures.ablation({"operation": [("sum", 69.1, None, 0.1), ("mean", 70.2, None, 0.1)]}, base=BASE)
+    assert alone.get_supxlabel().startswith("one run each;")
+
+
 def test_words_of_the_ablation_are_apart(ablation):
     ablation.draw_without_rendering()
     texts = [text for axes in ablation.axes for text in (axes._left_title, *axes.get_xticklabels())]

@@ -132,11 +132,15 @@ def markdown(study: Study) -> str:
             format_summary(summarize(errors)) if errors else "—",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    spread = (
+        "mean ± standard deviation over the seeds"
+        if any(len(row["test_errors"]) > 1 for row in table(study))
+        else "of one run each, so that the spread is not known"
+    )
     lines += [
         "",
         f"{base_name(study)}, bold, with one choice changed at a time. The rate is the one with the smallest "
-        "validation error of seed 0; the test error is that of the last epoch at that rate, mean ± standard deviation "
-        "over the seeds.",
+        f"validation error of seed 0; the test error is that of the last epoch at that rate, {spread}.",
     ]
     return "\n".join([*lines, ""])
 

@@ -316,10 +316,9 @@ def ablation(
         panel.set_xticks(range(len(values)), names, fontsize=_SMALL)
         panel.set_xlim(-0.6, len(values) - 0.4)
         panel.grid(False, axis="x")
-    figure.supxlabel(
-        "mean ± standard deviation over the seeds; below each value its learning rate; diamond and line: the base",
-        fontsize=_SMALL,
-    )
+    spread = any(value.deviation is not None for values in choices.values() for value in values)
+    what = "mean ± standard deviation over the seeds" if spread else "one run each"
+    figure.supxlabel(f"{what}; below each value its learning rate; diamond and line: the base", fontsize=_SMALL)
     return figure
 
 
