@@ -59,7 +59,7 @@ def test_importing_the_package_does_not_change_the_process():
 def test_modules_import_one_way():
     order = [
         *("cli", "cpu_tuning", "studies", "flags", "train", "trained", "loop", "trainer", "report", "run_folder"),
-        *("checkpoint", "step", "recipes", "config", "interrupt", "processes", "parallel", "data"),
+        *("checkpoint", "fold", "step", "recipes", "config", "interrupt", "processes", "parallel", "data"),
         *("models", "image_spec", "files", "modules", "functional", "convolution", "errors"),
     ]
     package = ROOT / "seanet_jax"
