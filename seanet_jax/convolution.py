@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import export, lax
 
 from seanet_jax.errors import InputError, demand_positive_integers
 
@@ -98,7 +98,8 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMeth
     * "winograd2", "winograd4": Winograd's F(2x2, 3x3) and F(4x4, 3x3), for float32, 3x3 kernels, stride 1, and
       height and width divisible by 2 or 4.
     * "auto": what is fastest. On a CPU (``jax.default_backend()`` when the function is traced) in float32,
-      "winograd4" where it is possible and pays, else "patches"; otherwise "lax".
+      "winograd4" where it is possible and pays, else "patches"; otherwise "lax". Where the batch size is symbolic
+      (``jax.export``), each platform gets its own when the function is lowered, a CPU that of a large batch.
 
     "patches" and both "winograd" methods define their own gradient (``jax.custom_vjp``): reverse mode, once. For
     ``jax.jvp``, ``jax.jacfwd`` or derivatives of derivatives use "lax".
@@ -134,6 +135,9 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMeth
         raise InputError(f"conv2d: the kernel is {kernel.shape[0]}x{kernel.shape[1]}; it must be square and odd")
     kernel = kernel.astype(x.dtype)
     if method == "auto":
+        if export.is_symbolic_dim(x.shape[0]):
+            on_cpu = partial(conv2d, stride=stride, method=_fastest_on_cpu(x, kernel, stride))
+            return lax.platform_dependent(x, kernel, cpu=on_cpu, default=partial(_conv_lax, stride=stride))
         method = _fastest_method(x, kernel, stride)
     if method in _WINOGRADS:
         matrices = _WINOGRADS[method]
@@ -154,14 +158,20 @@ _WINOGRAD_MIN_TILES = 64
 
 def _fastest_method(x: jax.Array, kernel: jax.Array, stride: int) -> ConvMethod:
     """What "auto" means for this convolution, on the device JAX uses by default."""
-    if jax.default_backend() != "cpu" or x.dtype != jnp.float32:
+    return _fastest_on_cpu(x, kernel, stride) if jax.default_backend() == "cpu" else "lax"
+
+
+def _fastest_on_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> ConvMethod:
+    """What "auto" means for this convolution on a CPU."""
+    if x.dtype != jnp.float32:
         return "lax"
     batch, height, width, _ = x.shape
     tiles = batch * height * width // _WINOGRAD4.tile**2
     if (
         _winograd_obstacle(x, kernel, stride, _WINOGRAD4) is None
         and min(kernel.shape[2:]) >= _WINOGRAD_MIN_CHANNELS
-        and tiles >= _WINOGRAD_MIN_TILES
+        # A batch of any size is exported together with the kernels, which XLA then transforms when it compiles.
+        and (export.is_symbolic_dim(batch) or tiles >= _WINOGRAD_MIN_TILES)
     ):
         return "winograd4"
     return "patches"

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import export
 
 from seanet_jax import InputError, create_model, functional
 from seanet_jax.config import TrainConfig
@@ -195,6 +196,21 @@ def test_auto_elsewhere_is_lax(monkeypatch):
     x, kernel, _ = example((1, 32, 32, 16, 32, 3, 1))
     assert _fastest_method(x, kernel, 1) == "lax"
     assert _fastest_method(x, kernel[:1, :1], 1) == "lax"
+
+
+def test_auto_for_any_batch_is_each_platforms_own():
+    x, kernel, _ = example((3, 8, 8, 16, 16, 3, 1))
+    (batch,) = export.symbolic_shape("batch")
+    shapes = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), kernel
+
+    def exported(*platforms):
+        return export.export(jax.jit(conv2d), platforms=platforms)(*shapes)
+
+    assert "stablehlo.convolution" not in exported("cpu").mlir_module()  # Winograd's
+    assert "stablehlo.convolution" in exported("cuda").mlir_module()
+    for count in (1, 3):
+        found = exported("cpu", "cuda", "tpu").call(x[:count], kernel)
+        np.testing.assert_allclose(found, conv2d(x[:count], kernel, method="lax"), atol=1e-4)
 
 
 @pytest.mark.usefixtures("on_cpu")

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from training_fixtures import settled
 
-from seanet_jax import PRESETS, InputError, SEANet
+from seanet_jax import PRESETS, InputError
 from seanet_jax.fold import fold_batch_norm
 from seanet_jax.models import weights
 from seanet_jax.modules import BatchNorm
@@ -17,21 +18,6 @@ from seanet_jax.modules import BatchNorm
 _SMALL = {"stage_sizes": (2, 1), "widths": (8, 16), "stem_width": 8, "reduction": 4, "aggregate_factor": 2}
 KINDS = list(dict.fromkeys(dataclasses.replace(config, **_SMALL) for config in PRESETS.values()))
 X = jnp.asarray(np.random.RandomState(0).standard_normal((3, 8, 8, 3)), jnp.float32)
-
-
-def network(config):
-    """In evaluation mode, with statistics, scales and biases that are not those it starts with."""
-    model = SEANet(config, rngs=nnx.Rngs(0))
-    random = np.random.RandomState(1)
-    arrays = weights.to_arrays(model)
-    for name, array in arrays.items():
-        if name.endswith((".var", ".scale")):
-            arrays[name] = np.exp(0.5 * random.standard_normal(array.shape))
-        elif array.ndim == 1:
-            arrays[name] = 0.5 * random.standard_normal(array.shape)
-    weights.set_arrays(model, arrays, "the test")
-    model.eval()
-    return model
 
 
 def normalisations(model):
@@ -45,7 +31,7 @@ def test_the_kinds_are_those_of_the_presets():
 
 @pytest.mark.parametrize("config", KINDS, ids=lambda k: f"{k.squeeze_excite}-{k.aggregate_placement}-{k.preactivation}")
 def test_the_folded_network_is_the_network(config):
-    model = network(config)
+    model = settled(config)
     before = weights.to_arrays(model)
     folded = fold_batch_norm(model)
     # In a pre-activated block the first normalisation follows an addition, and so does the one before the classifier.
@@ -59,14 +45,14 @@ def test_the_folded_network_is_the_network(config):
 
 
 def test_half_precision_stays_half_precision():
-    model = network(dataclasses.replace(KINDS[0], dtype="bfloat16"))
+    model = settled(dataclasses.replace(KINDS[0], dtype="bfloat16"))
     maps, folded = model.features(X), fold_batch_norm(model).features(X)
     assert {name: array.dtype for name, array in folded.items()} == {name: a.dtype for name, a in maps.items()}
     np.testing.assert_allclose(folded["pooled"], maps["pooled"], rtol=0, atol=0.05 * float(maps["pooled"].max()))
 
 
 def test_a_network_in_training_mode_is_refused():
-    model = network(KINDS[0])
+    model = settled(KINDS[0])
     model.stages[0].blocks[1].bn2.use_running_average = False
     with pytest.raises(InputError, match=r"stages\.0\.blocks\.1\.bn2 is in training mode; call model\.eval\(\)"):
         fold_batch_norm(model)

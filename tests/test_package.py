@@ -58,8 +58,31 @@ def test_importing_the_package_does_not_change_the_process():
 
 def test_modules_import_one_way():
     order = [
-        *("cli", "cpu_tuning", "studies", "flags", "train", "trained", "loop", "trainer", "report", "run_folder"),
-        *("checkpoint", "fold", "step", "recipes", "config", "interrupt", "processes", "parallel", "data"),
+        *(
+            "export",
+            "cli",
+            "cpu_tuning",
+            "studies",
+            "flags",
+            "train",
+            "stablehlo",
+            "trained",
+            "loop",
+            "trainer",
+            "report",
+        ),
+        *(
+            "run_folder",
+            "checkpoint",
+            "fold",
+            "step",
+            "recipes",
+            "config",
+            "interrupt",
+            "processes",
+            "parallel",
+            "data",
+        ),
         *("models", "image_spec", "files", "modules", "functional", "convolution", "errors"),
     ]
     package = ROOT / "seanet_jax"

@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from flax import nnx
 from tensorboardX.proto import event_pb2
 
 from seanet_jax.config import TrainConfig
 from seanet_jax.data import Dataset
-from seanet_jax.models import PRESETS, SEANetConfig
+from seanet_jax.models import PRESETS, SEANet, SEANetConfig, weights
 
 TINY = SEANetConfig(stage_sizes=(1, 1), widths=(8, 16), stem_width=4, reduction=4, aggregate_factor=2)
 TINY_RUN = {
@@ -27,6 +28,21 @@ def made_dataset(train=40, test=23):
         return images.astype(np.uint8), labels
 
     return Dataset("made", *split(train), *split(test), ("dark", "bright"), (0.4,) * 3, (0.3,) * 3, flip=True)
+
+
+def settled(config):
+    """A network in evaluation mode, with statistics, scales and biases that are not those it starts with."""
+    model = SEANet(config, rngs=nnx.Rngs(0))
+    random = np.random.RandomState(1)
+    arrays = weights.to_arrays(model)
+    for name, array in arrays.items():
+        if name.endswith((".var", ".scale")):
+            arrays[name] = np.exp(0.5 * random.standard_normal(array.shape))
+        elif array.ndim == 1:
+            arrays[name] = 0.5 * random.standard_normal(array.shape)
+    weights.set_arrays(model, arrays, "the test")
+    model.eval()
+    return model
 
 
 @pytest.fixture
