@@ -2,14 +2,24 @@
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
 import yaml
+from flax import nnx
+from training_fixtures import TINY, settled
 
+from seanet_jax import SEANet
 from seanet_jax.config import TrainConfig
 from seanet_jax.flags import parse
+from seanet_jax.models import weights
 from seanet_jax.processes import ProcessGroup
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -71,3 +81,39 @@ def test_the_jobset_starts_and_resumes_a_run(tmp_path):
         gpus = job["parallelism"] * container["resources"]["limits"]["nvidia.com/gpu"]
         assert command.config.batch_size % gpus == 0
         command.config.run_folder.mkdir(parents=True, exist_ok=True)
+
+
+def accuracy(name, *arguments, monkeypatch, capsys):
+    """What an example prints when it is run; its docstring names the command."""
+    script = EXAMPLES / name
+    assert f"    python examples/{name}{' FOLDER' if arguments else ''}\n" in script.read_text()
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    runpy.run_path(str(script), run_name="__main__")
+    return float(re.fullmatch(r"accuracy: (0\.\d{3}|1\.000)\n", capsys.readouterr().out).group(1))
+
+
+@pytest.mark.parametrize("name", ["flax_nnx.py", "flax_linen.py", "plain_jax.py"])
+def test_the_blocks_learn_digits_in_other_frameworks(name, monkeypatch, capsys):
+    assert accuracy(name, monkeypatch=monkeypatch, capsys=capsys) > 0.85
+
+
+def test_a_pretrained_network_learns_digits(tmp_path, monkeypatch, capsys):
+    settled(TINY).save_pretrained(tmp_path)
+    # Of random weights, a stage of them frozen; one in ten would be chance.
+    assert accuracy("fine_tune.py", str(tmp_path), monkeypatch=monkeypatch, capsys=capsys) > 0.5
+
+
+def test_fine_tuning_leaves_what_is_frozen_alone(tmp_path):
+    settled(TINY).save_pretrained(tmp_path)
+    example = runpy.run_path(str(EXAMPLES / "fine_tune.py"))
+    model = SEANet.from_pretrained(tmp_path, num_classes=7, rngs=nnx.Rngs(0))
+    before = weights.to_arrays(model)
+    images = jnp.asarray(np.random.RandomState(0).standard_normal((64, 8, 8, 3)), jnp.float32)
+    example["fine_tune"](model, images, jnp.arange(64) % 7, steps=3)
+    after = weights.to_arrays(model)
+    frozen = {name for name in before if name.startswith(("stem.", "stem_bn.", "stages.0."))}
+    assert {"stem_bn.mean", "stem_bn.scale", "stages.0.blocks.0.shortcut_bn.var"} < frozen < before.keys()
+    chex.assert_trees_all_equal(*({name: arrays[name] for name in frozen} for arrays in (before, after)))
+    for name in before.keys() - frozen:
+        assert (before[name] != after[name]).any(), f"{name} did not move"
+    chex.assert_shape(after["classifier.bias"], (7,))
