@@ -86,6 +86,15 @@ def test_the_whole_loop_is_a_contestant_too():
     assert [float(seconds) > 0 for seconds in done.stdout.split()] == [True, True]
 
 
+def test_inference_makes_a_table():
+    flags = ("--models", "resnet20", "--batch-sizes", "2", "--rounds", "2", "--seconds", "0.01")
+    cells = run("inference.py", *flags).splitlines()[-1].strip("| ").split(" | ")
+    assert cells[:2] == ["resnet20", "2"]
+    for cell in cells[2:5]:
+        median, low, high = (float(number) for number in re.findall(r"[\d.]+", cell))
+        assert 0 < low <= median <= high
+
+
 def test_a_section_of_the_page_is_replaced_and_nothing_else():
     from performance_page import DOCS, PAGES, replaced
 
