@@ -1,7 +1,7 @@
-"""What do the choices of SEANet contribute: operation, factor, placement, reduction, squeeze-excitation?
+r"""What do the choices of SEANet contribute: operation, factor, placement, reduction, squeeze-excitation?
 
     python experiments/ablate.py
-    python experiments/ablate.py --models seanet20_narrow --learning-rates 0.1 0.03 --seeds 1 --limit-train 20000 \\
+    python experiments/ablate.py --models seanet20_narrow --learning-rates 0.1 0.03 --seeds 1 --limit-train 20000 \
         --epochs 5 --decay-every 2
 
 One choice at a time is changed. Every variant is given the same learning rates and keeps the one that is best on

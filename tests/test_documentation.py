@@ -21,7 +21,11 @@ from seanet_jax.config import TrainConfig
 from seanet_jax.models import PRESETS, SEANetConfig
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+]
 # What documents speak of as if it were there: folders of runs, by the preset that was trained.
 RUNS = {"runs/cifar100-seanet20-seed0": "seanet20", "A": "seanet20_narrow", "B": "narrow_resnet20"}
 
