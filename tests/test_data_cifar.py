@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import data_fixtures as made
 
-from seanet_jax.data import load, tfds
+from seanet_jax.data import image_spec, load, tfds, train_count
 from seanet_jax.data.cifar import load_cifar
 from seanet_jax.data.original import CIFAR10, CIFAR100
 from seanet_jax.errors import InputError
@@ -298,8 +298,24 @@ def test_the_real_cifar100(real, tmp_path):
     assert data.train_images.shape == (50_000, 32, 32, 3)
     assert data.test_images.shape == (10_000, 32, 32, 3)
     assert np.all(np.bincount(data.train_labels) == 500) and np.all(np.bincount(data.test_labels) == 100)
-    assert data.class_names[:3] == ("apple", "aquarium_fish", "baby") and data.class_names[-1] == "worm"
+    assert (data.image_spec, len(data.train_images)) == (image_spec("cifar100"), train_count("cifar100"))
     # CIFAR-100 is not CIFAR-10, whose statistics are the customary ones: close, and not equal.
     np.testing.assert_allclose(data.train_images.mean((0, 1, 2)) / 255, data.mean, atol=0.02)
     again = load("cifar100", data_dir=real, progress=False)
     np.testing.assert_array_equal(again.train_images, data.train_images)
+
+
+@pytest.mark.parametrize("spec", [CIFAR10, CIFAR100], ids=lambda spec: spec.name)
+def test_what_the_classes_are_called_is_known_without_the_data(spec):
+    images = image_spec(spec.name)
+    assert len(set(images.class_names)) == spec.num_classes and train_count(spec.name) == spec.train_count
+    prepared = tfds.prepared_folder(spec, tfds.default_data_dir())
+    if not tfds.is_prepared(spec, prepared.parent.parent):
+        pytest.skip(f"no prepared {spec.title} in $TFDS_DATA_DIR")
+    assert images.class_names == tuple((prepared / "label.labels.txt").read_text().split())
+
+
+def test_only_known_data_sets_are_described():
+    for describe in (image_spec, train_count):
+        with pytest.raises(InputError, match="no data set 'mnist'; known are cifar10, cifar100, digits"):
+            describe("mnist")

@@ -1,6 +1,6 @@
 import numpy as np
 
-from seanet_jax.data import load
+from seanet_jax.data import image_spec, load, train_count
 
 
 def test_digits():
@@ -9,6 +9,7 @@ def test_digits():
     assert data.test_images.shape == (359, 32, 32, 3)
     assert data.class_names == tuple("0123456789")
     assert not data.flip
+    assert (data.image_spec, len(data.train_images)) == (image_spec("digits"), train_count("digits"))
     assert data.train_images.max() == 255 and data.train_images.min() == 0
     np.testing.assert_array_equal(data.train_images[..., 0], data.train_images[..., 2])
 

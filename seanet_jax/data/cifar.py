@@ -10,10 +10,16 @@ from seanet_jax.data.dataset import Dataset
 from seanet_jax.data.original import SIDE, CifarSpec
 from seanet_jax.data.progress import say
 from seanet_jax.errors import InputError
+from seanet_jax.image_spec import ImageSpec
 
 # Per channel, the values customary for both data sets in the literature.
 _MEAN = (0.4914, 0.4822, 0.4465)
 _STD = (0.2023, 0.1994, 0.2010)
+
+
+def image_spec(spec: CifarSpec) -> ImageSpec:
+    """What the images and classes of a CIFAR are."""
+    return ImageSpec(SIDE, SIDE, _MEAN, _STD, spec.class_names)
 
 
 def load_cifar(spec: CifarSpec, data_dir: Path, progress: bool, *, mapped: bool = False) -> Dataset:

@@ -3,13 +3,18 @@
 import numpy as np
 
 from seanet_jax.data.dataset import Dataset
+from seanet_jax.image_spec import ImageSpec
 
 _SIZE = 32  # pixels; the models are made for images of CIFAR's size
 _TEST_EVERY = 5
 
+TRAIN_COUNT = 1438
+
 # Of the training split below: images.mean() / 255 and images.std() / 255; the three channels are equal.
-_MEAN = 0.3055
-_STD = 0.3232
+_MEAN = (0.3055,) * 3
+_STD = (0.3232,) * 3
+
+IMAGE_SPEC = ImageSpec(_SIZE, _SIZE, _MEAN, _STD, tuple("0123456789"))
 
 
 def load_digits() -> Dataset:
@@ -41,8 +46,8 @@ def load_digits() -> Dataset:
         train_labels=labels[~test],
         test_images=images[test],
         test_labels=labels[test],
-        class_names=tuple(str(label) for label in range(10)),
-        mean=(_MEAN,) * 3,
-        std=(_STD,) * 3,
+        class_names=IMAGE_SPEC.class_names,
+        mean=_MEAN,
+        std=_STD,
         flip=False,
     )

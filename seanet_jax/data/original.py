@@ -59,6 +59,7 @@ class CifarSpec:
         url: The archive that TFDS downloads; it is of the layout `binary`.
         label_keys: Kinds of label under TFDS's names, in the order of the bytes before an image in a binary record.
         label_counts: Number of classes per kind of label.
+        class_names: Of the label that is learned, in the order of its values.
         train_count: Number of training images.
         test_count: Number of test images.
         binary: The files of the version for C programs.
@@ -71,6 +72,7 @@ class CifarSpec:
     url: str
     label_keys: tuple[str, ...]
     label_counts: tuple[int, ...]
+    class_names: tuple[str, ...]
     train_count: int
     test_count: int
     binary: Layout
@@ -106,6 +108,7 @@ CIFAR10 = CifarSpec(
     url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     label_keys=("label",),
     label_counts=(10,),
+    class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     train_count=50_000,
     test_count=10_000,
     binary=Layout(
@@ -133,6 +136,18 @@ CIFAR100 = CifarSpec(
     url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
     label_keys=("coarse_label", "label"),
     label_counts=(20, 100),
+    class_names=(
+        *("apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl"),
+        *("boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair"),
+        *("chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin"),
+        *("elephant", "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp"),
+        *("lawn_mower", "leopard", "lion", "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse"),
+        *("mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree"),
+        *("plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose"),
+        *("sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar"),
+        *("sunflower", "sweet_pepper", "table", "tank", "telephone", "television", "tiger", "tractor", "train"),
+        *("trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm"),
+    ),
     train_count=50_000,
     test_count=10_000,
     binary=Layout(
