@@ -168,7 +168,8 @@ class Loop:
             "step": step,
             "learning_rate": float(f"{trainer.learning_rate(step - 1):.6g}"),  # float32 would show: 0.0199999995
         }
-        measured = {"train": loss_and_accuracy(state.metrics)}
+        # A network trained elsewhere comes with nothing of its last epoch's batches.
+        measured = {"train": loss_and_accuracy(state.metrics)} if int(state.metrics.num_images) else {}
         for name, evaluation in trainer.evaluations.items():
             if (found := evaluation(state, self._stop)) is None:
                 self._stop_if_asked(state, step)

@@ -217,11 +217,12 @@ def draw_curves(records: list[Record], path: Path, *, title: str, dataset: str, 
             for split, style in (("train", ":"), ("test", "-")):
                 y = [scale(row[f"{split}_{quantity}"]) for row in published]
                 axes.plot(x, y, style, color=_PUBLISHED, linewidth=1, label=f"published SEANet-20, {split}", zorder=1)
-        x = [record["epoch"] for record in records]
         for split, colour in (("train", _TRAIN), ("val", _VAL), ("test", _TEST)):
-            if f"{split}_{quantity}" not in records[-1]:
+            measured = [record for record in records if f"{split}_{quantity}" in record]
+            if not measured:
                 continue
-            y = [scale(record[f"{split}_{quantity}"]) for record in records]
+            x = [record["epoch"] for record in measured]
+            y = [scale(record[f"{split}_{quantity}"]) for record in measured]
             name = {"val": "validation"}.get(split, split)
             axes.plot(
                 x, y, color=colour, linewidth=1.8, marker="o" if len(x) < 15 else None, markersize=3.5, label=name

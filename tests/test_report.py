@@ -84,3 +84,14 @@ def test_curves_are_drawn_for_any_length(tmp_path, monkeypatch, dataset, epochs)
     published = ["published SEANet-20, train", "published SEANet-20, test"] if dataset == "cifar100" else []
     assert drawn == [[*published, "train", "validation", "test"]] * 2
     assert imread(tmp_path / "curves.png").shape[0] > 400
+
+
+def test_what_an_epoch_did_not_measure_is_left_out(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        report, "_tidy", lambda axes, *_: drawn.extend((line.get_label(), *line.get_xdata()) for line in axes.lines)
+    )
+    first = {name: value for name, value in record(1).items() if not name.startswith("train")}
+    for records in ([first], [first, record(2)]):
+        draw_curves(records, tmp_path / "curves.png", title="a run", dataset="digits", epochs=2)
+    assert drawn == 2 * [("test", 1)] + 2 * [("train", 2), ("test", 1, 2)]
