@@ -54,16 +54,20 @@ def load(folder: str | Path, which: str = "best") -> Trained:
 
 
 def saved_network(run_folder: Path) -> tuple[SEANet, TrainState]:
-    """The network of a run, not yet trained, and the shapes and dtypes of its state.
+    """The network of a run without its weights, whose arrays are abstract, and the shapes and dtypes of its state.
 
     Raises:
         InputError: the folder is not that of a run.
     """
     config, model_config = RunFolder(run_folder).read_config()
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in model_config.items()}
-    model = SEANet(SEANetConfig(**fields), rngs=nnx.Rngs(0))
     sgd = optimizer(TrainConfig(**config), steps_per_epoch=1)
-    return model, jax.eval_shape(lambda: create_state(model, sgd))
+
+    # Drawing initial parameters, to no use, would take longer than reading the trained ones.
+    def network() -> SEANet:
+        return SEANet(SEANetConfig(**fields), rngs=nnx.Rngs(0))
+
+    return nnx.eval_shape(network), jax.eval_shape(lambda: create_state(network(), sgd))
 
 
 def load_model(run_folder: str | Path, which: str = "best") -> SEANet:
