@@ -165,7 +165,7 @@ class Checkpoints:
             if processes.is_loss(error):
                 raise
             raise RunError(
-                f"a checkpoint could not be written to {self._folder} ({_reason(error)}); the earlier ones stay, "
+                f"a checkpoint could not be written to {self._folder} ({reason(error)}); the earlier ones stay, "
                 "and --resume continues from the newest once this is mended"
             ) from error
 
@@ -184,7 +184,7 @@ class Checkpoints:
             try:
                 restored = self._read(kind, step, local)
             except Exception as error:  # damage shows as any of a dozen types
-                damage = _reason(error)
+                damage = reason(error)
             # What one process cannot read, none uses.
             damage = next(filter(None, processes.gather(damage)), "")
             if restored is not None and not damage:
@@ -244,8 +244,12 @@ def _sha256(state: Any, history: Records) -> str:
     return digest.hexdigest()
 
 
-def _reason(error: BaseException) -> str:
-    """Of an error of Orbax or TensorStore, what a person can use: the operating system's words, or the first line."""
+def reason(error: BaseException) -> str:
+    """What a person can use of an error of Orbax or TensorStore: the operating system's words, or the first line.
+
+    Args:
+        error: what they raised, or an ``OSError``.
+    """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error).strip()

@@ -1,18 +1,23 @@
-"""The flags of the experiments: every field of ``TrainConfig``, and what concerns the process alone."""
+"""The flags of the experiments: every field of ``TrainConfig``, and what concerns the process alone.
+
+Those of ``seanet_jax.convert`` are the fields that make a recipe.
+"""
 
 import contextlib
 import dataclasses
 import io
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from seanet_jax.config import TrainConfig
+from seanet_jax.config import BatchStatistics, DatasetName, TrainConfig
 from seanet_jax.errors import InputError
+from seanet_jax.functional import AggregateOp
+from seanet_jax.models.seanet import AggregatePlacement
 from seanet_jax.processes import ProcessGroup
 
-_FlagsT = TypeVar("_FlagsT", bound="_ProcessFlags")
+_FlagsT = TypeVar("_FlagsT", bound="_UncheckedFlags")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +59,41 @@ class StudyCommand:
 
 
 @dataclasses.dataclass(frozen=True)
-class _ProcessFlags(TrainConfig):
+class ConversionCommand:
+    """What the command line of ``seanet_jax.convert`` asks for.
+
+    Attributes:
+        source: of the network.
+        target: to be written.
+        which: see ``_ConversionFlags``.
+        dataset: see ``_ConversionFlags.of_dataset``.
+        aggregate_op: see ``_ConversionFlags.of_aggregate_op``.
+        recipe: of the run to be written; its data set and network are yet to be found.
+    """
+
+    source: Path
+    target: Path
+    which: Literal["best", "latest"] | None
+    dataset: DatasetName | None
+    aggregate_op: AggregateOp | None
+    recipe: TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class _UncheckedFlags(TrainConfig):
     """The flags as parsed: checked afterwards, so that the config's own sentences reach the user unwrapped."""
 
+    def __post_init__(self) -> None:
+        pass
+
+
+@dataclasses.dataclass(frozen=True)
+class _ProcessFlags(_UncheckedFlags):
     tune_cpu: bool = True
     """Where JAX has the CPU alone: restart with malloc tuned, and tune XLA. Faster; sums round differently."""
 
     compilation_cache: bool = True
     """Keep what is compiled, for faster starts, in JAX_COMPILATION_CACHE_DIR or else in ~/.cache/seanet_jax."""
-
-    def __post_init__(self) -> None:
-        pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +131,47 @@ class _StudyFlags(_ProcessFlags):
     seed: tyro.conf.Fixed[int] = 0
     max_steps: tyro.conf.Fixed[int | None] = None
     resume: tyro.conf.Fixed[bool] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _ConversionFlags(_UncheckedFlags):
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")] = tyro.MISSING
+    """A PyTorch checkpoint, the folder of a run, or a folder of pretrained weights."""
+
+    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")] = tyro.MISSING
+    """To be written: a name that ends in .pth or .pt becomes a PyTorch state dict, any other a folder."""
+
+    which: Literal["best", "latest"] | None = None
+    """Checkpoint of a run to be read; None is the best."""
+
+    of_dataset: Annotated[DatasetName | None, tyro.conf.arg(name="dataset")] = None
+    """Images that the run goes on with; None is the CIFAR that has the network's number of classes."""
+
+    of_aggregate_op: Annotated[AggregateOp | None, tyro.conf.arg(name="aggregate-op")] = None
+    """How a group of channels becomes one, which a PyTorch checkpoint does not say; None is sum, as published."""
+
+    # Found in the source.
+    dataset: tyro.conf.Fixed[DatasetName] = "cifar100"
+    model: tyro.conf.Fixed[str] = "seanet20"
+    squeeze_excite: tyro.conf.Fixed[bool | None] = None
+    reduction: tyro.conf.Fixed[int | None] = None
+    aggregate_placement: tyro.conf.Fixed[Literal["preset"] | AggregatePlacement] = "preset"
+    aggregate_op: tyro.conf.Fixed[Literal["preset"] | AggregateOp] = "preset"
+    aggregate_factor: tyro.conf.Fixed[int | None] = None
+    # The network has seen all training images and knows of no devices.
+    validation_fraction: tyro.conf.Fixed[float] = 0.0
+    batch_statistics: tyro.conf.Fixed[BatchStatistics] = "global"
+    # What --resume may be told anew, or tells itself.
+    max_steps: tyro.conf.Fixed[int | None] = None
+    eval_batch_size: tyro.conf.Fixed[int] = 250
+    data_dir: tyro.conf.Fixed[Path | None] = None
+    out: tyro.conf.Fixed[Path | None] = None
+    resume: tyro.conf.Fixed[bool] = False
+    require_gpu: tyro.conf.Fixed[bool] = False
+    log_every: tyro.conf.Fixed[int] = 50
+    checkpoint_every: tyro.conf.Fixed[int] = 1
+    checkpoint_steps: tyro.conf.Fixed[int | None] = None
+    on_nan: tyro.conf.Fixed[Literal["stop", "continue"]] = "stop"
 
 
 def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Command:
@@ -156,11 +226,50 @@ def parse_study(
     )
 
 
+def parse_conversion(description: str, arguments: list[str]) -> ConversionCommand:
+    """Reads the flags of ``seanet_jax.convert``.
+
+    Args:
+        description: shown above the flags by --help.
+        arguments: without the program's name.
+
+    Raises:
+        InputError: a flag is unknown or its value cannot work.
+        SystemExit: with status 0, after --help.
+    """
+    flags = _ConversionFlags(**_fields(TrainConfig()))
+    recipe, parsed = _read(flags, description, arguments, program="python -m seanet_jax.convert")
+    return ConversionCommand(
+        parsed.source, parsed.target, parsed.which, parsed.of_dataset, parsed.of_aggregate_op, recipe
+    )
+
+
+def as_flags(config: TrainConfig, defaults: TrainConfig) -> list[str]:
+    """The arguments that make ``parse`` give this config.
+
+    Args:
+        config: what they are to give.
+        defaults: values of flags not given.
+    """
+    flags = []
+    for name, value in _fields(config).items():
+        default, flag = getattr(defaults, name), name.replace("_", "-")
+        if value == default:
+            continue
+        if isinstance(default, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags += [f"--{flag}", str(value)]
+    return flags
+
+
 def _fields(config: TrainConfig) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
 
 
-def _read(default: _FlagsT, description: str, arguments: list[str]) -> tuple[TrainConfig, _FlagsT]:
+def _read(
+    default: _FlagsT, description: str, arguments: list[str], program: str | None = None
+) -> tuple[TrainConfig, _FlagsT]:
     """The config that the flags make, and the flags."""
     complaint = io.StringIO()
     try:
@@ -170,6 +279,7 @@ def _read(default: _FlagsT, description: str, arguments: list[str]) -> tuple[Tra
                 default=default,
                 description=description,
                 args=arguments,
+                prog=program,
                 config=(tyro.conf.SuppressFixed,),
             )
     except SystemExit as error:

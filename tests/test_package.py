@@ -58,31 +58,9 @@ def test_importing_the_package_does_not_change_the_process():
 
 def test_modules_import_one_way():
     order = [
-        *(
-            "export",
-            "cli",
-            "cpu_tuning",
-            "studies",
-            "flags",
-            "train",
-            "stablehlo",
-            "trained",
-            "loop",
-            "trainer",
-            "report",
-        ),
-        *(
-            "run_folder",
-            "checkpoint",
-            "fold",
-            "step",
-            "recipes",
-            "config",
-            "interrupt",
-            "processes",
-            "parallel",
-            "data",
-        ),
+        *("convert", "export", "cli", "cpu_tuning", "studies", "flags", "train", "stablehlo", "trained", "loop"),
+        *("trainer", "report", "run_folder", "checkpoint", "fold", "step", "recipes", "config", "interrupt"),
+        *("processes", "parallel", "data"),
         *("models", "image_spec", "files", "modules", "functional", "convolution", "errors"),
     ]
     package = ROOT / "seanet_jax"

@@ -1,0 +1,345 @@
+"""Networks as the published PyTorch release names and lays out their weights, and the checkpoints that hold them.
+
+PyTorch is imported by what reads or writes a file, and by nothing else here.
+"""
+
+import collections
+import dataclasses
+import importlib
+import io
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from seanet_jax.errors import InputError, is_integer
+from seanet_jax.files import write_whole
+from seanet_jax.functional import AggregateOp
+from seanet_jax.models import weights
+from seanet_jax.models.seanet import SEANet, SEANetConfig
+
+# PyTorch's names of a block's layers, in its order, and ours.
+_BLOCK = {
+    "conv1": "conv1",
+    "bn1": "bn1",
+    "conv2": "conv2",
+    "bn2": "bn2",
+    "se.fc.0": "squeeze_excite.reduce",
+    "se.fc.2": "squeeze_excite.expand",
+    "downsample.0": "shortcut",
+    "downsample.1": "shortcut_bn",
+}
+# Our names of a layer's arrays, and PyTorch's.
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# Axes by rank: from OIHW to HWIO and from out x in to in x out, and back.
+_TO_OURS = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+_TO_PYTORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PyTorchCheckpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        model: in evaluation mode.
+        epoch: epochs it was trained; None if the file does not say.
+        momentum: SGD's, float32, by the path of each parameter as in ``weights.to_arrays``; None if the file has none.
+    """
+
+    model: SEANet
+    epoch: int | None
+    momentum: dict[str, np.ndarray] | None
+
+
+def read_pytorch(path: str | Path, aggregate_op: AggregateOp = "sum") -> PyTorchCheckpoint:
+    """Reads a checkpoint; no code in it is run.
+
+    The file holds ``{epoch, weight, optimizer_state_dict}`` or ``{epoch, state_dict, optimizer}``, as the release saved
+    them on CIFAR-10 and CIFAR-100, of which all but the weights may be missing; or a state dict alone.
+
+    Args:
+        path: of the file.
+        aggregate_op: how a group of channels becomes one, which the file does not say.
+
+    Raises:
+        InputError: PyTorch is not installed; the file cannot be read, or holds more than arrays, numbers and text; or
+          as ``from_state_dict``.
+    """
+    path = Path(path)
+    saved, epoch, optimizer = _parts(_load(path), path)
+    if epoch is not None and not is_integer(epoch, minimum=0):
+        raise InputError(f"{path}: epoch is {epoch!r}; it must be an integer from 0")
+    arrays = _plain_names(_to_numpy(saved, path))
+    model = from_state_dict(arrays, aggregate_op, where=str(path))
+    # In the order of model.parameters(), which is that of the state dict.
+    parameters = {name: array.shape for name, array in arrays.items() if "running_" not in name}
+    momentum = None if optimizer is None else _momentum(optimizer, parameters, path)
+    if momentum is not None:
+        names = _names(model)
+        momentum = {names[name]: _transposed(buffer, _TO_OURS) for name, buffer in momentum.items()}
+    return PyTorchCheckpoint(model, epoch, momentum)
+
+
+def from_state_dict(
+    arrays: Mapping[str, np.ndarray], aggregate_op: AggregateOp = "sum", where: str = "the state dict"
+) -> SEANet:
+    """The network of a state dict; its architecture is found in names and shapes.
+
+    Args:
+        arrays: by PyTorch's names, in its layouts, of any floating-point dtype. Without DataParallel's ``module.`` and
+          ``num_batches_tracked``, or with them.
+        aggregate_op: how a group of channels becomes one, which arrays do not show.
+        where: they come from, for the message.
+
+    Returns:
+        The network, in evaluation mode, its weights in float32. Of several reductions that give the hidden units there
+        are, it has 8 or else the largest.
+
+    Raises:
+        InputError: the arrays are not those of a SEANet, SENet or ResNet as published, and all that are wrong are
+          named; or they are not finite; or nothing is aggregated and ``aggregate_op`` is not "sum".
+    """
+    arrays = _plain_names(arrays)
+    config = _infer(arrays, aggregate_op, where)
+    model = nnx.eval_shape(lambda: SEANet(config, rngs=nnx.Rngs(0)))
+    names, shapes = _names(model), weights.shapes(model)
+    expected = {
+        theirs: tuple(shapes[ours][axis] for axis in _TO_PYTORCH[len(shapes[ours])]) for theirs, ours in names.items()
+    }
+    weights.demand_arrays(arrays, expected, where)
+    arrays = _to_float32(arrays, where)
+    weights.set_arrays(model, {ours: _transposed(arrays[theirs], _TO_OURS) for theirs, ours in names.items()}, where)
+    model.eval()
+    return model
+
+
+def state_dict(model: SEANet) -> dict[str, np.ndarray]:
+    """A network's weights by PyTorch's names, in its order and layouts, float32: what ``load_state_dict`` takes.
+
+    Raises:
+        InputError: the network is pre-activated.
+    """
+    if model.config.preactivation:
+        raise InputError("a pre-activated network cannot be written for PyTorch: the release has none, and no names")
+    arrays = weights.to_arrays(model)
+    return {
+        theirs: np.ascontiguousarray(_transposed(arrays[ours], _TO_PYTORCH)) for theirs, ours in _names(model).items()
+    }
+
+
+def write_pytorch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a state dict as PyTorch saves one.
+
+    Args:
+        path: of the file, which is replaced if it exists.
+        arrays: as ``state_dict`` gives them.
+
+    Raises:
+        InputError: PyTorch is not installed.
+        OSError: the file cannot be written.
+    """
+    torch, buffer = import_torch(), io.BytesIO()
+    torch.save({name: torch.tensor(array) for name, array in arrays.items()}, buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def import_torch() -> Any:
+    """PyTorch.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module("torch")
+    except ImportError:
+        raise InputError(
+            "PyTorch, which reads and writes its own files, is not installed: pip install -e '.[convert]'"
+        ) from None
+
+
+def _infer(arrays: Mapping[str, np.ndarray], aggregate_op: AggregateOp, where: str) -> SEANetConfig:
+    """The network whose arrays these seem to be.
+
+    Of sizes that contradict each other the most frequent is believed; ``demand_arrays`` will name the others.
+    """
+
+    def size(*places: tuple[str, int]) -> int:
+        """What most arrays whose names match have on an axis; 0 if none do."""
+        found = collections.Counter(
+            array.shape[axis]
+            for name, array in arrays.items()
+            for pattern, axis in places
+            if re.fullmatch(pattern, name) and array.ndim > axis
+        )
+        return found.most_common(1)[0][0] if found else 0
+
+    blocks: dict[int, int] = {}
+    for name in arrays:
+        if found := re.match(r"layer(\d{1,4})\.(\d{1,4})\.", name):
+            stage, block = map(int, found.groups())
+            if max(stage, block) < len(arrays):  # no single name may ask for a network without end
+                blocks[stage] = max(blocks.get(stage, 0), block + 1)
+    layers = [f"layer{stage}" for stage in range(1, max(blocks, default=0) + 1)]
+    stem = size((r"conv1\.weight", 0), (r"bn1\..*", 0))
+    widths = [size((rf"{layer}\.\d+\.conv[12]\.weight", 0), (rf"{layer}\.\d+\.bn[12]\..*", 0)) for layer in layers]
+    sizes = {"conv1": stem, **dict(zip(layers or ["layer1"], widths or [0], strict=True))}
+    if not all(sizes.values()):
+        raise InputError(
+            f"{where} is no SEANet, SENet or ResNet as published: there must be arrays of "
+            f"{', '.join(layer for layer, width in sizes.items() if not width)}, "
+            f"and there are {', '.join(list(arrays)[:5]) or 'none'}"
+        )
+    if not any(re.match(r"(layer\d+\.\d+\.downsample\.1|bn1)\.", name) for name in arrays):
+        raise InputError(
+            f"{where} is of a pre-activated network, without BatchNorm after the stem and in shortcuts, and those are "
+            "not carried over; name a checkpoint of a SEANet, SENet or ResNet that is not pre-activated"
+        )
+
+    published = SEANetConfig()
+    hidden = [size((rf"{layer}\.\d+\.se\.fc\.0\..*", 0), (rf"{layer}\.\d+\.se\.fc\.2\.weight", 1)) for layer in layers]
+    pairs = [(width, units) for width, units in zip(widths, hidden, strict=True) if units]
+    reductions = [published.reduction, *(max(1, width // units) for width, units in pairs)]
+    reduction = max(reductions, key=lambda factor: sum(width // factor == units for width, units in pairs))
+
+    # Where channels become fewer: between the blocks and the next stage, or within the blocks, whose shortcuts show it.
+    after_stages = [size((rf"{layer}\.0\.(conv1|downsample\.0)\.weight", 1)) for layer in layers[1:]]
+    after_stages.append(size((r"fc\.weight", 1)))
+    after_blocks = [
+        size((rf"{layer}\.\d+\.downsample\.0\.weight", 0), (rf"{layer}\.\d+\.downsample\.1\..*", 0)) for layer in layers
+    ]
+    aggregation: dict[str, Any] = {"aggregate_placement": "none"}
+    for placement, outputs in (("stage", after_stages), ("block", after_blocks)):
+        factors = collections.Counter(w // c for w, c in zip(widths, outputs, strict=True) if c and w % c == 0)
+        if factors and (factor := factors.most_common(1)[0][0]) > 1:
+            aggregation = {"aggregate_placement": placement, "aggregate_factor": factor, "aggregate_op": aggregate_op}
+    if aggregation["aggregate_placement"] == "none" and aggregate_op != "sum":
+        raise InputError(f"{where} is of a network that aggregates nothing, and aggregate_op is {aggregate_op!r}")
+    try:
+        return SEANetConfig(
+            stage_sizes=tuple(blocks[stage] for stage in range(1, len(layers) + 1)),
+            widths=tuple(widths),
+            stem_width=stem,
+            squeeze_excite=bool(pairs),
+            reduction=reduction,
+            # Where they are missing, demand_arrays will say so.
+            num_classes=size((r"fc\..*", 0)) or published.num_classes,
+            in_channels=size((r"conv1\.weight", 1)) or published.in_channels,
+            **aggregation,
+        )
+    except InputError as error:
+        raise InputError(f"{where} is of a network that cannot be: {error}") from None
+
+
+def _names(model: SEANet) -> dict[str, str]:
+    """The paths of a network's arrays by PyTorch's names, in PyTorch's order."""
+    layers = {"conv1": "stem", "bn1": "stem_bn"}
+    for stage, size in enumerate(model.config.stage_sizes):
+        for block in range(size):
+            for theirs, ours in _BLOCK.items():
+                layers[f"layer{stage + 1}.{block}.{theirs}"] = f"stages.{stage}.blocks.{block}.{ours}"
+    layers["fc"] = "classifier"
+    there = weights.shapes(model)
+    return {
+        f"{theirs}.{leaf}": f"{ours}.{our_leaf}"
+        for theirs, ours in layers.items()
+        for our_leaf, leaf in _LEAVES.items()
+        if f"{ours}.{our_leaf}" in there
+    }
+
+
+def _transposed(array: np.ndarray, axes: Mapping[int, tuple[int, ...]]) -> np.ndarray:
+    return array.transpose(axes[array.ndim])
+
+
+def _plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without what DataParallel puts before all names, and without the counts of batches."""
+    prefix = "module." if all(name.startswith("module.") for name in arrays) else ""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.rpartition(".")[2] != "num_batches_tracked"
+    }
+
+
+def _to_float32(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+    with np.errstate(over="ignore"):
+        made = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    wrong = [name for name, array in made.items() if not np.isfinite(array).all()]
+    if wrong:
+        raise InputError(f"{where} has values that are NaN, infinite or too large for float32 in {', '.join(wrong)}")
+    return made
+
+
+def _load(path: Path) -> Any:
+    torch = import_torch()
+    try:
+        content = io.BytesIO(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come before what is raised
+            return torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # damage shows as any of a dozen types
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise InputError(
+                f"{path} holds {code[1]}, which could run code when it is read, and is refused; "
+                "if you trust the file, read it in PyTorch and save the state dict alone"
+            ) from None
+        raise InputError(f"{path} is no PyTorch checkpoint, or damaged; fetch it again, or name another") from None
+
+
+def _parts(content: Any, path: Path) -> tuple[Mapping[str, Any], Any, Any]:
+    """State dict, epoch and optimiser of what a file holds."""
+    found = f"a {type(content).__name__}"
+    if isinstance(content, Mapping):
+        for weight, optimizer in (("weight", "optimizer_state_dict"), ("state_dict", "optimizer")):
+            if isinstance(content.get(weight), Mapping):
+                return content[weight], content.get("epoch"), content.get(optimizer)
+        if all(map(import_torch().is_tensor, content.values())):
+            return content, None, None
+        found = f"a dict of {', '.join(map(str, list(content)[:5]))}"
+    raise InputError(f"{path} holds {found}; it must hold a state dict, or a dict with one as weight or state_dict")
+
+
+def _to_numpy(tensors: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
+    torch = import_torch()
+    arrays = {}
+    for name, tensor in tensors.items():
+        try:
+            # NumPy has no bfloat16.
+            arrays[str(name)] = (tensor.to(torch.float32) if tensor.is_floating_point() else tensor).numpy()
+        except (AttributeError, TypeError, RuntimeError, NotImplementedError):
+            raise InputError(f"{path}: {name} is no dense array of numbers; save the state dict anew") from None
+    return arrays
+
+
+def _momentum(optimizer: Any, parameters: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, np.ndarray] | None:
+    """SGD's momentum by PyTorch's names; None if it has none.
+
+    Args:
+        optimizer: an optimiser's state dict. It knows parameters by index, or formerly by an object's address; the
+          group's ``params`` has these in order.
+        parameters: their shapes by name, in the same order.
+        path: of the file, for the message.
+    """
+    without = "save the network's state dict alone to begin without momentum"
+    try:
+        (group,) = optimizer["param_groups"]
+        found = [optimizer["state"].get(key, {}).get("momentum_buffer") for key in group["params"]]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: the optimizer is not one of a single group of parameters; {without}") from None
+    if all(buffer is None for buffer in found):
+        return None
+    if len(found) != len(parameters):
+        raise InputError(
+            f"{path}: the optimizer has {len(found)} parameters, and the network {len(parameters)}; {without}"
+        )
+    there = {name: buffer for name, buffer in zip(parameters, found, strict=True) if buffer is not None}
+    buffers, where = _to_numpy(there, path), f"{path}: the optimizer's momentum"
+    weights.demand_arrays(buffers, parameters, where)
+    return _to_float32(buffers, where)
