@@ -137,7 +137,8 @@ def describe(exported: export.Exported, artifact: bytes, name: str, images: Imag
         "platforms": exported.platforms,
         "calling_convention_version": exported.calling_convention_version,
         "versions": versions(),
-        "needs": "pip install jax flatbuffers",
+        # JAX reads what an older version exported, and not what a newer one did.
+        "needs": f"pip install 'jax>={jax.__version__}' flatbuffers",
         "run": [
             "import pathlib, numpy as np, jax",
             "from jax import export",
