@@ -4,6 +4,7 @@ What no test machine has (a cluster, an index of packages) is a stand-in that ru
 whether the files it is given are there.
 """
 
+import dataclasses
 import os
 import re
 import shutil
@@ -13,12 +14,15 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from flax import nnx
+from PIL import Image
 from training_fixtures import made_dataset
 
 from seanet_jax import train
 from seanet_jax.config import TrainConfig
-from seanet_jax.models import PRESETS, SEANetConfig
+from seanet_jax.models import PRESETS, SEANet, SEANetConfig
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -26,6 +30,8 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
 ]
+# Extras, by the package whose absence shows.
+NEEDED = {"docs/pytorch.md": {"torch": "convert"}, "docs/onnx.md": {"jax2onnx": "onnx", "onnxruntime": "onnx"}}
 # What documents speak of as if it were there: folders of runs, by the preset that was trained.
 RUNS = {"runs/cifar100-seanet20-seed0": "seanet20", "A": "seanet20_narrow", "B": "narrow_resnet20"}
 
@@ -75,7 +81,7 @@ def blocks(document):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A checkout with stand-ins, and the runs that documents speak of."""
+    """A checkout with stand-ins, and pictures that documents speak of."""
     for name in ("experiments", "tests", "examples", "benchmarks", "seanet_jax", "pyproject.toml", "requirements.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name, words in STAND_INS.items():
@@ -83,6 +89,9 @@ def folder(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"#!/bin/bash\n{words}\n")
         path.chmod(0o755)
+    for name in ("photo.jpg", "holiday/1.png", "holiday/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)).save(tmp_path / name)
     monkeypatch.setattr(train, "load", lambda name, **options: made_dataset())
     for preset in set(RUNS.values()):
         small = {"stage_sizes": (1,), "widths": (16,), "stem_width": 4}
@@ -91,11 +100,16 @@ def folder(tmp_path, monkeypatch):
 
 
 def make_runs(folder, code):
-    """The runs that a block speaks of, where no block before has made them."""
+    """The runs and the checkpoint that a block speaks of, where no block before has made them."""
     for name, preset in RUNS.items():
         if re.search(rf"(?<![\w/.-]){name}(?![\w/-])", code) and not (folder / name).exists():
             config = TrainConfig(model=preset, epochs=1, batch_size=8, eval_batch_size=23, out=folder / name)
             train.fit(config)
+    if "best_model.pth" in code and not (folder / "best_model.pth").exists():
+        from seanet_jax.models.pytorch import state_dict, write_pytorch
+
+        config = dataclasses.replace(PRESETS["seanet20"], num_classes=100)
+        write_pytorch(folder / "best_model.pth", state_dict(SEANet(config, rngs=nnx.Rngs(0))))
 
 
 def run(folder, block):
@@ -103,7 +117,8 @@ def run(folder, block):
     if block.language == "bash":
         command = ["bash", "-euo", "pipefail", "-c", block.code + "\nwait\n"]
     elif block.language == "python":
-        command = [sys.executable, "-W", "error", "-c", block.code]
+        strict = [] if "jax2onnx" in block.code else ["-W", "error"]  # that one warns of its own
+        command = [sys.executable, *strict, "-c", block.code]
     else:
         return
     done = subprocess.run(
@@ -114,12 +129,15 @@ def run(folder, block):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_block_of_code_runs(document, folder):
+    for package, extra in NEEDED.get(document, {}).items():
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[{extra}]'")
     found = blocks(document)
     assert {block.language for block in found} <= {"bash", "python", ""}, "a language that is not run"
     if document == "README.md":
         shutil.copytree(ROOT / "docs", folder / "docs")  # the records that results.py reads
     for block in found:
-        shutil.rmtree(folder / "runs", ignore_errors=True)  # blocks name alternatives, each the first to write there
+        if document == "docs/scaling.md":
+            shutil.rmtree(folder / "runs", ignore_errors=True)  # its blocks are alternatives
         make_runs(folder, block.code)
         run(folder, block)
 
