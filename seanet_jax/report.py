@@ -5,20 +5,27 @@ import csv
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
-from seanet_jax import processes
+from seanet_jax import processes, style
 from seanet_jax.run_folder import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart with any colour vision, and in grey.
-_TRAIN, _TEST, _VAL, _PUBLISHED = "#E69F00", "#0072B2", "#009E73", "#999999"
+Quantity = Literal["loss", "accuracy"]
+
+# The axis of a quantity, and what is drawn of it.
+_SCALES: dict[Quantity, tuple[str, Callable[[float], float]]] = {
+    "loss": ("cross entropy (nats)", lambda value: value),
+    "accuracy": ("error (%)", lambda value: 100 * (1 - value)),
+}
 
 
 def format_duration(seconds: float) -> str:
@@ -191,33 +198,47 @@ def published_curves(dataset: str) -> list[dict[str, float]]:
 
 
 def draw_curves(records: list[Record], path: Path, *, title: str, dataset: str, epochs: int) -> None:
-    """Draws loss and error over epochs, with the published run behind them where there is one.
+    """Writes the figure of loss and error over epochs; see ``curves_figure``.
+
+    Args:
+        records: of the run.
+        path: of the PNG.
+        title: of the figure.
+        dataset: of the run.
+        epochs: of the run.
+    """
+    made = curves_figure(records, dataset=dataset, epochs=epochs)
+    made.suptitle(title, fontsize=11)
+    made.savefig(path, dpi=150)
+
+
+def curves_figure(
+    records: list[Record], *, dataset: str, epochs: int, quantities: Sequence[Quantity] = ("loss", "accuracy")
+) -> "Figure":
+    """Quantities over epochs, a panel each, with the published run behind them where there is one.
 
     Args:
         records: of the run; at least one.
-        path: of the PNG.
-        title: of the figure.
         dataset: whose published curves to draw.
         epochs: the run's, the width of the picture.
+        quantities: to draw; an accuracy is drawn as the error.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(5 * len(quantities), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11)
     published = [row for row in published_curves(dataset) if row["epoch"] <= epochs]
-    panels: tuple[tuple[str, str, Any], ...] = (
-        ("loss", "cross entropy (nats)", lambda value: value),
-        ("accuracy", "error (%)", lambda value: 100 * (1 - value)),
-    )
-    for axes, (quantity, label, scale) in zip(figure.subplots(1, 2), panels, strict=True):
+    panels = figure.subplots(1, len(quantities), squeeze=False).flat
+    for axes, quantity in zip(panels, quantities, strict=True):
+        label, scale = _SCALES[quantity]
         if published:
             x = [row["epoch"] for row in published]
-            for split, style in (("train", ":"), ("test", "-")):
+            for split, line in (("train", ":"), ("test", "-")):
                 y = [scale(row[f"{split}_{quantity}"]) for row in published]
-                axes.plot(x, y, style, color=_PUBLISHED, linewidth=1, label=f"published SEANet-20, {split}", zorder=1)
-        for split, colour in (("train", _TRAIN), ("val", _VAL), ("test", _TEST)):
+                name = f"published SEANet-20, {split}"
+                axes.plot(x, y, line, color=style.PUBLISHED, linewidth=1, label=name, zorder=1)
+        for split, colour in (("train", style.ORANGE), ("val", style.GREEN), ("test", style.BLUE)):
             measured = [record for record in records if f"{split}_{quantity}" in record]
             if not measured:
                 continue
@@ -231,7 +252,7 @@ def draw_curves(records: list[Record], path: Path, *, title: str, dataset: str, 
                 axes.annotate(f"{y[-1]:.2f}", (x[-1], y[-1]), (4, 4), textcoords="offset points", color=colour)
         _tidy(axes, label, epochs)
     figure.axes[0].legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def _tidy(axes: "Axes", label: str, epochs: int) -> None:

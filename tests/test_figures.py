@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
+from seanet_jax import style
 from seanet_jax.errors import InputError
 from seanet_jax.models import PRESETS
 from seanet_jax.report import published_curves
-from seanet_jax.studies import figures, style
+from seanet_jax.studies import figures
+from seanet_jax.studies.network_lines import line_of
 
 # Errors of the last epoch in percent, multiply-adds in millions; near enough to each other that labels are crowded.
 NETWORKS = {
@@ -75,20 +77,20 @@ def assert_legible(figure, texts):
 
 
 def test_every_preset_has_a_line_of_its_own():
-    lines = {model: style.line_of(model) for model in PRESETS}
+    lines = {model: line_of(model) for model in PRESETS}
     assert len({(line["color"], line["linestyle"]) for line in lines.values()}) == len(PRESETS)
-    assert all(lines[model] == style.line_of(model) for model in PRESETS)
+    assert all(lines[model] == line_of(model) for model in PRESETS)
     aggregates = {model for model, config in PRESETS.items() if config.aggregate_placement != "none"}
     assert {model for model, line in lines.items() if line["marker"] == "D"} == aggregates
-    assert style.line_of("mine") == {"color": style.BLACK, "linestyle": "-", "marker": "v"}
-    assert style.line_of("seanet20")["color"] == style.VERMILION
+    assert line_of("mine") == {"color": style.BLACK, "linestyle": "-", "marker": "v"}
+    assert line_of("seanet20")["color"] == style.VERMILION
 
 
 def test_deeper_networks_are_darker():
-    colours = [style.line_of(f"resnet{depth}")["color"] for depth in (20, 32, 44, 56, 110)]
+    colours = [line_of(f"resnet{depth}")["color"] for depth in (20, 32, 44, 56, 110)]
     green = [int(colour[3:5], 16) for colour in colours]
     assert green == sorted(green, reverse=True) and len(set(green)) == 5
-    assert style.line_of("resnet32")["color"] == "#007E5C"  # #009E73, and a fifth of black
+    assert line_of("resnet32")["color"] == "#007E5C"  # #009E73, and a fifth of black
 
 
 DRAWN = {
@@ -139,7 +141,7 @@ def test_lines_are_named_at_their_ends_in_their_order(error_curves):
     assert labels.keys() == NETWORKS.keys()
     for model, text in labels.items():
         assert text.get_text() == f"{model}  {errors_of(model).mean(0)[-1]:.1f}"
-        assert text.get_color() == line(axes, model).get_color() == style.line_of(model)["color"]
+        assert text.get_color() == line(axes, model).get_color() == line_of(model)["color"]
         assert text.xy == pytest.approx((10, errors_of(model).mean(0)[-1]))
     by_height = sorted(labels, key=lambda model: labels[model].get_position()[1])
     assert by_height == sorted(labels, key=lambda model: errors_of(model).mean(0)[-1])
@@ -206,7 +208,7 @@ def test_ours_are_over_the_published_accuracies(against_published):
             training = line(axes, f"{model}, training")
             np.testing.assert_allclose(training.get_ydata(), 100 - errors_of(model, "train_accuracy").mean(0))
             assert training.get_linewidth() < line(axes, model).get_linewidth()
-            assert training.get_color() == line(axes, model).get_color() == style.line_of(model)["color"]
+            assert training.get_color() == line(axes, model).get_color() == line_of(model)["color"]
 
 
 def test_a_data_set_without_runs_of_ours_says_so(against_published):
@@ -298,7 +300,7 @@ def test_labels_of_points_cover_nothing(cost):
     assert_legible(cost, axes.texts)
     centres = axes.transData.transform([point[1:3] for point in POINTS])
     for text, box, own in zip(axes.texts, boxes(axes.texts), centres, strict=True):
-        assert text.get_color() == style.line_of(text.get_text())["color"]
+        assert text.get_color() == line_of(text.get_text())["color"]
         # 3 points, half a marker, from any; and no farther than 2 lines of text from its own.
         gaps = [np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)) for x, y in centres]
         assert min(gaps) > 3 / 72 * cost.dpi

@@ -60,8 +60,8 @@ def test_modules_import_one_way():
     order = [
         *("convert", "export", "cli", "cpu_tuning", "studies", "flags", "train", "stablehlo", "trained", "loop"),
         *("trainer", "report", "run_folder", "checkpoint", "fold", "step", "recipes", "config", "interrupt"),
-        *("processes", "parallel", "data"),
-        *("models", "image_spec", "files", "modules", "functional", "convolution", "errors"),
+        *("processes", "parallel", "data", "style", "models", "image_spec"),
+        *("files", "modules", "functional", "convolution", "errors"),
     ]
     package = ROOT / "seanet_jax"
     for path in package.rglob("*.py"):

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seanet_jax import style
 from seanet_jax.functional import AggregateOp
-from seanet_jax.studies import style
 from seanet_jax.studies.analysis import StageMaps
 
 if TYPE_CHECKING:

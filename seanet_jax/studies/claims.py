@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seanet_jax import parallel
+from seanet_jax import parallel, style
 from seanet_jax.config import TrainConfig
 from seanet_jax.data import Dataset
 from seanet_jax.data.augment import normalize
@@ -23,7 +23,7 @@ from seanet_jax.files import write_whole
 from seanet_jax.models import SEANet
 from seanet_jax.report import say
 from seanet_jax.run_folder import RunFolder, versions
-from seanet_jax.studies import claim_figures, style
+from seanet_jax.studies import claim_figures
 from seanet_jax.studies.analysis import (
     Gradients,
     Moments,

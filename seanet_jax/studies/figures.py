@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from seanet_jax import style
 from seanet_jax.errors import InputError, demand_positive_integers
 from seanet_jax.report import published_curves
 from seanet_jax.run_folder import Record
-from seanet_jax.studies import style
+from seanet_jax.studies.network_lines import line_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -201,7 +202,7 @@ def _draw_accuracies(axes: "Axes", dataset: str, ours: Mapping[str, Sequence[_Cu
             label=note,
         )
     for model, (training, test) in ours.items():
-        thin = style.line_of(model) | {"marker": None, "linewidth": 0.7, "alpha": 0.7, "label": f"{model}, training"}
+        thin = line_of(model) | {"marker": None, "linewidth": 0.7, "alpha": 0.7, "label": f"{model}, training"}
         axes.plot(training.epochs, training.mean, **thin)
         handles[model] = _plot(axes, model, test, markers=False)
         handles[_NOTES[2]] = Line2D([], [], color=style.BLACK, linewidth=0.7, alpha=0.7)
@@ -240,7 +241,7 @@ def error_against_multiply_adds(points: Sequence[tuple[str, float, float, float 
     figure, (axes,) = style.figure(width=5.2, height=3.4)
     families: dict[str, Any] = {}
     for point in named:
-        line = style.line_of(point.model)
+        line = line_of(point.model)
         bars = axes.errorbar(
             point.multiply_adds,
             point.error,
@@ -346,7 +347,7 @@ def _curve(model: str, runs: Runs, quantity: str, *, error: bool) -> _Curve:
 
 def _plot(axes: "Axes", model: str, curve: _Curve, *, markers: bool = True) -> Any:
     """The mean, and the band where there is more than one seed; the line."""
-    line = style.line_of(model)
+    line = line_of(model)
     if curve.seeds > 1:
         axes.fill_between(curve.epochs, curve.low, curve.high, color=line["color"], alpha=0.15, linewidth=0)
     marker = line["marker"] if markers and len(curve.epochs) <= _EPOCHS_WITH_MARKERS else None
@@ -370,7 +371,7 @@ def _label_ends(figure: "Figure", axes: "Axes", ends: Mapping[str, tuple[float, 
     """
     texts = {}
     for model, (x, y) in ends.items():
-        colour = style.line_of(model)["color"]
+        colour = line_of(model)["color"]
         texts[model] = axes.annotate(
             f"{model}  {y:.1f}",
             (x, y),
@@ -427,7 +428,7 @@ def _label_points(figure: "Figure", axes: "Axes", points: Sequence[Point]) -> No
             (0, 0),
             textcoords="offset points",
             fontsize=_SMALL,
-            color=style.line_of(point.model)["color"],
+            color=line_of(point.model)["color"],
         )
         costs = {}
         for place in _PLACES:

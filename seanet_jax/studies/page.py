@@ -9,12 +9,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from seanet_jax import style
 from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError
 from seanet_jax.files import write_whole
 from seanet_jax.report import format_duration
 from seanet_jax.run_folder import Record
-from seanet_jax.studies import ablate, compare, figures, style
+from seanet_jax.studies import ablate, compare, figures
 from seanet_jax.studies.cost import hours_at_least
 from seanet_jax.studies.statistics import summarize
 from seanet_jax.studies.study import Run, Study
