@@ -30,7 +30,7 @@ def main(description: str, **defaults: Any) -> NoReturn:
 
         command = parse(TrainConfig(**defaults), description, sys.argv[1:])
         if command.compilation_cache:
-            _keep_what_is_compiled()
+            keep_what_is_compiled()
         if command.processes is not None:
             from seanet_jax import processes
 
@@ -63,7 +63,7 @@ def study(
 
         command = parse_study(TrainConfig(**defaults), models, learning_rates, description, sys.argv[1:])
         if command.compilation_cache:
-            _keep_what_is_compiled()
+            keep_what_is_compiled()
         module = importlib.import_module(f"seanet_jax.studies.{kind}")
         module.conduct(command, compiler_options(os.environ) if command.tune_cpu else {})
 
@@ -132,7 +132,7 @@ def _run(action: Callable[[_Process], None], again: str, *, trains: bool = True)
     sys.exit(0)
 
 
-def _keep_what_is_compiled() -> None:
+def keep_what_is_compiled() -> None:
     """Switches JAX's persistent compilation cache on, unless the user has."""
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return

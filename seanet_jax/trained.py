@@ -24,10 +24,12 @@ class Trained:
     Attributes:
         model: in evaluation mode.
         images: how they are made ready, and what the classes are called.
+        step: optimiser steps it was trained for; None of pretrained weights, which do not say.
     """
 
     model: SEANet
     images: ImageSpec
+    step: int | None = None
 
 
 def load(folder: str | Path, which: str = "best") -> Trained:
@@ -43,7 +45,8 @@ def load(folder: str | Path, which: str = "best") -> Trained:
     folder = Path(folder)
     if not weights.is_folder(folder):
         images = RunFolder(folder).read_images()
-        return Trained(load_model(folder, which), images)
+        model, step = _restore(folder, which)
+        return Trained(model, images, step)
     _, _, spec = weights.read_folder(folder)
     if spec is None:
         raise InputError(
@@ -80,12 +83,17 @@ def load_model(run_folder: str | Path, which: str = "best") -> SEANet:
     Raises:
         InputError: the folder is not that of a run, or holds no such checkpoint.
     """
+    return _restore(Path(run_folder), which)[0]
+
+
+def _restore(run_folder: Path, which: str) -> tuple[SEANet, int]:
+    """The network, and the optimiser steps it was trained for."""
     if which not in ("best", "latest"):
         raise InputError(f"which is {which!r}; it must be best or latest")
-    model, template = saved_network(Path(run_folder))
-    with Checkpoints(Path(run_folder)) as checkpoints:
+    model, template = saved_network(run_folder)
+    with Checkpoints(run_folder) as checkpoints:
         restore = checkpoints.restore_best if which == "best" else checkpoints.restore_latest
         state, _ = restore(template)
     nnx.update(model, state.params, state.batch_stats)
     model.eval()
-    return model
+    return model, int(state.step)

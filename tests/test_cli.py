@@ -105,7 +105,7 @@ def test_every_field_with_a_wrong_type_is_named(field):
 @pytest.mark.parametrize("chosen", [None, "own"])
 def test_what_is_compiled_is_kept_where_the_user_says_or_in_the_cache(tmp_path, chosen):
     code = (
-        "import jax; from seanet_jax.cli import _keep_what_is_compiled; _keep_what_is_compiled(); "
+        "import jax; from seanet_jax.cli import keep_what_is_compiled; keep_what_is_compiled(); "
         "jax.jit(lambda x: x + 1)(1.0).block_until_ready()"
     )
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}

@@ -17,10 +17,11 @@ def test_a_run_and_its_pretrained_weights_are_one_network(tiny, tmp_path):
     fit(config)
     of_run = load(config.out)
     assert of_run.images == made_dataset().image_spec
+    assert (of_run.step, load(config.out, "latest").step) == (5, 10)
     chex.assert_trees_all_equal(weights.to_arrays(of_run.model), weights.to_arrays(load_model(config.out)))
     of_run.model.save_pretrained(tmp_path / "weights", of_run.images)
     pretrained = load(tmp_path / "weights")
-    assert pretrained.images == of_run.images
+    assert pretrained.images == of_run.images and pretrained.step is None
     chex.assert_trees_all_equal(weights.to_arrays(pretrained.model), weights.to_arrays(of_run.model))
 
     of_run.model.save_pretrained(tmp_path / "weights")
