@@ -58,10 +58,10 @@ def test_importing_the_package_does_not_change_the_process():
 
 def test_modules_import_one_way():
     order = [
-        *("convert", "export", "cli", "cpu_tuning", "studies", "flags", "train", "stablehlo", "trained", "loop"),
-        *("trainer", "report", "run_folder", "checkpoint", "fold", "step", "recipes", "config", "interrupt"),
-        *("processes", "parallel", "data", "style", "models", "image_spec"),
-        *("files", "modules", "functional", "convolution", "errors"),
+        *("convert", "export", "predict", "cli", "cpu_tuning", "studies", "flags", "train", "stablehlo", "answers"),
+        *("trained", "loop", "trainer", "report", "run_folder", "checkpoint", "fold", "step", "recipes", "config", "interrupt"),
+        *("processes", "parallel", "data", "contact_sheet", "image_file", "style", "models", "image_spec"),
+        *("files", "modules", "functional", "convolution", "printable", "errors"),
     ]
     package = ROOT / "seanet_jax"
     for path in package.rglob("*.py"):
