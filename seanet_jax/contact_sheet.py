@@ -14,6 +14,8 @@ from seanet_jax.errors import InputError
 SIDE = 160
 _GAP, _LINE, _FONT = 10, 18, 13
 _COLUMNS = 8
+# For what matters less than an answer, and for the edge of a picture that is as white as the sheet.
+_GREY, _FRAME = "#707070", "#d0d0d0"
 # A sheet of so many is as long as a picture may be that viewers still open.
 MOST = 1000
 
@@ -23,7 +25,7 @@ class Line(NamedTuple):
 
     Attributes:
         text: printable; shortened where there is no room for it.
-        value: at the right end, never shortened.
+        value: at the right end, never shortened. A line without one is grey, unless it is the first.
     """
 
     text: str
@@ -65,14 +67,17 @@ def contact_sheet(cells: Sequence[Cell]) -> bytes:
     for number, cell in enumerate(cells):
         x, y = _GAP + number % columns * width, _GAP + number // columns * height
         image = _fitted(cell.image)
-        sheet.paste(image, (x + (SIDE - image.width) // 2, y + (SIDE - image.height) // 2))
+        left, upper = x + (SIDE - image.width) // 2, y + (SIDE - image.height) // 2
+        draw.rectangle((left - 1, upper - 1, left + image.width, upper + image.height), outline=_FRAME)
+        sheet.paste(image, (left, upper))
         for row, line in enumerate(cell.lines):
             font, top = fonts[row > 0], y + SIDE + 2 + row * _LINE
+            colour = "black" if line.value or row == 0 else _GREY
             room = SIDE
             if line.value:
-                draw.text((x + SIDE, top), line.value, fill="black", font=font, anchor="ra")
+                draw.text((x + SIDE, top), line.value, fill=colour, font=font, anchor="ra")
                 room -= math.ceil(font.getlength(line.value)) + _GAP // 2
-            draw.text((x, top), _shortened(line.text, font, room), fill="black", font=font)
+            draw.text((x, top), _shortened(line.text, font, room), fill=colour, font=font)
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()

@@ -47,11 +47,13 @@ def main() -> None:
     parser = Arguments(__doc__, "python -m seanet_jax.predict")
     parser.add_argument("folder", type=Path, help="of a run or of pretrained weights")
     parser.add_argument("images", type=Path, nargs="+", help="image files, and folders that hold some")
-    parser.add_argument("--top", type=int, default=5, help="classes to name, at most as many as there are; default 5")
+    parser.add_argument("--top", type=int, default=5, help="classes to name, or all if there are fewer; default 5")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     parser.add_argument("--sheet", type=Path, help="PNG to be written: the images with their answers under them")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint of a run; default best")
     arguments = parser.parse_args()
+    if arguments.top < 1:
+        raise InputError(f"--top is {arguments.top}; it must be a positive integer")
     paths = _find(arguments.images)
     if arguments.sheet is not None:
         _check_sheet(arguments.sheet, paths)
@@ -98,8 +100,6 @@ def _answer(trained: "Trained", paths: Sequence[Path], top: int, with_pictures: 
 
     names = trained.images.class_names
     demand_picture_channels(trained.images)
-    if not 1 <= top <= len(names):
-        raise InputError(f"--top is {top}; it must be from 1 to {len(names)}, the classes of the network")
     classifier = Classifier(trained, min(_BATCH_SIZE, len(paths)))
     pixels, pictures = [], []
     # No photo stays in memory, only what is made of it.
