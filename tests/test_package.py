@@ -59,7 +59,19 @@ def test_importing_the_package_does_not_change_the_process():
 def test_modules_import_one_way():
     order = [
         *("convert", "export", "predict", "cli", "cpu_tuning", "studies", "flags", "train", "stablehlo", "answers"),
-        *("trained", "loop", "trainer", "report", "run_folder", "checkpoint", "fold", "step", "recipes", "config", "interrupt"),
+        *(
+            "trained",
+            "loop",
+            "trainer",
+            "report",
+            "run_folder",
+            "checkpoint",
+            "fold",
+            "step",
+            "recipes",
+            "config",
+            "interrupt",
+        ),
         *("processes", "parallel", "data", "contact_sheet", "image_file", "style", "models", "image_spec"),
         *("files", "modules", "functional", "convolution", "printable", "errors"),
     ]
