@@ -1,8 +1,11 @@
 """How figures look: sizes and labels for a paper, a palette for any colour vision, vector and PNG."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from seanet_jax.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,8 +71,28 @@ def log_axis(axes: "Axes", name: str, *, unit: float = 1.0) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def svg(made: "Figure") -> bytes:
+    """A figure as SVG, the same bytes for the same figure."""
+    import matplotlib as mpl
+
+    # Identifiers and dates would differ from one writing to the next.
+    with mpl.rc_context({"svg.hashsalt": "seanet_jax", "svg.fonttype": "path"}):
+        return _drawn(made, format="svg", metadata={"Date": None})
+
+
+def png(made: "Figure") -> bytes:
+    """A figure as PNG of 200 dots an inch, the same bytes for the same figure."""
+    return _drawn(made, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+
+
+def _drawn(made: "Figure", **options: Any) -> bytes:
+    file = io.BytesIO()
+    made.savefig(file, **options)
+    return file.getvalue()
+
+
 def save(made: "Figure", path: Path) -> Sequence[Path]:
-    """Writes a figure as SVG and as PNG of 200 dots an inch, the same bytes for the same figure.
+    """Writes a figure as SVG and as PNG; see ``svg`` and ``png``.
 
     Args:
         made: the figure.
@@ -78,13 +101,9 @@ def save(made: "Figure", path: Path) -> Sequence[Path]:
     Returns:
         The files' paths.
     """
-    import matplotlib as mpl
-
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not with_suffix, which takes the end of a name such as "lr0.1" for one.
     files = [path.with_name(path.name + suffix) for suffix in (".svg", ".png")]
-    # Identifiers and dates would differ from one writing to the next.
-    with mpl.rc_context({"svg.hashsalt": "seanet_jax", "svg.fonttype": "path"}):
-        made.savefig(files[0], metadata={"Date": None})
-    made.savefig(files[1], dpi=DOTS_PER_INCH, metadata={"Software": None})
+    for file, content in zip(files, (svg(made), png(made)), strict=True):
+        write_whole(file, content)
     return files
