@@ -285,6 +285,26 @@ class RunFolder:
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{self._config} is damaged; restore it, or start over in another folder") from None
 
+    def read_data_sha256(self) -> str | None:
+        """Of the run's images and labels; None if nobody here has seen them.
+
+        Raises:
+            InputError: as ``read_config``.
+        """
+        found: str | None = self._read()["data_sha256"]
+        return found
+
+    def read_records(self) -> list[Record]:
+        """One record an epoch, from the first.
+
+        Raises:
+            InputError: there are none, or they are damaged.
+        """
+        try:
+            return [dict(json.loads(line)) for line in self._metrics.read_text().splitlines()]
+        except (OSError, ValueError, TypeError):
+            raise InputError(f"{self._metrics} is missing or damaged; --resume writes it anew") from None
+
     def check_records(self) -> None:
         """Demands, of a run without any checkpoint, that it never had one.
 

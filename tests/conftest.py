@@ -33,4 +33,4 @@ settings.register_profile("long", _fuzz, max_examples=3000)
 settings.load_profile("short")
 
 # After the environment is set: this imports jax.
-from training_fixtures import tiny  # noqa: E402, F401
+from training_fixtures import evaluated, tiny  # noqa: E402, F401

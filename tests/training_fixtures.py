@@ -1,5 +1,7 @@
 """A data set and a network small enough to train in a test."""
 
+import contextlib
+import dataclasses
 import json
 
 import numpy as np
@@ -46,15 +48,39 @@ def settled(config):
 
 
 @pytest.fixture
-def tiny(monkeypatch, tmp_path):
+def tiny(tmp_path):
     """Makes ``--dataset digits --model tiny`` the small ones; gives a config for a run folder's name."""
-    monkeypatch.setitem(PRESETS, "tiny", TINY)
-    monkeypatch.setattr("seanet_jax.train.load", lambda name, data_dir, mapped: made_dataset())
 
     def config(name="run", **fields):
         return TrainConfig(out=tmp_path / name, **(TINY_RUN | fields))
 
-    return config
+    with small(made_dataset()):
+        yield config
+
+
+NAMES = ("dark", "<script>alert(1)</script>")
+
+
+@contextlib.contextmanager
+def small(dataset):
+    """Inside, ``--dataset digits --model tiny`` are a small network and these images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", TINY)
+        patch.setattr("seanet_jax.train.load", lambda name, data_dir, mapped: dataset)
+        yield
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory):
+    """The folder of a run that learnt little, evaluated at its best epoch. Tests that write take a copy."""
+    from seanet_jax.evaluation import evaluate
+    from seanet_jax.train import fit
+
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    with small(dataclasses.replace(made_dataset(), class_names=NAMES)):
+        fit(TrainConfig(out=folder, **(TINY_RUN | {"learning_rate": 0.005})))
+        evaluate(folder, command="python -m seanet_jax.evaluate run")
+    return folder
 
 
 def records(folder, timing=False):

@@ -140,8 +140,7 @@ class Study:
 
     def records(self, run: Run) -> list[Record]:
         """A run's records, one an epoch."""
-        path = self.folder / run.name / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return RunFolder(self.folder / run.name).read_records()
 
     def summary(self, run: Run) -> dict[str, Any] | None:
         """A run's ``summary.json``, or None."""

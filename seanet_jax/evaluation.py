@@ -1,0 +1,212 @@
+"""A run's network on its test images: numbers, figures and the worst mistakes, into the run's folder."""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.special import softmax
+
+from seanet_jax import measures, parallel, style
+from seanet_jax.answers import Classifier
+from seanet_jax.config import TrainConfig
+from seanet_jax.contact_sheet import Cell, Line, contact_sheet
+from seanet_jax.data import Dataset
+from seanet_jax.errors import InputError, RunError
+from seanet_jax.evaluation_figures import confusion_figure, reliability_figure
+from seanet_jax.files import write_whole
+from seanet_jax.models import weights
+from seanet_jax.printable import printable
+from seanet_jax.run_folder import Record, RunFolder, versions
+from seanet_jax.train import load_dataset
+from seanet_jax.trained import load
+
+_BINS = 15
+_PAIRS = 20
+_MISTAKES = 24
+_CLASSES_PRINTED = _PAIRS_PRINTED = 5
+
+
+def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None, command: str = "") -> dict[str, Any]:
+    """Measures a run's network on the run's test images, and writes ``evaluation/`` into its folder.
+
+    Args:
+        folder: of a run, which may still go on.
+        which: "best" or "latest" checkpoint.
+        data_dir: see ``TrainConfig``.
+        command: how this is to be run again.
+
+    Returns:
+        The contents of ``evaluation.json``: accuracies are fractions, losses nats.
+
+    Raises:
+        InputError: the folder is not that of a run, holds no such checkpoint, or its images are not there.
+        RunError: a file could not be written.
+    """
+    if weights.is_folder(folder):
+        raise InputError(
+            f"{folder} holds pretrained weights, which do not say what to test them on; name a run's folder"
+        )
+    run = RunFolder(folder)
+    fields, _ = run.read_config()
+    config = TrainConfig(**(fields | {"data_dir": data_dir, "out": None, "resume": False}))
+    records = run.read_records()
+    trained = load(folder, which)
+    dataset = load_dataset(config)
+    # A converted network was trained elsewhere, on images this project has not seen.
+    if run.read_data_sha256() not in (None, dataset.sha256()):
+        raise InputError(
+            f"{folder} was trained on other images of the name {config.dataset}; "
+            "give the folder that holds them with --data-dir"
+        )
+    names = trained.images.class_names
+    logits = Classifier(trained, min(config.eval_batch_size, len(dataset.test_images)))(dataset.test_images)
+    found = _measured(logits, dataset.test_labels, names)
+    about = {
+        "dataset": config.dataset,
+        "model": config.model,
+        "which": which,
+        "step": trained.step,
+        **_of_records(records, trained.step),
+        **found,
+        "device": parallel.describe_devices(),
+        "versions": versions(),
+        "command": command,
+    }
+    _write(folder / "evaluation", about, dataset, names)
+    return about
+
+
+def _of_records(records: Sequence[Record], step: int | None) -> dict[str, Any]:
+    """What the run itself recorded of the checkpoint; a checkpoint from inside an epoch has no record."""
+    record = next((record for record in records if record["step"] == step), None)
+    if record is None:
+        return {"epoch": None, "recorded": None}
+    return {"epoch": record["epoch"], "recorded": {name: record[name] for name in ("test_accuracy", "test_loss")}}
+
+
+def _measured(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    confusion = measures.confusion_matrix(logits, labels)
+    found = measures.reliability(probabilities, labels, _BINS)
+    wrong = measures.confidently_wrong(probabilities, labels, _MISTAKES)
+    answers = logits.argmax(1)
+    per_class = zip(names, confusion.sum(1).tolist(), measures.class_accuracies(confusion).tolist(), strict=True)
+    bins = zip(found.images.tolist(), found.confidence.tolist(), found.accuracy.tolist(), strict=True)
+    return {
+        "images": len(labels),
+        "top_1_accuracy": measures.top_k_accuracy(logits, labels, 1),
+        # Of five classes or fewer it says nothing.
+        "top_5_accuracy": measures.top_k_accuracy(logits, labels, 5) if len(names) > 5 else None,
+        "loss": measures.mean_cross_entropy(logits, labels),
+        "expected_calibration_error": measures.expected_calibration_error(found),
+        "calibration": [
+            {"above": m / _BINS, "images": count, "confidence": _number(mean), "accuracy": _number(accuracy)}
+            for m, (count, mean, accuracy) in enumerate(bins)
+        ],
+        "classes": [
+            {"name": name, "images": count, "accuracy": _number(accuracy)} for name, count, accuracy in per_class
+        ],
+        "most_confused": [
+            {"class": names[pair.label], "answer": names[pair.answer], "images": pair.images}
+            for pair in measures.most_confused(confusion, _PAIRS)
+        ],
+        "mistakes": [
+            {
+                "image": index,
+                "class": names[labels[index]],
+                "answer": names[answers[index]],
+                "confidence": float(probabilities[index].max()),
+            }
+            for index in wrong.tolist()
+        ],
+        "confusion": confusion.tolist(),
+    }
+
+
+def _number(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def _write(folder: Path, about: dict[str, Any], dataset: Dataset, names: Sequence[str]) -> None:
+    """Everything is drawn before anything is written."""
+    bins = about["calibration"]
+    columns = ("images", "confidence", "accuracy")
+    found = measures.Reliability(
+        *(np.array([np.nan if row[name] is None else row[name] for row in bins]) for name in columns)
+    )
+    figures = {
+        "confusion": confusion_figure(np.array(about["confusion"]), names),
+        "reliability": reliability_figure(found, about["expected_calibration_error"]),
+    }
+    files: dict[str, str | bytes] = {}
+    for name, figure in figures.items():
+        files |= {f"{name}.svg": style.svg(figure), f"{name}.png": style.png(figure)}
+    if about["mistakes"]:
+        files["mistakes.png"] = contact_sheet([_cell(mistake, dataset) for mistake in about["mistakes"]])
+    files["evaluation.json"] = json.dumps(about, indent=2, allow_nan=False) + "\n"
+    with _writing(folder):
+        folder.mkdir(exist_ok=True)
+        # An earlier checkpoint's may be there, of a network that made mistakes.
+        (folder / "mistakes.png").unlink(missing_ok=True)
+        for name, content in files.items():
+            write_whole(folder / name, content)
+
+
+def _cell(mistake: dict[str, Any], dataset: Dataset) -> Cell:
+    lines = [
+        Line(printable(mistake["answer"]), f"{mistake['confidence']:.1%}"),
+        Line(f"is {printable(mistake['class'])}"),
+    ]
+    return Cell(picture(dataset.test_images[mistake["image"]]), lines)
+
+
+def picture(pixels: np.ndarray) -> Image.Image:
+    """An image of a data set, for people.
+
+    Args:
+        pixels: uint8 ``[H, W, C]``, of 1 channel or 3.
+    """
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{folder} could not be written ({error.strerror}); the run itself is as it was") from error
+
+
+def text(about: dict[str, Any]) -> str:
+    """The numbers as a short table.
+
+    Args:
+        about: as ``evaluate`` gives it.
+    """
+    epoch = "" if about["epoch"] is None else f"epoch {about['epoch']:.4g}, "
+    rows = [("top-1 accuracy", f"{about['top_1_accuracy']:.2%}")]
+    if about["top_5_accuracy"] is not None:
+        rows.append(("top-5 accuracy", f"{about['top_5_accuracy']:.2%}"))
+    rows += [
+        ("loss", f"{about['loss']:.4f} nats"),
+        ("expected calibration error", f"{about['expected_calibration_error']:.2%} ({_BINS} bins)"),
+    ]
+    if recorded := about["recorded"]:
+        rows.append(("recorded by the run", f"{recorded['test_accuracy']:.2%}, {recorded['test_loss']:.4f} nats"))
+    ranked = sorted((row for row in about["classes"] if row["images"]), key=lambda row: -row["accuracy"])
+    shown = min(_CLASSES_PRINTED, len(ranked) // 2)
+    for name, some in (("best classes", ranked[:shown]), ("worst classes", ranked[::-1][:shown])):
+        rows.append((name, ", ".join(f"{printable(row['name'])} {row['accuracy']:.0%}" for row in some)))
+    pairs = [
+        f"{printable(pair['class'])} as {printable(pair['answer'])} ({pair['images']})"
+        for pair in about["most_confused"][:_PAIRS_PRINTED]
+    ]
+    rows.append(("most confused", ", ".join(pairs) or "none"))
+    head = f"{about['model']} on {about['dataset']}, {about['which']} checkpoint ({epoch}step {about['step']})"
+    return "\n".join([f"{head}, {about['images']:,} test images", *(f"  {name:<28}{words}" for name, words in rows)])
