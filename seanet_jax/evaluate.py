@@ -7,7 +7,8 @@ the run was limited to. Prints top-1 and top-5 accuracy, loss, expected calibrat
 and worst classes and the pairs of classes confused most often.
 
 Writes into the folder evaluation/evaluation.json with all numbers, confusion.png and reliability.png (and the same as
-.svg), and mistakes.png: the wrong answers of which the network was surest.
+.svg), and mistakes.png: the wrong answers of which the network was surest. And report.html, one page with all of it,
+the curves and every epoch, to be opened in a browser or sent to somebody.
 """
 
 import shlex

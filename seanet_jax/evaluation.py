@@ -1,6 +1,7 @@
-"""A run's network on its test images: numbers, figures and the worst mistakes, into the run's folder."""
+"""A run's network on its test images: numbers, figures, the worst mistakes and a page, into the run's folder."""
 
 import contextlib
+import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,10 @@ from seanet_jax.data import Dataset
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.evaluation_figures import confusion_figure, reliability_figure
 from seanet_jax.files import write_whole
+from seanet_jax.html_report import html_report
 from seanet_jax.models import weights
 from seanet_jax.printable import printable
+from seanet_jax.report import Quantity, curves_figure
 from seanet_jax.run_folder import Record, RunFolder, versions
 from seanet_jax.train import load_dataset
 from seanet_jax.trained import load
@@ -32,7 +35,7 @@ _CLASSES_PRINTED = _PAIRS_PRINTED = 5
 
 
 def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None, command: str = "") -> dict[str, Any]:
-    """Measures a run's network on the run's test images, and writes ``evaluation/`` into its folder.
+    """Measures a run's network on its test images; writes ``evaluation/`` and ``report.html`` into the folder.
 
     Args:
         folder: of a run, which may still go on.
@@ -77,7 +80,7 @@ def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None,
         "versions": versions(),
         "command": command,
     }
-    _write(folder / "evaluation", about, dataset, names)
+    _write(run, about, records, config, dataset)
     return about
 
 
@@ -133,29 +136,37 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _write(folder: Path, about: dict[str, Any], dataset: Dataset, names: Sequence[str]) -> None:
+def _write(run: RunFolder, about: dict[str, Any], records: list[Record], config: TrainConfig, dataset: Dataset) -> None:
     """Everything is drawn before anything is written."""
-    bins = about["calibration"]
     columns = ("images", "confidence", "accuracy")
     found = measures.Reliability(
-        *(np.array([np.nan if row[name] is None else row[name] for row in bins]) for name in columns)
+        *(np.array([row[name] for row in about["calibration"]], np.float64) for name in columns)
     )
+    names = [row["name"] for row in about["classes"]]
     figures = {
         "confusion": confusion_figure(np.array(about["confusion"]), names),
         "reliability": reliability_figure(found, about["expected_calibration_error"]),
     }
-    files: dict[str, str | bytes] = {}
-    for name, figure in figures.items():
-        files |= {f"{name}.svg": style.svg(figure), f"{name}.png": style.png(figure)}
+    drawn = {name: style.svg(figure) for name, figure in figures.items()}
+    files: dict[str, str | bytes] = {f"evaluation/{name}.svg": content for name, content in drawn.items()}
+    files |= {f"evaluation/{name}.png": style.png(figure) for name, figure in figures.items()}
     if about["mistakes"]:
-        files["mistakes.png"] = contact_sheet([_cell(mistake, dataset) for mistake in about["mistakes"]])
-    files["evaluation.json"] = json.dumps(about, indent=2, allow_nan=False) + "\n"
-    with _writing(folder):
-        folder.mkdir(exist_ok=True)
+        files["evaluation/mistakes.png"] = contact_sheet([_cell(mistake, dataset) for mistake in about["mistakes"]])
+    files["evaluation/evaluation.json"] = json.dumps(about, indent=2, allow_nan=False) + "\n"
+    saved = config.to_json() | run.read_config()[0]
+    quantities: tuple[Quantity, ...] = ("loss", "accuracy")
+    for quantity in quantities:
+        # One at a time: side by side they could not be read on a phone.
+        figure = curves_figure(records, dataset=config.dataset, epochs=config.epochs, quantities=(quantity,))
+        drawn[quantity] = style.svg(figure)
+    pictures = [_png(_picture(mistake, dataset)) for mistake in about["mistakes"]]
+    files["report.html"] = html_report(about, records, saved, run.read_summary(), drawn, pictures)
+    with _writing(run.path):
+        (run.path / "evaluation").mkdir(exist_ok=True)
         # An earlier checkpoint's may be there, of a network that made mistakes.
-        (folder / "mistakes.png").unlink(missing_ok=True)
+        (run.path / "evaluation" / "mistakes.png").unlink(missing_ok=True)
         for name, content in files.items():
-            write_whole(folder / name, content)
+            write_whole(run.path / name, content)
 
 
 def _cell(mistake: dict[str, Any], dataset: Dataset) -> Cell:
@@ -163,16 +174,18 @@ def _cell(mistake: dict[str, Any], dataset: Dataset) -> Cell:
         Line(printable(mistake["answer"]), f"{mistake['confidence']:.1%}"),
         Line(f"is {printable(mistake['class'])}"),
     ]
-    return Cell(picture(dataset.test_images[mistake["image"]]), lines)
+    return Cell(_picture(mistake, dataset), lines)
 
 
-def picture(pixels: np.ndarray) -> Image.Image:
-    """An image of a data set, for people.
-
-    Args:
-        pixels: uint8 ``[H, W, C]``, of 1 channel or 3.
-    """
+def _picture(mistake: dict[str, Any], dataset: Dataset) -> Image.Image:
+    pixels = dataset.test_images[mistake["image"]]
     return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 @contextlib.contextmanager
@@ -180,7 +193,9 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{folder} could not be written ({error.strerror}); the run itself is as it was") from error
+        raise RunError(
+            f"the evaluation could not be written into {folder} ({error.strerror}); the run itself is as it was"
+        ) from error
 
 
 def text(about: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> "Figure":
 
     images = confusion.sum(1, keepdims=True)
     shares = np.divide(confusion, images, out=np.zeros(confusion.shape), where=images > 0)
-    made, (axes,) = style.figure(width=5, height=4.4)
+    made, (axes,) = style.figure(width=4.4, height=4)
     axes.grid(False)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     style.label(axes, x="answer", y="class")
@@ -65,7 +65,7 @@ def reliability_figure(found: Reliability, error: float) -> "Figure":
     width = 1 / bins
     centres = (np.arange(bins) + 0.5) * width
     some = found.images > 0
-    made, (above, below) = style.figure(2, width=5, height=4.4, sharex=True, height_ratios=(3, 1))
+    made, (above, below) = style.figure(2, width=4.4, height=4, sharex=True, height_ratios=(3, 1))
     above.plot([0, 1], [0, 1], "--", color=style.PUBLISHED, linewidth=1, label="perfect calibration")
     above.bar(centres, np.nan_to_num(found.accuracy), width * 0.9, color=style.SKY, label="accuracy")
     above.plot(

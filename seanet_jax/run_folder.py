@@ -7,6 +7,8 @@
     curves.png      drawn by seanet_jax.report
     tensorboard/    likewise
     checkpoints/    written by seanet_jax.checkpoint
+    evaluation/     written by seanet_jax.evaluation, if it is asked to
+    report.html     likewise
     lock            held by the process that writes here
 
 Of several processes the first writes; the others only read. Accuracies are fractions, losses nats, times seconds.

@@ -170,7 +170,7 @@ def test_pretrained_weights_and_damaged_records_are_refused(copy, tmp_path):
 def test_a_folder_that_cannot_be_written_is_one_sentence(copy):
     shutil.rmtree(copy / "evaluation")
     (copy / "evaluation").touch()
-    with pytest.raises(RunError, match=r"evaluation could not be written \(File exists\)"):
+    with pytest.raises(RunError, match=r"the evaluation could not be written into .*run \(File exists\)"):
         evaluate(copy)
 
 
