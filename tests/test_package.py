@@ -59,7 +59,17 @@ def test_importing_the_package_does_not_change_the_process():
 def test_modules_import_one_way():
     order = [
         *("convert", "export", "evaluate", "predict", "cli", "cpu_tuning", "evaluation"),
-        *("evaluation_figures", "measures", "html_report", "studies", "flags", "train", "stablehlo", "answers", "trained"),
+        *(
+            "evaluation_figures",
+            "measures",
+            "html_report",
+            "studies",
+            "flags",
+            "train",
+            "stablehlo",
+            "answers",
+            "trained",
+        ),
         *("loop", "trainer", "report", "run_folder", "checkpoint", "fold", "step", "recipes", "config", "interrupt"),
         *("processes", "parallel", "data", "contact_sheet", "image_file", "style", "models", "image_spec"),
         *("files", "modules", "functional", "convolution", "printable", "errors"),
