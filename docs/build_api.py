@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 # __init__ offers.
 MODULES = (
     *("functional", "convolution", "modules", "models", "models.seanet", "models.presets", "image_spec", "trained"),
-    # later
+    *("convert", "models.pytorch", "answers", "image_file", "measures", "evaluation", "fold", "stablehlo"),
     *("train", "config", "data", "data.dataset", "data.augment", "recipes", "step", "errors"),
 )
 
