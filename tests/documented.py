@@ -1,7 +1,7 @@
 """Runs a Python command of the documentation, as it stands there, on little: tests/test_documentation.py starts it.
 
-What costs hours is made small from outside: every preset is a network of one narrow block, a data set is a few made
-images, epochs and repetitions are few. Which programs, flags, files and modules there are is left as it is.
+What costs hours is made small from outside: every preset is a network of one narrow block, a data set is a little noise,
+epochs and repetitions are few. Which programs, flags, files and modules there are is left as it is.
 """
 
 import argparse
@@ -11,6 +11,14 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seanet_jax.config import DatasetName
+from seanet_jax.data import image_spec
+from seanet_jax.data.dataset import Dataset
+from seanet_jax.models import PRESETS, SEANetConfig
 
 # Flags of a command that are given these values in place of its own; those that need what a test has not are dropped.
 _TRAINING = {"--epochs": "1", "--decay-every": "1", "--limit-train": "40", "--limit-test": "20", "--batch-size": "8"}
@@ -18,6 +26,8 @@ _SMALLER = {
     "experiments/digits.py": _TRAINING,
     "experiments/cifar10.py": _TRAINING,
     "experiments/cifar100.py": _TRAINING,
+    # A run that is written; --resume accepts no other recipe.
+    "seanet_jax.convert": _TRAINING,
     "experiments/compare.py": _TRAINING | {"--seeds": "1"},
     "experiments/ablate.py": _TRAINING | {"--seeds": "1", "--learning-rates": "0.1"},
     "experiments/analyze.py": {"--images": "20", "--steps": "2"},
@@ -43,19 +53,31 @@ def smaller(program: str, arguments: list[str]) -> list[str]:
     return [word for name, values in flags.items() if name not in _DROPPED for word in (name, *values) if word]
 
 
+def small_dataset(name: DatasetName, **_: Any) -> Dataset:
+    """Noise in the place of a data set's images."""
+    spec, random = image_spec(name), np.random.default_rng(0)
+    arrays = []
+    for count in (40, 20):
+        arrays.append(random.integers(0, 256, (count, spec.height, spec.width, spec.channels), np.uint8))
+        arrays.append(random.integers(0, len(spec.class_names), count, np.int32))
+    return Dataset(name, *arrays, spec.class_names, spec.mean, spec.std, flip=True)
+
+
+def small_preset(preset: SEANetConfig) -> SEANetConfig:
+    """One block of few channels."""
+    return dataclasses.replace(preset, stage_sizes=(1,), widths=(16,), stem_width=4, reduction=8)
+
+
 def make_small() -> None:
     """Presets and data sets."""
-    from training_fixtures import made_dataset
-
     from seanet_jax import train
-    from seanet_jax.models import PRESETS
     from seanet_jax.studies import ablate, compare
 
     for name, preset in PRESETS.items():
-        PRESETS[name] = dataclasses.replace(preset, stage_sizes=(1,), widths=(16,), stem_width=4, reduction=8)
+        PRESETS[name] = small_preset(preset)
     ablate.AXES = {"operation": {"sum": "base", "mean": "mean"}}
     ablate.VARIANTS = {name: ablate.VARIANTS[name] for name in ("base", "mean")}
-    train.load = compare.load = lambda name, **options: made_dataset()
+    train.load = compare.load = small_dataset
 
 
 def main() -> None:
@@ -67,6 +89,8 @@ def main() -> None:
         sys.exit(subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode)
     if program == "-m":
         name, *arguments = arguments
+        if name == "seanet_jax.convert" and arguments[0].endswith(".pth"):
+            arguments = smaller(name, arguments)
         sys.argv = [name, *arguments]
         make_small()
         runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -376,12 +376,16 @@ def test_what_cannot_be_done_is_refused_before_anything_is_read(tmp_path, monkey
 
 
 def test_without_pytorch_one_sentence_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "file.pth").write_bytes(b"anything")
     (tmp_path / "folder").mkdir()
-    for arguments in (("file.pth", "run"), ("folder", "new.pth")):
+    commands = [
+        parse_conversion("", [str(tmp_path / name) for name in names])
+        for names in (("file.pth", "run"), ("folder", "new.pth"))
+    ]
+    monkeypatch.setitem(sys.modules, "torch", None)  # after tyro looked whether it is there
+    for command in commands:
         with pytest.raises(InputError, match=r"^PyTorch, .* is not installed: pip install -e '\.\[convert\]'$"):
-            converted(*(tmp_path / argument for argument in arguments))
+            convert(command)
     assert {path.name for path in tmp_path.iterdir()} == {"file.pth", "folder"}
 
 

@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from documented import small_dataset, small_preset
 from flax import nnx
 from PIL import Image
-from training_fixtures import made_dataset
 
 from seanet_jax import train
 from seanet_jax.config import TrainConfig
-from seanet_jax.models import PRESETS, SEANet, SEANetConfig
+from seanet_jax.models import PRESETS, SEANet
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -92,10 +92,9 @@ def folder(tmp_path, monkeypatch):
     for name in ("photo.jpg", "holiday/1.png", "holiday/2.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)).save(tmp_path / name)
-    monkeypatch.setattr(train, "load", lambda name, **options: made_dataset())
+    monkeypatch.setattr(train, "load", small_dataset)
     for preset in set(RUNS.values()):
-        small = {"stage_sizes": (1,), "widths": (16,), "stem_width": 4}
-        monkeypatch.setitem(PRESETS, preset, SEANetConfig(**vars(PRESETS[preset]) | small))
+        monkeypatch.setitem(PRESETS, preset, small_preset(PRESETS[preset]))
     return tmp_path
 
 
@@ -103,7 +102,7 @@ def make_runs(folder, code):
     """The runs and the checkpoint that a block speaks of, where no block before has made them."""
     for name, preset in RUNS.items():
         if re.search(rf"(?<![\w/.-]){name}(?![\w/-])", code) and not (folder / name).exists():
-            config = TrainConfig(model=preset, epochs=1, batch_size=8, eval_batch_size=23, out=folder / name)
+            config = TrainConfig(model=preset, epochs=1, batch_size=8, eval_batch_size=20, out=folder / name)
             train.fit(config)
     if "best_model.pth" in code and not (folder / "best_model.pth").exists():
         from seanet_jax.models.pytorch import state_dict, write_pytorch
@@ -127,7 +126,11 @@ def run(folder, block):
     assert done.returncode == 0, f"line {block.line}:\n{block.code}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+# README's studies are run as well; those of the results, on little, take minutes more.
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "docs/results.md")) for name in DOCUMENTS],
+)
 def test_every_block_of_code_runs(document, folder):
     for package, extra in NEEDED.get(document, {}).items():
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[{extra}]'")
