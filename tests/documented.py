@@ -1,6 +1,6 @@
 """Runs a Python command of the documentation, as it stands there, on little: tests/test_documentation.py starts it.
 
-What costs hours is made small from outside: every preset is a network of one narrow block, a data set is a little noise,
+What costs hours is made small from outside: every preset is a network of one narrow block, a data set is noise,
 epochs and repetitions are few. Which programs, flags, files and modules there are is left as it is.
 """
 

@@ -206,7 +206,14 @@ def browse(page, profile, *flags):
     """What Chromium makes of a page without a network: its elements, and what it complains of."""
     done = subprocess.run(
         [
-            *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"),
+            *(
+                CHROMIUM,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                f"--user-data-dir={profile}",
+            ),
             *("--host-resolver-rules=MAP * ~NOTFOUND", "--no-first-run", "--disable-background-networking"),
             *("--enable-logging=stderr", "--dump-dom", *flags, page.as_uri()),
         ],
