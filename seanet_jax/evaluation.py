@@ -47,7 +47,8 @@ def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None,
         The contents of ``evaluation.json``: accuracies are fractions, losses nats.
 
     Raises:
-        InputError: the folder is not that of a run, holds no such checkpoint, or its images are not there.
+        InputError: the folder is not that of a run, holds no such checkpoint or no finished epoch, or its images are
+            not there.
         RunError: a file could not be written.
     """
     if weights.is_folder(folder):
@@ -58,6 +59,10 @@ def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None,
     fields, _ = run.read_config()
     config = TrainConfig(**(fields | {"data_dir": data_dir, "out": None, "resume": False}))
     records = run.read_records()
+    if not records:
+        raise InputError(
+            f"{folder} has not finished an epoch, so there is nothing to show of it; go on with it first, by --resume"
+        )
     trained = load(folder, which)
     dataset = load_dataset(config)
     # A converted network was trained elsewhere, on images this project has not seen.

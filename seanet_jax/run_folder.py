@@ -297,10 +297,10 @@ class RunFolder:
         return found
 
     def read_records(self) -> list[Record]:
-        """One record an epoch, from the first.
+        """One record an epoch, from the first; none of a run that has not finished one.
 
         Raises:
-            InputError: there are none, or they are damaged.
+            InputError: the file is missing or damaged.
         """
         try:
             return [dict(json.loads(line)) for line in self._metrics.read_text().splitlines()]

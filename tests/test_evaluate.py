@@ -167,6 +167,14 @@ def test_pretrained_weights_and_damaged_records_are_refused(copy, tmp_path):
         evaluate(copy)
 
 
+def test_a_run_that_was_stopped_in_its_first_epoch_is_refused(copy):
+    shutil.rmtree(copy / "evaluation")
+    (copy / "metrics.jsonl").write_text("")
+    with pytest.raises(InputError, match="has not finished an epoch, so there is nothing to show of it; go on with"):
+        evaluate(copy, which="latest")
+    assert not (copy / "evaluation").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(copy):
     shutil.rmtree(copy / "evaluation")
     (copy / "evaluation").touch()
