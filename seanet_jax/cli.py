@@ -7,6 +7,7 @@ and SIGTERM.
 import argparse
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -94,9 +95,20 @@ def command(action: Callable[[], None]) -> NoReturn:
     """Does what a command that trains nothing is for, and exits.
 
     Args:
-        action: parses ``sys.argv`` and does it.
+        action: parses ``sys.argv`` and does it. Where nobody reads what it prints any more, as under ``head``, it
+            ends as other programs do, by the status of SIGPIPE.
     """
-    _run(lambda process: action(), "", trains=False)
+
+    def act(process: _Process) -> None:
+        try:
+            action()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is left in the buffer would fail once more when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
+
+    _run(act, "", trains=False)
 
 
 class _Process:

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,14 @@ def test_commands_that_train_nothing_complain_in_one_line(script, arguments, mes
     path = Path(__file__).parent.parent / "experiments" / script
     done = subprocess.run([sys.executable, path, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+
+
+def test_a_reader_who_has_read_enough_is_no_error():
+    printing = "from seanet_jax.cli import command; command(lambda: print('line\\n' * 100_000))"
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", printing], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 128 + signal.SIGPIPE

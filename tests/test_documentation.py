@@ -101,7 +101,7 @@ def folder(tmp_path, monkeypatch):
 def make_runs(folder, code):
     """The runs and the checkpoint that a block speaks of, where no block before has made them."""
     for name, preset in RUNS.items():
-        if re.search(rf"(?<![\w/.-]){name}(?![\w/-])", code) and not (folder / name).exists():
+        if re.search(rf"(?<![\w/.-]){name}(?![\w-])", code) and not (folder / name).exists():
             config = TrainConfig(model=preset, epochs=1, batch_size=8, eval_batch_size=20, out=folder / name)
             train.fit(config)
     if "best_model.pth" in code and not (folder / "best_model.pth").exists():

@@ -524,6 +524,7 @@ def test_a_run_killed_before_it_wrote_anything_is_resumed_by_starting_it(tiny):
 # Memory
 
 
+@pytest.mark.slow
 def test_thirty_epochs_need_no_more_memory_than_two(tiny, monkeypatch):
     """Prints the figures: ``pytest -s -k thirty_epochs``."""
     real, arrays, mebibytes = Loop._end_epoch, [], []
