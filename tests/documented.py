@@ -30,6 +30,7 @@ _SMALLER = {
     "seanet_jax.convert": _TRAINING,
     "experiments/compare.py": _TRAINING | {"--seeds": "1"},
     "experiments/ablate.py": _TRAINING | {"--seeds": "1", "--learning-rates": "0.1"},
+    "benchmarks/inference.py": {"--models": "resnet20", "--batch-sizes": "2", "--rounds": "1", "--seconds": "0.01"},
     "experiments/analyze.py": {"--images": "20", "--steps": "2"},
 }
 _DROPPED = ("--require-gpu", "--distributed")
