@@ -13,10 +13,39 @@ _cache = tempfile.TemporaryDirectory(prefix="seanet-jax-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Most of the time would go into making programs fast that run a few steps. What XLA makes of a network is the same, but
+# for the machine code; where that is the question, a module asks for ``optimized``.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 def pytest_unconfigure(config):
     _cache.cleanup()
+
+
+# Longest first, so that no process is left with one of these when the others have nothing to do any more.
+_LONGEST = ("documentation", "golden", "run_safety", "processes", "experiments", "many_devices", "convolution")
+
+
+def pytest_collection_modifyitems(items):
+    """Orders modules, each of which one process runs: it makes their fixtures and compiles their programs once."""
+    order = {f"test_{name}": number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """Inside, the programs of this process and of those that it starts are as fast as a user's, and rounded alike."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        _disable_optimizations(False)
+        yield
+    _disable_optimizations(before)
+
+
+def _disable_optimizations(disable):
+    jax.config.update("jax_disable_most_optimizations", disable)
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
@@ -32,5 +61,6 @@ settings.register_profile("short", _fuzz, max_examples=60, derandomize=True)
 settings.register_profile("long", _fuzz, max_examples=3000)
 settings.load_profile("short")
 
-# After the environment is set: this imports jax.
+# After the environment is set: these import jax.
+import jax  # noqa: E402
 from training_fixtures import evaluated, tiny  # noqa: E402, F401

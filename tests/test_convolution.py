@@ -17,6 +17,8 @@ from seanet_jax.config import TrainConfig
 from seanet_jax.convolution import CONV_METHODS, _fastest_method, conv2d
 from seanet_jax.models import SEANetConfig
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 # Relative root-mean-square errors in float32, two to three times the largest measured.
 BOUNDS = {"lax": 2e-6, "patches": 2e-6, "winograd2": 2e-6, "winograd4": 1e-5, "auto": 1e-5}
 

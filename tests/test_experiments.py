@@ -30,7 +30,8 @@ def run(folder, script, *arguments, **environment):
     )
 
 
-def test_train_stop_and_resume(tmp_path):
+def test_train_stop_and_resume(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
     first = run(tmp_path, "digits.py", *QUICK, "--max-steps", "3", "--out", "run")
     assert first.returncode == 0, first.stderr
     assert "device: 1 x cpu" in first.stdout

@@ -15,6 +15,8 @@ from seanet_jax.models import SEANet, model_config
 from seanet_jax.recipes import cross_entropy, optimizer
 from seanet_jax.step import split_model
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
@@ -55,7 +57,7 @@ class Network:
         self.dtype, self.bounds = dtype, BOUNDS[dtype, conv_method]
         config = model_config("seanet20", num_classes=self.classes, conv_method=conv_method)
         object.__setattr__(config, "dtype", dtype)  # float64 is for this test alone
-        model = SEANet(config, rngs=nnx.Rngs(0))
+        model = nnx.eval_shape(lambda: SEANet(config, rngs=nnx.Rngs(0)))
         reference.set_weights(model, self.golden, dtype)
         self.graphdef, self.params, self.batch_stats = split_model(model)
         model.eval()
@@ -63,8 +65,8 @@ class Network:
         self.gradient = jax.jit(jax.value_and_grad(self._loss, has_aux=True))
 
     def predict(self, x):
-        state = self.params, self.batch_stats
-        return jax.jit(lambda x: nnx.merge(self.eval_graphdef, *state)(x))(x)
+        # The weights as arguments: as constants they take long to compile.
+        return jax.jit(lambda *state: nnx.merge(self.eval_graphdef, *state)(x))(self.params, self.batch_stats)
 
     def batch(self, source=None):
         images, labels = reference.images_and_labels(self.classes, source)
