@@ -31,11 +31,14 @@ _SMALLER = {
     "experiments/compare.py": _TRAINING | {"--seeds": "1"},
     "experiments/ablate.py": _TRAINING | {"--seeds": "1", "--learning-rates": "0.1"},
     "benchmarks/inference.py": {"--models": "resnet20", "--batch-sizes": "2", "--rounds": "1", "--seconds": "0.01"},
-    "experiments/analyze.py": {"--images": "20", "--steps": "2"},
+    "experiments/analyze.py": {"--images": "20", "--steps": "1"},
+    "experiments/results.py": {},
 }
 _DROPPED = ("--require-gpu", "--distributed")
 # Programs that another test runs with these flags: here, that they have them.
 _RUN_ELSEWHERE = ("tests/kill_and_resume.py",)
+# Programs without flags that tests/test_examples.py runs: here, that they are there.
+_EXAMPLES = ("examples/flax_nnx.py", "examples/flax_linen.py", "examples/plain_jax.py")
 # The networks that a study compares where its command names none; where it names some, its last two.
 _MODELS = {"experiments/compare.py": ["senet20", "seanet20_small"]}
 
@@ -69,16 +72,22 @@ def small_preset(preset: SEANetConfig) -> SEANetConfig:
     return dataclasses.replace(preset, stage_sizes=(1,), widths=(16,), stem_width=4, reduction=8)
 
 
-def make_small() -> None:
-    """Presets and data sets."""
-    from seanet_jax import train
-    from seanet_jax.studies import ablate, compare
-
+def make_presets_small() -> None:
+    """Every one of them."""
     for name, preset in PRESETS.items():
         PRESETS[name] = small_preset(preset)
+
+
+def make_small() -> None:
+    """Presets, data sets and what studies measure."""
+    from seanet_jax import train
+    from seanet_jax.studies import ablate, compare, speed
+
+    make_presets_small()
     ablate.AXES = {"operation": {"sum": "base", "mean": "mean"}}
     ablate.VARIANTS = {name: ablate.VARIANTS[name] for name in ("base", "mean")}
     train.load = compare.load = small_dataset
+    speed._SECONDS_A_TURN = 0.0
 
 
 def main() -> None:
@@ -86,6 +95,8 @@ def main() -> None:
     program, *arguments = sys.argv[1:]
     if program == "-m" and arguments[0] == "pytest":
         # The tests that a document names are run with the others; here, that there are such tests.
+        if not arguments[1:]:
+            sys.exit()  # all of them: this is one
         command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-n0", *arguments[1:]]
         sys.exit(subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode)
     if program == "-m":
@@ -96,6 +107,8 @@ def main() -> None:
         make_small()
         runpy.run_module(name, run_name="__main__", alter_sys=True)
         return
+    if program in _EXAMPLES:
+        sys.exit(bool(arguments) or not Path(program).exists())
     # The program and its arguments are what it would start again, tuned.
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     sys.argv = [program, *smaller(program, arguments)]

@@ -117,7 +117,8 @@ def run(folder, block):
         command = ["bash", "-euo", "pipefail", "-c", block.code + "\nwait\n"]
     elif block.language == "python":
         strict = [] if "jax2onnx" in block.code else ["-W", "error"]  # that one warns of its own
-        command = [sys.executable, *strict, "-c", block.code]
+        small = "import documented\ndocumented.make_presets_small()\n" if "fit(" in block.code else ""
+        command = [sys.executable, *strict, "-c", small + block.code]
     else:
         return
     done = subprocess.run(
