@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import io
 import json
@@ -20,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_fixtures import read_points, records
+from training_fixtures import TINY_RUN, made_dataset, read_points, records, small
 
 from seanet_jax import train
 from seanet_jax.checkpoint import Checkpoints
+from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.interrupt import StoppedError, StopRequest
 from seanet_jax.loop import Loop, TrainingDivergedError
@@ -36,7 +38,9 @@ TESTS = Path(__file__).parent
 EXPERIMENT = TESTS.parent / "experiments" / "digits.py"
 
 
-def test_a_run_killed_again_and_again_equals_one_left_in_peace():
+def test_a_run_killed_again_and_again_equals_one_left_in_peace(monkeypatch):
+    # Here it is the steps that take long.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
     command = [sys.executable, "-W", "error", TESTS / "kill_and_resume.py", "--kills", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -44,6 +48,20 @@ def test_a_run_killed_again_and_again_equals_one_left_in_peace():
 
 
 # Being asked to stop
+
+
+@pytest.fixture(scope="module")
+def in_peace(tmp_path_factory):
+    """Trains what ``tiny`` makes, each run once; gives its config. It is to be read alone."""
+
+    @functools.cache
+    def run(**fields):
+        config = TrainConfig(out=tmp_path_factory.mktemp("peace") / "run", **(TINY_RUN | fields))
+        with small(made_dataset()):
+            fit(config)
+        return config
+
+    return run
 
 
 def assert_same_run(config, other):
@@ -98,9 +116,8 @@ PLACES = {
 
 
 @pytest.mark.parametrize(("place", "number"), [*((place, signal.SIGTERM) for place in PLACES), ("step", signal.SIGINT)])
-def test_a_run_asked_to_stop_saves_and_goes_on_from_there(tiny, monkeypatch, place, number):
-    whole, stopped = tiny("whole", checkpoint_steps=2), tiny("stopped", checkpoint_steps=2)
-    fit(whole)
+def test_a_run_asked_to_stop_saves_and_goes_on_from_there(tiny, in_peace, monkeypatch, place, number):
+    whole, stopped = in_peace(checkpoint_steps=2), tiny("stopped", checkpoint_steps=2)
     with monkeypatch.context() as patch:
         raise_at(patch, PLACES[place][:2], PLACES[place][2], number)
         with pytest.raises(
@@ -312,9 +329,8 @@ def test_nothing_in_a_checkpoint_is_executed(saved, tmp_path, capfd):
     assert (tmp_path / "trace").exists()  # the attack works where a pickle is read
 
 
-def test_a_run_goes_on_from_before_the_damage(tiny, capfd):
-    whole, damaged = tiny("whole"), tiny("damaged", epochs=2)
-    fit(whole)
+def test_a_run_goes_on_from_before_the_damage(tiny, in_peace, capfd):
+    whole, damaged = in_peace(), tiny("damaged", epochs=2)
     fit(damaged)
     for kind in ("latest", "best"):
         shutil.rmtree(damaged.out / "checkpoints" / kind / "10" / "state", ignore_errors=True)
@@ -389,10 +405,9 @@ def curves_under(limit, monkeypatch):
     ],
 )
 def test_a_full_disk_is_a_clear_error_and_the_checkpoints_before_it_stay(
-    tiny, monkeypatch, capfd, place, limit, what, left
+    tiny, in_peace, monkeypatch, capfd, place, limit, what, left
 ):
-    whole, full = tiny("whole"), tiny("full")
-    fit(whole)
+    whole, full = in_peace(), tiny("full")
     with monkeypatch.context() as patch:
         place(limit, patch)
         with pytest.raises(RunError, match=rf"{what} \(File too large\); .* --resume"):
@@ -511,9 +526,8 @@ def test_fewer_steps_than_were_done_are_refused(tiny, monkeypatch):
         fit(dataclasses.replace(config, max_steps=1, resume=True))
 
 
-def test_a_run_killed_before_it_wrote_anything_is_resumed_by_starting_it(tiny):
-    whole, killed = tiny("whole"), tiny("killed")
-    fit(whole)
+def test_a_run_killed_before_it_wrote_anything_is_resumed_by_starting_it(tiny, in_peace):
+    whole, killed = in_peace(), tiny("killed")
     killed.out.mkdir()
     (killed.out / "lock").touch()
     (killed.out / "config.json.tmp").write_text("{")
