@@ -23,7 +23,10 @@ def pytest_unconfigure(config):
 
 
 # Longest first, so that no process is left with one of these when the others have nothing to do any more.
-_LONGEST = ("documentation", "golden", "run_safety", "processes", "experiments", "many_devices", "convolution")
+_LONGEST = (
+    *("documentation", "run_safety", "processes", "golden", "experiments", "many_devices", "study_command"),
+    *("convolution", "train", "claims", "fuzz"),
+)
 
 
 def pytest_collection_modifyitems(items):
