@@ -85,7 +85,9 @@ _WINOGRAD4 = _Winograd(
 _WINOGRADS = {"winograd2": _WINOGRAD2, "winograd4": _WINOGRAD4}
 
 
-def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMethod = "auto") -> jax.Array:
+def conv2d(
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, groups: int = 1, method: ConvMethod = "auto"
+) -> jax.Array:
     """2-D cross-correlation with an odd square kernel, padded by half of it on every side (as PyTorch pads).
 
     XLA's "SAME" pads asymmetrically when the stride is 2 and gives other numbers; this does not.
@@ -94,12 +96,16 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMeth
 
     * "lax": ``lax.conv_general_dilated`` and JAX's derivatives of it, all of them; for any device and dtype.
     * "patches": as "lax", but the weight gradient is the matrix product of the input's patches with the output's
-      gradient, and a 1x1 convolution is a matrix product altogether.
+      gradient, and a convolution of 1x1, or of more than 3x3, is a matrix product altogether. So is one of groups, a
+      product for each group.
     * "winograd2", "winograd4": Winograd's F(2x2, 3x3) and F(4x4, 3x3), for float32, 3x3 kernels, stride 1, and
       height and width divisible by 2 or 4.
     * "auto": what is fastest. On a CPU (``jax.default_backend()`` when the function is traced) in float32,
       "winograd4" where it is possible and pays, else "patches"; otherwise "lax". Where the batch size is symbolic
       (``jax.export``), each platform gets its own when the function is lowered, a CPU that of a large batch.
+
+    Groups of few channels are, but for "lax", one convolution with a kernel that is zero between groups: on a CPU,
+    XLA's own convolution of groups is slower than all these zeros.
 
     "patches" and both "winograd" methods define their own gradient (``jax.custom_vjp``): reverse mode, once. For
     ``jax.jvp``, ``jax.jacfwd`` or derivatives of derivatives use "lax".
@@ -110,35 +116,45 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMeth
 
     Args:
         x: ``[N, H, W, C]``.
-        kernel: ``[k, k, C, F]`` with k odd; cast to x's dtype.
+        kernel: ``[k, k, C / groups, F]`` with k odd; cast to x's dtype.
         stride: step in both spatial directions.
+        groups: of adjacent channels, as many of the output as of the input, each computed from its own alone.
         method: how it is computed.
 
     Returns:
         ``[N, ceil(H / stride), ceil(W / stride), F]``, of x's dtype.
 
     Raises:
-        InputError: x is not a floating-point map, the ranks or channels do not fit, something is empty, the kernel is
-          not odd and square, the stride is not a positive integer, the method is unknown or cannot compute this.
+        InputError: x is not a floating-point map, the ranks, channels or groups do not fit, something is empty, the
+          kernel is not odd and square, the stride is not a positive integer, the method is unknown or cannot compute
+          this.
     """
     if method not in CONV_METHODS:
         raise InputError(f"conv2d: method is {method!r}; it must be one of {', '.join(CONV_METHODS)}")
-    if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2]:
-        raise InputError(f"conv2d: x {x.shape} and kernel {kernel.shape} must be [N, H, W, C] and [k, k, C, F]")
+    demand_positive_integers("conv2d", stride=stride, groups=groups)
+    if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != groups * kernel.shape[2] or kernel.shape[3] % groups:
+        raise InputError(
+            f"conv2d: x {x.shape} and kernel {kernel.shape} must be [N, H, W, C] and [k, k, C, F]"
+            + (f", here [k, k, C / {groups}, F] with F divisible by {groups}" if groups > 1 else "")
+        )
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"conv2d: x is {x.dtype}; it must be floating point")
     if 0 in x.shape or 0 in kernel.shape:
         raise InputError(f"conv2d: x {x.shape} and kernel {kernel.shape} must not be empty")
-    demand_positive_integers("conv2d", stride=stride)
     size = kernel.shape[0]
     if size != kernel.shape[1] or size % 2 == 0:
         raise InputError(f"conv2d: the kernel is {kernel.shape[0]}x{kernel.shape[1]}; it must be square and odd")
     kernel = kernel.astype(x.dtype)
     if method == "auto":
         if export.is_symbolic_dim(x.shape[0]):
-            on_cpu = partial(conv2d, stride=stride, method=_fastest_on_cpu(x, kernel, stride))
-            return lax.platform_dependent(x, kernel, cpu=on_cpu, default=partial(_conv_lax, stride=stride))
-        method = _fastest_method(x, kernel, stride)
+            on_cpu = partial(conv2d, stride=stride, groups=groups, method=_fastest_on_cpu(x, kernel, stride, groups))
+            elsewhere = partial(_conv_lax, stride=stride, groups=groups)
+            return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
+        method = _fastest_method(x, kernel, stride, groups)
+    if groups > 1 and method != "lax":
+        if method == "patches" and _groups_are_wide(kernel, groups):
+            return _conv_groups(x, kernel, stride, groups)
+        kernel, groups = _block_diagonal(kernel, groups), 1
     if method in _WINOGRADS:
         matrices = _WINOGRADS[method]
         obstacle = _winograd_obstacle(x, kernel, stride, matrices)
@@ -146,23 +162,64 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMeth
             raise InputError(f"conv2d: method {method!r} {obstacle}")
         return _conv_winograd(x, kernel, matrices)
     if method == "patches":
-        return _conv_1x1(x, kernel, stride) if size == 1 else _conv_patches(x, kernel, stride)
-    return _conv_lax(x, kernel, stride)
+        if size == 1:
+            return _conv_1x1(x, kernel, stride)
+        return _conv_patches(x, kernel, stride) if size == 3 else _conv_products(x, kernel, stride)
+    return _conv_lax(x, kernel, stride, groups)
+
+
+def conv_transpose2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMethod = "auto") -> jax.Array:
+    """The transpose of ``conv2d`` of the same stride, for maps that it does not round up: it multiplies their size.
+
+    PyTorch's transposed convolution with half the kernel as padding and ``stride - 1`` as output padding: zeros are
+    laid between the pixels, and the result is convolved with the kernel turned by 180 degrees.
+
+    Args:
+        x: ``[N, H, W, C]``.
+        kernel: ``[k, k, C, F]`` with k odd; cast to x's dtype.
+        stride: factor of the size in both spatial directions.
+        method: see ``conv2d``.
+
+    Returns:
+        ``[N, stride * H, stride * W, F]``, of x's dtype.
+
+    Raises:
+        InputError: as ``conv2d``.
+    """
+    demand_positive_integers("conv_transpose2d", stride=stride)
+    if x.ndim != 4 or kernel.ndim != 4:
+        raise InputError(
+            f"conv_transpose2d: x {x.shape} and kernel {kernel.shape} must be [N, H, W, C] and [k, k, C, F]"
+        )
+    between = (0, stride - 1, stride - 1)
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), between, between, (0, 0, 0)))
+    return conv2d(x, kernel[::-1, ::-1], method=method)
 
 
 # Where Winograd's method pays on a CPU, measured on two x86-64 cores. Below 16 channels transforming the tiles costs
 # more than it saves; below 64 tiles (one image of 32x32, 16 of 8x8) transforming the kernel does.
 _WINOGRAD_MIN_CHANNELS = 16
 _WINOGRAD_MIN_TILES = 64
+# Channels of a group, in and out, above which a product for each group is faster than one with zeros between groups.
+_WIDE_GROUP = 4
 
 
-def _fastest_method(x: jax.Array, kernel: jax.Array, stride: int) -> ConvMethod:
+def _groups_are_wide(kernel: jax.Array, groups: int) -> bool:
+    return min(kernel.shape[2], kernel.shape[3] // groups) >= _WIDE_GROUP
+
+
+def _fastest_method(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> ConvMethod:
     """What "auto" means for this convolution, on the device JAX uses by default."""
-    return _fastest_on_cpu(x, kernel, stride) if jax.default_backend() == "cpu" else "lax"
+    return _fastest_on_cpu(x, kernel, stride, groups) if jax.default_backend() == "cpu" else "lax"
 
 
-def _fastest_on_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> ConvMethod:
+def _fastest_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> ConvMethod:
     """What "auto" means for this convolution on a CPU."""
+    if groups > 1:
+        # Not XLA's own in any dtype.
+        if x.dtype != jnp.float32 or _groups_are_wide(kernel, groups):
+            return "patches"
+        kernel = jax.eval_shape(partial(_block_diagonal, groups=groups), kernel)
     if x.dtype != jnp.float32:
         return "lax"
     batch, height, width, _ = x.shape
@@ -188,12 +245,34 @@ def _winograd_obstacle(x: jax.Array, kernel: jax.Array, stride: int, matrices: _
     return None
 
 
-def _conv_lax(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _conv_lax(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
     """XLA's own, with JAX's derivatives."""
     padding = (kernel.shape[0] // 2, kernel.shape[0] // 2)
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (stride, stride),
+        (padding, padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
+
+
+def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
+    """The kernel of groups as one of all channels, zero between them: ``[k, k, C / groups, F]`` to ``[k, k, C, F]``."""
+    height, width, inputs, outputs = kernel.shape
+    own = jnp.eye(groups, dtype=kernel.dtype)
+    blocks = kernel.reshape(height, width, 1, inputs, groups, outputs // groups) * own[:, None, :, None]
+    return blocks.reshape(height, width, groups * inputs, outputs)
+
+
+def _conv_groups(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
+    """A matrix product for each group; so are its gradients."""
+    size, _, inputs, outputs = kernel.shape
+    patches = _patches(x, size, stride)
+    pixels = patches.reshape(-1, size * size, groups, inputs)
+    kernels = kernel.reshape(size * size, inputs, groups, outputs // groups)
+    return jnp.einsum("tpgi,pigo->tgo", pixels, kernels).reshape(*patches.shape[:3], outputs)
 
 
 def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -226,6 +305,38 @@ def _conv_patches_backward(
 
 
 _conv_patches.defvjp(_conv_patches_forward, _conv_patches_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_products(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The product of the patches with the kernel; so are its gradients.
+
+    On a CPU XLA's own is slower by far where the kernel is larger than the map.
+    """
+    patches = _patches(x, kernel.shape[0], stride)
+    y = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return y.reshape(*patches.shape[:3], -1)
+
+
+def _conv_products_forward(
+    x: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    # Not the patches: they are size^2 times as large as x.
+    return _conv_products(x, kernel, stride), (x, kernel)
+
+
+def _conv_products_backward(
+    stride: int, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    patches, adjoint = jax.vjp(lambda x: _patches(x, kernel.shape[0], stride), x)
+    dy = dy.reshape(-1, dy.shape[-1])
+    dkernel = patches.reshape(-1, patches.shape[-1]).T @ dy
+    (dx,) = adjoint((dy @ kernel.reshape(-1, kernel.shape[-1]).T).reshape(patches.shape))
+    return dx, dkernel.reshape(kernel.shape)
+
+
+_conv_products.defvjp(_conv_products_forward, _conv_products_backward)
 
 
 def _patches(x: jax.Array, size: int, stride: int) -> jax.Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from seanet_jax.convolution import conv2d as conv2d
+from seanet_jax.convolution import conv_transpose2d as conv_transpose2d
 from seanet_jax.errors import InputError, is_integer
 
 AggregateOp = Literal["sum", "mean", "max"]

@@ -63,18 +63,22 @@ class Linear(nnx.Linear):
 
 
 class Conv(nnx.Module):
-    """A convolution without bias: ``functional.conv2d`` with its kernel.
+    """A convolution: ``functional.conv2d`` with its kernel, and a bias where it has one.
 
     Args:
         in_channels: channels of the input ``[N, H, W, in_channels]``.
         out_channels: channels of the output ``[N, ceil(H / stride), ceil(W / stride), out_channels]``.
         kernel_size: odd side length of the square kernel.
         stride: step in both directions.
+        groups: see ``functional.conv2d``.
+        bias_init: initial values of a bias; None leaves it out.
+        kernel_init: initial values of the kernel, by default Kaiming-normal over the fan-in (He et al., 2015).
         method: how it is computed; see ``functional.conv2d``.
         rngs: source of the initial parameters.
 
     Raises:
-        InputError: a size is not a positive integer, the kernel's is even, or the method is unknown.
+        InputError: a size is not a positive integer, the kernel's is even, the groups do not divide the channels, or
+          the method is unknown.
     """
 
     def __init__(
@@ -84,24 +88,55 @@ class Conv(nnx.Module):
         kernel_size: int,
         *,
         stride: int = 1,
+        groups: int = 1,
+        bias_init: nnx.Initializer | None = None,
+        kernel_init: nnx.Initializer = _conv_init,
         method: ConvMethod = "auto",
         rngs: nnx.Rngs,
     ):
         demand_positive_integers(
-            "Conv", in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride
+            "Conv",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            groups=groups,
         )
         if kernel_size % 2 == 0:
             raise InputError(f"Conv: kernel_size is {kernel_size}; it must be odd")
+        if in_channels % groups or out_channels % groups:
+            raise InputError(
+                f"Conv: groups is {groups}; it must divide the {in_channels} channels of the input and the "
+                f"{out_channels} of the output"
+            )
         if method not in CONV_METHODS:
             raise InputError(f"Conv: method is {method!r}; it must be one of {', '.join(CONV_METHODS)}")
-        shape = (kernel_size, kernel_size, in_channels, out_channels)
-        self.kernel = nnx.Param(_conv_init(rngs.params(), shape, jnp.float32))
+        shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
+        self.bias = None if bias_init is None else nnx.Param(bias_init(rngs.params(), (out_channels,), jnp.float32))
         self.stride = stride
+        self.groups = groups
         self.method: ConvMethod = method
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
-        return functional.conv2d(x, self.kernel[...], stride=self.stride, method=self.method)
+        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``, of x's dtype."""
+        y = functional.conv2d(x, self.kernel[...], stride=self.stride, groups=self.groups, method=self.method)
+        return self._with_bias(y)
+
+    def _with_bias(self, y: jax.Array) -> jax.Array:
+        return y if self.bias is None else (y + self.bias[...]).astype(y.dtype)
+
+
+class ConvTranspose(Conv):
+    """A transposed convolution: ``functional.conv_transpose2d`` with its kernel, and a bias where it has one.
+
+    Args and errors are those of ``Conv``, but for ``groups``.
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[N, H, W, in_channels]`` to ``[N, stride * H, stride * W, out_channels]``, of x's dtype."""
+        y = functional.conv_transpose2d(x, self.kernel[...], stride=self.stride, method=self.method)
+        return self._with_bias(y)
 
 
 class BatchNorm(nnx.Module):
@@ -282,6 +317,13 @@ class ResidualBlock(nnx.Module):
         self.shortcut_bn = (
             BatchNorm(self.out_channels, groups=batch_groups) if projected and not preactivation else None
         )
+
+    @property
+    def folds(self) -> Sequence[tuple[str, str]]:
+        """Convolutions, each with the normalisation of its result; see ``seanet_jax.fold``."""
+        if self.preactivation:
+            return (("conv1", "bn2"),)
+        return ("conv1", "bn1"), ("conv2", "bn2"), ("shortcut", "shortcut_bn")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""

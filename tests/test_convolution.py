@@ -41,7 +41,9 @@ SHAPES = [
     (2, 7, 9, 8, 16, 3, 2),
     (2, 7, 9, 8, 16, 1, 2),
     (1, 4, 4, 1, 1, 3, 1),  # a single tile
-    (2, 9, 8, 4, 6, 5, 1),  # a kernel no network uses
+    (2, 9, 8, 4, 6, 5, 1),
+    (2, 8, 8, 12, 10, 7, 2),  # an aide
+    (2, 4, 4, 16, 12, 5, 1),  # a kernel larger than the map
 ]
 
 
@@ -68,9 +70,14 @@ def example(shape, seed=0):
 
 @functools.cache
 def reference(shape):
+    return in_numpy(*example(shape), shape[-1])
+
+
+def in_numpy(x, kernel, dy, stride):
     """The convolution and its gradients, in float64, one kernel element at a time."""
-    _, height, width, _, _, size, stride = shape
-    x, kernel, dy = (a.astype(np.float64) for a in example(shape))
+    x, kernel, dy = (a.astype(np.float64) for a in (x, kernel, dy))
+    _, height, width, _ = x.shape
+    size = kernel.shape[0]
     half = size // 2
     padded = np.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
     y, dpadded, dkernel = np.zeros_like(dy), np.zeros_like(padded), np.zeros_like(kernel)
@@ -105,6 +112,83 @@ def test_value_and_both_gradients(shape):
         for name, actual, expected in zip(("y", "dx", "dkernel"), results, reference(shape), strict=True):
             assert actual.shape == expected.shape and actual.dtype == jnp.float32
             assert relative_error(actual, expected) < BOUNDS[method], (method, name)
+
+
+# (batch, height, width, channels in, channels out, kernel size, stride), groups: narrow and wide ones.
+GROUPED = [
+    ((2, 8, 8, 32, 64, 3, 1), 32),
+    ((2, 8, 8, 64, 64, 1, 1), 8),
+    ((2, 9, 7, 16, 24, 3, 2), 4),
+    ((2, 8, 8, 16, 4, 3, 1), 4),
+    ((2, 5, 6, 8, 12, 5, 1), 2),
+]
+
+
+@pytest.mark.parametrize(("shape", "groups"), GROUPED, ids=str)
+def test_groups_are_convolutions_of_their_own(shape, groups):
+    x, kernel, dy = example(shape)
+    kernel = kernel[:, :, : shape[3] // groups]
+    parts = [np.split(array, groups, -1) for array in (x, kernel, dy)]
+    found = zip(*(in_numpy(*part, shape[-1]) for part in zip(*parts, strict=True)), strict=True)
+    expected = [np.concatenate(arrays, -1) for arrays in found]
+    for method in methods_for(shape):
+        y, vjp = jax.vjp(lambda x, k, m=method: conv2d(x, k, stride=shape[-1], groups=groups, method=m), x, kernel)
+        for name, actual, right in zip(("y", "dx", "dkernel"), (y, *vjp(dy)), expected, strict=True):
+            assert actual.shape == right.shape and actual.dtype == jnp.float32
+            assert relative_error(actual, right) < BOUNDS[method], (method, name)
+
+
+def test_groups_on_a_cpu_are_never_xlas():
+    def groups_of_xla(method, dtype, groups):
+        kernel = jnp.ones((3, 3, 64 // groups, 64))
+        made = jax.make_jaxpr(lambda x: conv2d(x, kernel, groups=groups, method=method))(jnp.ones((2, 8, 8, 64), dtype))
+        return set(re.findall(r"feature_group_count=(\d+)", str(made)))
+
+    for dtype in (jnp.float32, jnp.bfloat16):
+        assert groups_of_xla("auto", dtype, 32) <= {"1"}
+        assert groups_of_xla("auto", dtype, 8) == set()
+        assert groups_of_xla("lax", dtype, 32) == {"32"}
+
+
+def test_groups_of_a_batch_of_any_size_are_exported():
+    (batch,) = export.symbolic_shape("batch")
+    kernel = jnp.asarray(example((1, 8, 8, 8, 32, 3, 1))[1][:, :, :1])
+    function = jax.jit(lambda x: conv2d(x, kernel, groups=8))
+    artifact = export.export(function, platforms=("cpu", "cuda"))(jax.ShapeDtypeStruct((batch, 8, 8, 8), jnp.float32))
+    x = example((3, 8, 8, 8, 32, 3, 1))[0]
+    np.testing.assert_allclose(artifact.call(x), conv2d(x, kernel, groups=8, method="lax"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("groups", "kernel"), [(0, (3, 3, 4, 8)), (3, (3, 3, 4, 8)), (2, (3, 3, 4, 8)), (2, (3, 3, 2, 7))]
+)
+def test_groups_that_do_not_fit_are_named(groups, kernel):
+    words = "groups is 0; it must be" if not groups else rf"\[k, k, C / {groups}, F\] with F divisible by {groups}"
+    with pytest.raises(InputError, match=words):
+        conv2d(jnp.ones((1, 4, 4, 4)), jnp.ones(kernel), groups=groups)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("method", ["lax", "patches", "auto"])
+def test_the_transposed_convolution_is_the_transpose(stride, method):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(2, 4, 6, 5)), jnp.float32)
+    kernel = jnp.asarray(random.normal(size=(3, 3, 5, 7)), jnp.float32)
+    found = functional.conv_transpose2d(x, kernel, stride=stride, method=method)
+    assert found.shape == (2, 4 * stride, 6 * stride, 7) and found.dtype == jnp.float32
+    back = jax.linear_transpose(lambda y: conv2d(y, kernel.swapaxes(2, 3), stride=stride, method="lax"), found)
+    np.testing.assert_allclose(found, back(x)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_transposed_is_named():
+    for x, kernel, stride, words in (
+        ((4, 4, 5), (3, 3, 5, 7), 1, r"conv_transpose2d: x \(4, 4, 5\)"),
+        ((1, 4, 4, 5), (3, 3, 4, 7), 1, "must be"),
+        ((1, 4, 4, 5), (3, 3, 5, 7), 0, "stride is 0"),
+        ((1, 4, 4, 5), (2, 2, 5, 7), 1, "square and odd"),
+    ):
+        with pytest.raises(InputError, match=words):
+            functional.conv_transpose2d(jnp.ones(x), jnp.ones(kernel), stride=stride)
 
 
 small = st.integers(1, 3)

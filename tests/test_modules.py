@@ -10,7 +10,7 @@ from flax import nnx
 
 from seanet_jax import Aggregate, InputError, ResidualBlock, SqueezeExcite
 from seanet_jax.functional import AGGREGATE_OPS
-from seanet_jax.modules import BatchNorm, Conv, Linear
+from seanet_jax.modules import BatchNorm, Conv, ConvTranspose, Linear
 
 
 def normal(seed, *shape):
@@ -428,3 +428,35 @@ def test_preactivated_block_adds_the_raw_input_where_the_shortcut_is_the_identit
 def test_residual_block_rejects_a_width_it_cannot_aggregate():
     with pytest.raises(InputError, match="width is 6; it must be divisible by the factor 4"):
         ResidualBlock(4, 6, aggregate=Aggregate(4), rngs=nnx.Rngs(0))
+
+
+# Convolutions with groups, a bias, another initialisation, or transposed
+
+
+def test_a_bias_and_groups_are_those_that_were_asked_for():
+    ones = jax.nn.initializers.ones
+    conv = Conv(4, 6, 3, stride=2, groups=2, bias_init=ones, kernel_init=ones, rngs=nnx.Rngs(0))
+    assert conv.kernel.shape == (3, 3, 2, 6) and conv.bias.shape == (6,)
+    y = conv(jnp.ones((1, 4, 4, 4)))
+    chex.assert_shape(y, (1, 2, 2, 6))
+    # Nine pixels of two channels, and the bias; four of the nine at the corner.
+    np.testing.assert_array_equal(y[0, 1, 1], np.full(6, 19))
+    np.testing.assert_array_equal(y[0, 0, 0], np.full(6, 9))
+    assert Conv(4, 6, 3, rngs=nnx.Rngs(0)).bias is None
+    assert conv(jnp.ones((1, 4, 4, 4), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_a_transposed_convolution_enlarges():
+    ones = jax.nn.initializers.ones
+    conv = ConvTranspose(2, 3, 3, stride=2, bias_init=ones, kernel_init=ones, rngs=nnx.Rngs(0))
+    y = conv(jnp.ones((1, 4, 5, 2)))
+    chex.assert_shape(y, (1, 8, 10, 3))
+    # A pixel of the result is reached by one, two or four of the input, of two channels each.
+    assert set(np.unique(y)) == {3, 5, 9}
+
+
+def test_groups_have_to_divide_the_channels():
+    with pytest.raises(
+        InputError, match="groups is 3; it must divide the 4 channels of the input and the 6 of the output"
+    ):
+        Conv(4, 6, 3, groups=3, rngs=nnx.Rngs(0))
