@@ -1,4 +1,4 @@
-"""What a trained network answers to images: logits, in batches of one shape."""
+"""What a trained network answers to images: scores, in batches of one shape."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,14 @@ from seanet_jax.trained import Trained
 
 
 class Classifier:
-    """The function from raw pixels to logits. Every batch has the same shape, so that it is compiled once.
+    """The function from raw pixels to scores. Every batch has the same shape, so that it is compiled once.
 
     Args:
         trained: a network, and what its images are.
         batch_size: images at a time; the last batch is filled up.
+
+    Attributes:
+        kind: of the scores.
 
     Raises:
         InputError: the network has other channels or classes than it is said to have, or the size cannot be.
@@ -34,14 +37,15 @@ class Classifier:
         self._images = images
         self._batch_size = batch_size
         graphdef, *self._state = split_model(trained.model)
-        self._logits = jax.jit(
+        self.kind = trained.model.config.scores
+        self._scores = jax.jit(
             lambda params, batch_stats, batch: nnx.merge(graphdef, params, batch_stats)(
                 normalize(batch, images.mean, images.std)
             )
         )
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Logits of any number of images.
+        """Scores of any number of images.
 
         Args:
             images: uint8 ``[N, H, W, C]``, of the size the network was trained on.
@@ -50,7 +54,7 @@ class Classifier:
             float32 ``[N, classes]``.
 
         Raises:
-            InputError: the images are others, or the logits are not finite.
+            InputError: the images are others, or the scores are not finite.
         """
         expected = (self._images.height, self._images.width, self._images.channels)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
@@ -63,8 +67,21 @@ class Classifier:
             batch = images[start : start + self._batch_size]
             filled = np.zeros((self._batch_size, *expected), np.uint8)
             filled[: len(batch)] = batch
-            found.append(np.asarray(self._logits(*self._state, jnp.asarray(filled)))[: len(batch)])
-        logits = np.concatenate(found)
-        if not np.isfinite(logits).all():
-            raise InputError("the network's logits are NaN or infinite; its weights are damaged, or were never good")
-        return logits
+            found.append(np.asarray(self._scores(*self._state, jnp.asarray(filled)))[: len(batch)])
+        scores = np.concatenate(found)
+        if not np.isfinite(scores).all():
+            raise InputError(
+                f"the network's {self.kind.name} are NaN or infinite; its weights are damaged, or were never good"
+            )
+        return scores
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """What the network takes the chance of each class to be; see ``seanet_jax.scores``.
+
+        Args:
+            scores: ``[N, classes]``, as a call gives them.
+
+        Returns:
+            float64 ``[N, classes]``.
+        """
+        return np.asarray(self.kind.probabilities(jnp.asarray(scores)), np.float64)

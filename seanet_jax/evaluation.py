@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from scipy.special import softmax
 
 from seanet_jax import measures, parallel, style
 from seanet_jax.answers import Classifier
@@ -25,6 +25,7 @@ from seanet_jax.models import weights
 from seanet_jax.printable import printable
 from seanet_jax.report import Quantity, curves_figure
 from seanet_jax.run_folder import Record, RunFolder, versions
+from seanet_jax.scores import Scores
 from seanet_jax.train import load_dataset
 from seanet_jax.trained import load
 
@@ -44,7 +45,7 @@ def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None,
         command: how this is to be run again.
 
     Returns:
-        The contents of ``evaluation.json``: accuracies are fractions, losses nats.
+        The contents of ``evaluation.json``: accuracies are fractions; ``loss_unit`` says what losses are.
 
     Raises:
         InputError: the folder is not that of a run, holds no such checkpoint or no finished epoch, or its images are
@@ -72,8 +73,8 @@ def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None,
             "give the folder that holds them with --data-dir"
         )
     names = trained.images.class_names
-    logits = Classifier(trained, min(config.eval_batch_size, len(dataset.test_images)))(dataset.test_images)
-    found = _measured(logits, dataset.test_labels, names)
+    classifier = Classifier(trained, min(config.eval_batch_size, len(dataset.test_images)))
+    found = _measured(classifier, dataset, names)
     about = {
         "dataset": config.dataset,
         "model": config.model,
@@ -85,7 +86,7 @@ def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None,
         "versions": versions(),
         "command": command,
     }
-    _write(run, about, records, config, dataset)
+    _write(run, about, records, config, dataset, classifier.kind)
     return about
 
 
@@ -97,20 +98,23 @@ def _of_records(records: Sequence[Record], step: int | None) -> dict[str, Any]:
     return {"epoch": record["epoch"], "recorded": {name: record[name] for name in ("test_accuracy", "test_loss")}}
 
 
-def _measured(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    probabilities = softmax(logits.astype(np.float64), axis=1)
-    confusion = measures.confusion_matrix(logits, labels)
+def _measured(classifier: Classifier, dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
+    scores, labels = classifier(dataset.test_images), dataset.test_labels
+    probabilities = classifier.probabilities(scores)
+    losses = np.asarray(classifier.kind.loss(jnp.asarray(scores), jnp.asarray(labels)), np.float64)
+    confusion = measures.confusion_matrix(scores, labels)
     found = measures.reliability(probabilities, labels, _BINS)
     wrong = measures.confidently_wrong(probabilities, labels, _MISTAKES)
-    answers = logits.argmax(1)
+    answers = scores.argmax(1)
     per_class = zip(names, confusion.sum(1).tolist(), measures.class_accuracies(confusion).tolist(), strict=True)
     bins = zip(found.images.tolist(), found.confidence.tolist(), found.accuracy.tolist(), strict=True)
     return {
         "images": len(labels),
-        "top_1_accuracy": measures.top_k_accuracy(logits, labels, 1),
+        "top_1_accuracy": measures.top_k_accuracy(scores, labels, 1),
         # Of five classes or fewer it says nothing.
-        "top_5_accuracy": measures.top_k_accuracy(logits, labels, 5) if len(names) > 5 else None,
-        "loss": measures.mean_cross_entropy(logits, labels),
+        "top_5_accuracy": measures.top_k_accuracy(scores, labels, 5) if len(names) > 5 else None,
+        "loss": float(losses.mean()),
+        "loss_unit": classifier.kind.loss_unit,
         "expected_calibration_error": measures.expected_calibration_error(found),
         "calibration": [
             {"above": m / _BINS, "images": count, "confidence": _number(mean), "accuracy": _number(accuracy)}
@@ -141,7 +145,14 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _write(run: RunFolder, about: dict[str, Any], records: list[Record], config: TrainConfig, dataset: Dataset) -> None:
+def _write(
+    run: RunFolder,
+    about: dict[str, Any],
+    records: list[Record],
+    config: TrainConfig,
+    dataset: Dataset,
+    kind: Scores,
+) -> None:
     """Everything is drawn before anything is written."""
     columns = ("images", "confidence", "accuracy")
     found = measures.Reliability(
@@ -162,7 +173,7 @@ def _write(run: RunFolder, about: dict[str, Any], records: list[Record], config:
     quantities: tuple[Quantity, ...] = ("loss", "accuracy")
     for quantity in quantities:
         # One at a time: side by side they could not be read on a phone.
-        figure = curves_figure(records, dataset=config.dataset, epochs=config.epochs, quantities=(quantity,))
+        figure = curves_figure(records, kind, dataset=config.dataset, epochs=config.epochs, quantities=(quantity,))
         drawn[quantity] = style.svg(figure)
     pictures = [_png(_picture(mistake, dataset)) for mistake in about["mistakes"]]
     files["report.html"] = html_report(about, records, saved, run.read_summary(), drawn, pictures)
@@ -214,11 +225,12 @@ def text(about: dict[str, Any]) -> str:
     if about["top_5_accuracy"] is not None:
         rows.append(("top-5 accuracy", f"{about['top_5_accuracy']:.2%}"))
     rows += [
-        ("loss", f"{about['loss']:.4f} nats"),
+        ("loss", f"{about['loss']:.4f} {about['loss_unit']}"),
         ("expected calibration error", f"{about['expected_calibration_error']:.2%} ({_BINS} bins)"),
     ]
     if recorded := about["recorded"]:
-        rows.append(("recorded by the run", f"{recorded['test_accuracy']:.2%}, {recorded['test_loss']:.4f} nats"))
+        words = f"{recorded['test_accuracy']:.2%}, {recorded['test_loss']:.4f} {about['loss_unit']}"
+        rows.append(("recorded by the run", words))
     ranked = sorted((row for row in about["classes"] if row["images"]), key=lambda row: -row["accuracy"])
     shown = min(_CLASSES_PRINTED, len(ranked) // 2)
     for name, some in (("best classes", ranked[:shown]), ("worst classes", ranked[::-1][:shown])):

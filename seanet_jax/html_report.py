@@ -106,7 +106,7 @@ def _tiles(about: Mapping[str, Any]) -> list[dict[str, str]]:
 
     tiles = [
         ("top-1 accuracy", f"{about['top_1_accuracy']:.2%}", note(recorded["test_accuracy"], "{:.2%}")),
-        ("loss (nats)", f"{about['loss']:.4f}", note(recorded["test_loss"], "{:.4f}")),
+        (f"loss ({about['loss_unit']})", f"{about['loss']:.4f}", note(recorded["test_loss"], "{:.4f}")),
         ("calibration error", f"{about['expected_calibration_error']:.2%}", "expected, 15 bins"),
         ("test images", f"{about['images']:,}", f"of {len(about['classes'])} classes"),
     ]

@@ -1,6 +1,6 @@
 """How good a classifier's answers are, and how well it knows: pure functions of arrays, in float64.
 
-Where logits are equal, the class that comes first is the answer, as in training.
+Where scores are equal, the class that comes first is the answer, as in training.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import log_softmax
 
 from seanet_jax.errors import InputError, is_integer
 
@@ -41,45 +40,31 @@ class Reliability(NamedTuple):
     accuracy: np.ndarray
 
 
-def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, k: int) -> float:
-    """The share of images whose label is among the k largest logits.
+def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int) -> float:
+    """The share of images whose label is among the k largest scores.
 
     Args:
-        logits: ``[N, classes]``.
+        scores: ``[N, classes]``.
         labels: integers ``[N]``, from 0.
         k: from 1 to the number of classes.
 
     Raises:
         InputError: an argument is otherwise.
     """
-    scores, truth = _checked(logits, labels)
-    if not is_integer(k, minimum=1) or k > scores.shape[1]:
-        raise InputError(f"top_k_accuracy: k is {k!r}; it must be from 1 to {scores.shape[1]}, the classes there are")
-    own = np.take_along_axis(scores, truth[:, None], 1)
-    earlier = np.arange(scores.shape[1]) < truth[:, None]
-    ahead = (scores > own) | ((scores == own) & earlier)
+    found, truth = _checked(scores, labels)
+    if not is_integer(k, minimum=1) or k > found.shape[1]:
+        raise InputError(f"top_k_accuracy: k is {k!r}; it must be from 1 to {found.shape[1]}, the classes there are")
+    own = np.take_along_axis(found, truth[:, None], 1)
+    earlier = np.arange(found.shape[1]) < truth[:, None]
+    ahead = (found > own) | ((found == own) & earlier)
     return float(np.mean(ahead.sum(1) < k))
 
 
-def mean_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Softmax cross entropy in nats, the mean over the images.
-
-    Args:
-        logits: ``[N, classes]``.
-        labels: integers ``[N]``, from 0.
-
-    Raises:
-        InputError: an argument is otherwise.
-    """
-    scores, truth = _checked(logits, labels)
-    return float(-np.take_along_axis(log_softmax(scores, axis=1), truth[:, None], 1).mean())
-
-
-def confusion_matrix(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
+def confusion_matrix(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
     """How many images of each class (row) were taken for each (column).
 
     Args:
-        logits: ``[N, classes]``.
+        scores: ``[N, classes]``.
         labels: integers ``[N]``, from 0.
 
     Returns:
@@ -88,9 +73,9 @@ def confusion_matrix(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
     Raises:
         InputError: an argument is otherwise.
     """
-    scores, truth = _checked(logits, labels)
-    classes = scores.shape[1]
-    return np.bincount(truth * classes + scores.argmax(1), minlength=classes**2).reshape(classes, classes)
+    found, truth = _checked(scores, labels)
+    classes = found.shape[1]
+    return np.bincount(truth * classes + found.argmax(1), minlength=classes**2).reshape(classes, classes)
 
 
 def class_accuracies(confusion: np.ndarray) -> np.ndarray:
@@ -124,7 +109,7 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
     The confidence of an answer is its class's probability.
 
     Args:
-        probabilities: ``[N, classes]``, each row with the sum 1.
+        probabilities: ``[N, classes]``, from 0 to 1: distributions, or of each class on its own.
         labels: integers ``[N]``, from 0.
         bins: M.
 
@@ -134,8 +119,8 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
     shares, truth = _checked(probabilities, labels)
     if not is_integer(bins, minimum=1):
         raise InputError(f"reliability: bins is {bins!r}; it must be a positive integer")
-    if shares.min() < 0 or not np.allclose(shares.sum(1), 1):
-        raise InputError("reliability: the probabilities are no distributions; each row must be of positives, sum 1")
+    if shares.min() < 0 or shares.max() > 1 + 1e-6:
+        raise InputError(f"reliability: the probabilities are {shares.min()}..{shares.max()}; they must be 0..1")
     confidences = shares.max(1)
     # Upper ends, so that a confidence at the border of two bins is in the lower one; the last is open to rounding.
     chosen = np.searchsorted(np.arange(1, bins) / bins, confidences, side="left")

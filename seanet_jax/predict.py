@@ -92,7 +92,6 @@ def _check_sheet(sheet: Path, paths: Sequence[Path]) -> None:
 def _answer(trained: "Trained", paths: Sequence[Path], top: int, with_pictures: bool) -> list[_Answer]:
     """Of every file, once all of them are read."""
     import numpy as np
-    from scipy.special import softmax
 
     from seanet_jax.answers import Classifier
     from seanet_jax.contact_sheet import SIDE
@@ -108,7 +107,7 @@ def _answer(trained: "Trained", paths: Sequence[Path], top: int, with_pictures: 
         pixels.append(to_pixels(image, trained.images))
         pictures.append(preview(image, trained.images, SIDE) if with_pictures else None)
     answers = []
-    rows = softmax(classifier(np.stack(pixels)).astype(np.float64), axis=-1)
+    rows = classifier.probabilities(classifier(np.stack(pixels)))
     for path, row, picture in zip(paths, rows, pictures, strict=True):
         likeliest = np.argsort(-row, kind="stable")[:top]
         answers.append(_Answer(path, [(names[index], float(row[index])) for index in likeliest], picture))

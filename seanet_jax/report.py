@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from seanet_jax import processes, style
 from seanet_jax.run_folder import Record
+from seanet_jax.scores import LOGITS, Scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 Quantity = Literal["loss", "accuracy"]
 
-# The axis of a quantity, and what is drawn of it.
+# The axis of a quantity, a loss's own where it is empty, and what is drawn of it.
 _SCALES: dict[Quantity, tuple[str, Callable[[float], float]]] = {
-    "loss": ("cross entropy (nats)", lambda value: value),
+    "loss": ("", lambda value: value),
     "accuracy": ("error (%)", lambda value: 100 * (1 - value)),
 }
 
@@ -90,7 +91,7 @@ class Progress:
 
         Args:
             step: optimiser steps done.
-            loss: mean over the epoch so far, in nats.
+            loss: mean over the epoch so far.
             accuracy: likewise, as a fraction.
         """
         before, self._step = self._step, step
@@ -197,28 +198,35 @@ def published_curves(dataset: str) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
-def draw_curves(records: list[Record], path: Path, *, title: str, dataset: str, epochs: int) -> None:
+def draw_curves(records: list[Record], path: Path, kind: Scores, *, title: str, dataset: str, epochs: int) -> None:
     """Writes the figure of loss and error over epochs; see ``curves_figure``.
 
     Args:
         records: of the run.
         path: of the PNG.
+        kind: of the network's scores.
         title: of the figure.
         dataset: of the run.
         epochs: of the run.
     """
-    made = curves_figure(records, dataset=dataset, epochs=epochs)
+    made = curves_figure(records, kind, dataset=dataset, epochs=epochs)
     made.suptitle(title, fontsize=11)
     made.savefig(path, dpi=150)
 
 
 def curves_figure(
-    records: list[Record], *, dataset: str, epochs: int, quantities: Sequence[Quantity] = ("loss", "accuracy")
+    records: list[Record],
+    kind: Scores,
+    *,
+    dataset: str,
+    epochs: int,
+    quantities: Sequence[Quantity] = ("loss", "accuracy"),
 ) -> "Figure":
-    """Quantities over epochs, a panel each, with the published run behind them where there is one.
+    """Quantities over epochs, a panel each, with the published run behind them where there is one to compare with.
 
     Args:
         records: of the run; at least one.
+        kind: of the network's scores.
         dataset: whose published curves to draw.
         epochs: the run's, the width of the picture.
         quantities: to draw; an accuracy is drawn as the error.
@@ -232,7 +240,8 @@ def curves_figure(
     panels = figure.subplots(1, len(quantities), squeeze=False).flat
     for axes, quantity in zip(panels, quantities, strict=True):
         label, scale = _SCALES[quantity]
-        if published:
+        # The published losses are cross entropies.
+        if published and (quantity == "accuracy" or kind == LOGITS):
             x = [row["epoch"] for row in published]
             for split, line in (("train", ":"), ("test", "-")):
                 y = [scale(row[f"{split}_{quantity}"]) for row in published]
@@ -250,7 +259,7 @@ def curves_figure(
             )
             if quantity == "accuracy" and split != "train":
                 axes.annotate(f"{y[-1]:.2f}", (x[-1], y[-1]), (4, 4), textcoords="offset points", color=colour)
-        _tidy(axes, label, epochs)
+        _tidy(axes, label or kind.loss_label, epochs)
     figure.axes[0].legend(frameon=False, fontsize=9)
     return figure
 

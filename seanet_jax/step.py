@@ -18,16 +18,16 @@ from jax.sharding import Mesh
 from seanet_jax import parallel
 from seanet_jax.data.augment import augment, normalize
 from seanet_jax.data.dataset import Dataset
-from seanet_jax.models import SEANet
-from seanet_jax.recipes import cross_entropy
+from seanet_jax.models import Network
+from seanet_jax.scores import Scores
 
 
 class Metrics(NamedTuple):
-    """Sums over the images seen; losses in nats.
+    """Sums over the images seen.
 
     Attributes:
-        loss_sum: float32 scalar, sum of the cross entropies.
-        num_correct: int32 scalar, images whose largest logit is their label's.
+        loss_sum: float32 scalar, sum of the losses of the images' scores, see ``seanet_jax.scores``.
+        num_correct: int32 scalar, images whose largest score is their label's.
         num_images: int32 scalar.
     """
 
@@ -40,13 +40,19 @@ class Metrics(NamedTuple):
         """No images seen."""
         return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
-    def add(self, logits: jax.Array, labels: jax.Array) -> "Metrics":
-        """Adds a batch; a label of -1 marks padding and does not count."""
+    def add(self, kind: Scores, scores: jax.Array, labels: jax.Array) -> "Metrics":
+        """Adds a batch; a label of -1 marks padding and does not count.
+
+        Args:
+            kind: of the scores.
+            scores: ``[N, classes]``.
+            labels: ``[N]``.
+        """
         real = labels >= 0
-        losses = cross_entropy(logits, jnp.maximum(labels, 0))
+        losses = kind.loss(scores, jnp.maximum(labels, 0))
         return Metrics(
             self.loss_sum + jnp.where(real, losses, 0).sum(),
-            self.num_correct + (real & (logits.argmax(-1) == labels)).sum(dtype=jnp.int32),
+            self.num_correct + (real & (scores.argmax(-1) == labels)).sum(dtype=jnp.int32),
             self.num_images + real.sum(dtype=jnp.int32),
         )
 
@@ -81,13 +87,13 @@ class Images(NamedTuple):
     labels: jax.Array
 
 
-def split_model(model: SEANet) -> tuple[nnx.GraphDef, Any, Any]:
+def split_model(model: Network) -> tuple[nnx.GraphDef, Any, Any]:
     """Structure, parameters and batch statistics of a model, the last two as nested dicts."""
     graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
-def create_state(model: SEANet, optimizer: optax.GradientTransformation) -> TrainState:
+def create_state(model: Network, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     _, params, batch_stats = split_model(model)
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), Metrics.zero())
@@ -111,7 +117,7 @@ TrainStep = Callable[[TrainState, Images, jax.Array, jax.Array], tuple[TrainStat
 
 
 def make_train_step(
-    model: SEANet,
+    model: Network,
     optimizer: optax.GradientTransformation,
     dataset: Dataset,
     mesh: Mesh,
@@ -134,14 +140,15 @@ def make_train_step(
     """
     model.train()
     graphdef, _, _ = split_model(model)
+    kind = model.config.scores
     steps_per_epoch = len(dataset.train_images) // batch_size
 
     def loss_fn(params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
         network = nnx.merge(graphdef, params, batch_stats)
-        logits = network(images)
-        chex.assert_shape(logits, (batch_size, dataset.num_classes))
+        scores, agreement = network.training_scores(images)
+        chex.assert_shape(scores, (batch_size, dataset.num_classes))
         new_stats = nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
-        return cross_entropy(logits, labels).mean(), (logits, new_stats)
+        return kind.loss(scores, labels).mean() + agreement, (scores, new_stats)
 
     def train_step(state: TrainState, train: Images, order: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
         position = state.step % steps_per_epoch
@@ -154,12 +161,12 @@ def make_train_step(
         images = normalize(images, dataset.mean, dataset.std)
 
         gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (_, (logits, batch_stats)), gradients = gradient_fn(state.params, state.batch_stats, images, labels)
+        (_, (scores, batch_stats)), gradients = gradient_fn(state.params, state.batch_stats, images, labels)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
         fresh = jax.tree.map(lambda total: jnp.where(position == 0, 0, total), state.metrics)
-        metrics = fresh.add(logits, labels)
+        metrics = fresh.add(kind, scores, labels)
         return TrainState(state.step + 1, params, batch_stats, opt_state, metrics), metrics
 
     return train_step
@@ -168,7 +175,7 @@ def make_train_step(
 EvalStep = Callable[[Metrics, Any, Any, Images], Metrics]
 
 
-def make_eval_step(model: SEANet, dataset: Dataset, mesh: Mesh) -> EvalStep:
+def make_eval_step(model: Network, dataset: Dataset, mesh: Mesh) -> EvalStep:
     """Builds ``eval_step(metrics, params, batch_stats, batch) -> metrics``: adds a batch of images.
 
     Args:
@@ -185,6 +192,6 @@ def make_eval_step(model: SEANet, dataset: Dataset, mesh: Mesh) -> EvalStep:
     def eval_step(metrics: Metrics, params: Any, batch_stats: Any, batch: Images) -> Metrics:
         images, labels = jax.lax.with_sharding_constraint(batch, parallel.split_batch(mesh))
         network = nnx.merge(graphdef, params, batch_stats)
-        return metrics.add(network(normalize(images, dataset.mean, dataset.std)), labels)
+        return metrics.add(model.config.scores, network(normalize(images, dataset.mean, dataset.std)), labels)
 
     return eval_step

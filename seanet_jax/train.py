@@ -182,7 +182,8 @@ def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
     if processes.is_first():
         title = f"{config.model} on {config.dataset}, {trainer.parameters:,} parameters, seed {config.seed}"
         with folder.writing(folder.curves):
-            draw_curves(records, folder.curves, title=title, dataset=config.dataset, epochs=config.epochs)
+            kind = trainer.model_config.scores
+            draw_curves(records, folder.curves, kind, title=title, dataset=config.dataset, epochs=config.epochs)
         folder.write_summary(summary)
     for name, record in (("last", last), (f"best on {summary['best_chosen_on']} images", best)):
         say(f"test accuracy {record['test_accuracy']:.2%} at epoch {record['epoch']:.4g} ({name})")

@@ -13,11 +13,13 @@ from matplotlib.image import imread
 from training_fixtures import NAMES, made_dataset, records, small
 
 from seanet_jax import evaluate as command
+from seanet_jax.answers import Classifier
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.evaluation import evaluate, text
 from seanet_jax.evaluation_figures import confusion_figure, reliability_figure
 from seanet_jax.measures import Reliability
 from seanet_jax.run_folder import RunFolder
+from seanet_jax.scores import LOGITS
 from seanet_jax.trained import load
 
 DATASET = dataclasses.replace(made_dataset(), class_names=NAMES)
@@ -96,9 +98,19 @@ def test_its_files_are_there(evaluated):
         assert min(imread(folder / f"{name}.png").shape[:2]) > 150
 
 
+class Answering(Classifier):
+    """Gives the same logits, whatever it is asked."""
+
+    def __init__(self, logits):
+        self.logits, self.kind = logits, LOGITS
+
+    def __call__(self, images):
+        return self.logits
+
+
 def test_a_network_without_mistakes_leaves_no_picture_of_some(copy, monkeypatch):
     right = np.eye(2, dtype=np.float32)[DATASET.test_labels] * 9
-    monkeypatch.setattr("seanet_jax.evaluation.Classifier", lambda *_: lambda images: right)
+    monkeypatch.setattr("seanet_jax.evaluation.Classifier", lambda *_: Answering(right))
     about = evaluate(copy)
     assert about["top_1_accuracy"] == 1 and about["mistakes"] == about["most_confused"] == []
     assert not (copy / "evaluation" / "mistakes.png").exists()
@@ -106,7 +118,7 @@ def test_a_network_without_mistakes_leaves_no_picture_of_some(copy, monkeypatch)
 
 
 def test_a_class_without_test_images_has_no_accuracy(copy, monkeypatch):
-    monkeypatch.setattr("seanet_jax.evaluation.Classifier", lambda *_: lambda images: np.zeros((23, 3), np.float32))
+    monkeypatch.setattr("seanet_jax.evaluation.Classifier", lambda *_: Answering(np.zeros((23, 3), np.float32)))
     spec = dataclasses.replace(DATASET.image_spec, class_names=(*NAMES, "unseen"))
     trained = dataclasses.replace(load(copy), images=spec)
     monkeypatch.setattr("seanet_jax.evaluation.load", lambda *_: trained)

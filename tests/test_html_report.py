@@ -44,7 +44,7 @@ def about_of(classes=2, names=None):
     names = names or [f"kind{number}" for number in range(classes)]
     return {
         **{"dataset": "made", "model": "tiny", "which": "latest", "step": 20, "epoch": 2, "recorded": None},
-        **{"images": 8, "top_1_accuracy": 0.5, "top_5_accuracy": None, "loss": 1.25},
+        **{"images": 8, "top_1_accuracy": 0.5, "top_5_accuracy": None, "loss": 1.25, "loss_unit": "nats"},
         "expected_calibration_error": 0.0625,
         "calibration": [
             {"above": 0, "images": 0, "confidence": None, "accuracy": None},

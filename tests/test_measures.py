@@ -32,7 +32,7 @@ def answer_of(row):
     return best
 
 
-# Accuracy and loss.
+# Accuracy.
 
 
 def test_top_k_by_hand():
@@ -48,21 +48,6 @@ def test_top_k_is_the_loops(made):
             ranking = sorted(range(len(row)), key=lambda index: (-row[index], index))
             right += label in ranking[:k]
         assert measures.top_k_accuracy(logits, labels, k) == right / len(labels)
-
-
-def test_cross_entropy_by_hand():
-    assert measures.mean_cross_entropy(LOGITS, LABELS) == pytest.approx(-math.log(0.7 * 0.3 * 0.4 * 0.4) / 4)
-    # exp(1000) is no number.
-    assert measures.mean_cross_entropy([[1000.0, 0.0]], [1]) == 1000
-
-
-@given(answers())
-def test_cross_entropy_is_the_loops(made):
-    logits, labels = made
-    total = 0.0
-    for row, label in zip(logits, labels, strict=True):
-        total += math.log(sum(math.exp(value) for value in row)) - row[label]
-    assert measures.mean_cross_entropy(logits, labels) == pytest.approx(total / len(labels), abs=1e-12)
 
 
 # Which classes are taken for which.
@@ -156,12 +141,13 @@ def test_mistakes_are_the_loops(made, count):
     ("call", "words"),
     [
         (lambda: measures.top_k_accuracy(LOGITS, LABELS, 4), "k is 4; it must be from 1 to 3"),
-        (lambda: measures.mean_cross_entropy(LOGITS * np.nan, LABELS), "must be finite numbers"),
-        (lambda: measures.mean_cross_entropy(LOGITS[0], LABELS), r"the answers are \[3\]"),
+        (lambda: measures.confusion_matrix(LOGITS * np.nan, LABELS), "must be finite numbers"),
+        (lambda: measures.confusion_matrix(LOGITS[0], LABELS), r"the answers are \[3\]"),
         (lambda: measures.confusion_matrix(LOGITS, LABELS[:2]), r"must be integers \[4\]"),
         (lambda: measures.confusion_matrix(LOGITS, LABELS / 1), "labels are float64"),
         (lambda: measures.confusion_matrix(LOGITS, LABELS - 1), r"labels are -1\.\.1; they must be 0\.\.2"),
-        (lambda: measures.reliability(LOGITS, LABELS), "no distributions"),
+        (lambda: measures.reliability(LOGITS - 1, LABELS), r"the probabilities are -\d.*; they must be 0\.\.1"),
+        (lambda: measures.reliability(LOGITS * 0 + 1.1, LABELS), r"the probabilities are 1\.1.*; they must be 0\.\.1"),
         (lambda: measures.reliability(softmax(LOGITS, axis=1), LABELS, 0), "bins is 0"),
     ],
 )

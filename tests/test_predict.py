@@ -135,7 +135,7 @@ def test_a_png_of_the_size_of_cifar_is_answered_exactly_as_its_array(tiny, tmp_p
         answers[which] = {answer["name"]: answer["probability"] for answer in found["answers"]}
         logits = Classifier(load(config.out, which), batch_size=1)(test[:1])
         probabilities = softmax(logits.astype(np.float64), axis=-1)[0]
-        assert answers[which] == dict(zip(("dark", "bright"), probabilities, strict=True))
+        assert answers[which] == pytest.approx(dict(zip(("dark", "bright"), probabilities, strict=True)), rel=1e-6)
     assert answers["best"] != answers["latest"]
 
 

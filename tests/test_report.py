@@ -5,6 +5,7 @@ from matplotlib.image import imread
 
 from seanet_jax import report
 from seanet_jax.report import Progress, draw_curves, format_duration, published_curves
+from seanet_jax.scores import LENGTHS, LOGITS
 
 
 def record(epoch, **more):
@@ -80,10 +81,20 @@ def test_curves_are_drawn_for_any_length(tmp_path, monkeypatch, dataset, epochs)
     drawn = []
     monkeypatch.setattr(report, "_tidy", lambda axes, *_: drawn.append([line.get_label() for line in axes.lines]))
     records = [record(epoch, val_loss=2.5, val_accuracy=0.45) for epoch in range(1, epochs + 1)]
-    draw_curves(records, tmp_path / "curves.png", title="a run", dataset=dataset, epochs=epochs)
+    draw_curves(records, tmp_path / "curves.png", LOGITS, title="a run", dataset=dataset, epochs=epochs)
     published = ["published SEANet-20, train", "published SEANet-20, test"] if dataset == "cifar100" else []
     assert drawn == [[*published, "train", "validation", "test"]] * 2
     assert imread(tmp_path / "curves.png").shape[0] > 400
+
+
+def test_a_margin_loss_is_not_drawn_over_published_cross_entropies(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        report, "_tidy", lambda axes, label, _: drawn.append((label, [line.get_label() for line in axes.lines]))
+    )
+    draw_curves([record(1)], tmp_path / "curves.png", LENGTHS, title="a run", dataset="cifar100", epochs=1)
+    published = ["published SEANet-20, train", "published SEANet-20, test"]
+    assert drawn == [("margin loss", ["train", "test"]), ("error (%)", [*published, "train", "test"])]
 
 
 def test_what_an_epoch_did_not_measure_is_left_out(tmp_path, monkeypatch):
@@ -93,5 +104,5 @@ def test_what_an_epoch_did_not_measure_is_left_out(tmp_path, monkeypatch):
     )
     first = {name: value for name, value in record(1).items() if not name.startswith("train")}
     for records in ([first], [first, record(2)]):
-        draw_curves(records, tmp_path / "curves.png", title="a run", dataset="digits", epochs=2)
+        draw_curves(records, tmp_path / "curves.png", LOGITS, title="a run", dataset="digits", epochs=2)
     assert drawn == 2 * [("test", 1)] + 2 * [("train", 2), ("test", 1, 2)]

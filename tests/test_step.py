@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import types
 
 import chex
 import jax
@@ -14,7 +15,8 @@ from seanet_jax.config import TrainConfig
 from seanet_jax.data.augment import augment, normalize
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.modules import BatchNorm
-from seanet_jax.recipes import cross_entropy, optimizer
+from seanet_jax.recipes import optimizer
+from seanet_jax.scores import LOGITS, cross_entropy
 from seanet_jax.step import (
     Images,
     Metrics,
@@ -46,7 +48,16 @@ def dataset(flip=True):
     )
 
 
-class Perceptron(nnx.Module):
+class Bare(nnx.Module):
+    """What a step needs of a network, its call excepted."""
+
+    config = types.SimpleNamespace(scores=LOGITS)
+
+    def training_scores(self, x):
+        return self(x), jnp.zeros(())
+
+
+class Perceptron(Bare):
     """A network with parameters and statistics that, unlike one with convolutions, compiles in no time."""
 
     def __init__(self):
@@ -99,7 +110,11 @@ jitted_train_step = functools.cache(train_step)
 def test_metrics_sum_losses_hits_and_images():
     logits = np.random.default_rng(0).normal(size=(6, CLASSES)).astype(np.float32)
     labels = np.array([0, 1, 2, 3, 4, 0], np.int32)
-    metrics = Metrics.zero().add(jnp.asarray(logits), jnp.asarray(labels)).add(jnp.asarray(logits), jnp.asarray(labels))
+    metrics = (
+        Metrics.zero()
+        .add(LOGITS, jnp.asarray(logits), jnp.asarray(labels))
+        .add(LOGITS, jnp.asarray(logits), jnp.asarray(labels))
+    )
     losses = np.log(np.exp(logits.astype(np.float64)).sum(1)) - logits[np.arange(6), labels]
     np.testing.assert_allclose(metrics.loss_sum, 2 * losses.sum(), rtol=1e-5)
     assert metrics.num_correct == 2 * (logits.argmax(1) == labels).sum()
@@ -111,16 +126,16 @@ def test_metrics_sum_losses_hits_and_images():
 def test_metrics_ignore_padding_whatever_its_logits():
     logits = np.random.default_rng(0).normal(size=(4, CLASSES)).astype(np.float32)
     labels = np.array([3, -1, 1, -1], np.int32)
-    real = Metrics.zero().add(jnp.asarray(logits[::2]), jnp.asarray(labels[::2]))
+    real = Metrics.zero().add(LOGITS, jnp.asarray(logits[::2]), jnp.asarray(labels[::2]))
     logits[1], logits[3] = np.inf, [9, 0, 0, 0, 0]
-    padded = Metrics.zero().add(jnp.asarray(logits), jnp.asarray(labels))
+    padded = Metrics.zero().add(LOGITS, jnp.asarray(logits), jnp.asarray(labels))
     np.testing.assert_allclose(padded.loss_sum, real.loss_sum, rtol=1e-6)
     assert padded.num_correct == real.num_correct
     assert padded.num_images == 2
 
 
 def test_metrics_of_padding_alone_are_zero():
-    metrics = Metrics.zero().add(jnp.ones((3, CLASSES)), jnp.full(3, -1))
+    metrics = Metrics.zero().add(LOGITS, jnp.ones((3, CLASSES)), jnp.full(3, -1))
     assert [float(value) for value in metrics] == [0, 0, 0]
 
 
@@ -164,7 +179,7 @@ def by_hand(kind="perceptron"):
         new_state = TrainState(
             state.step + 1, optax.apply_updates(state.params, updates), stats, opt_state, state.metrics
         )
-        return new_state, Metrics.zero().add(logits, labels)
+        return new_state, Metrics.zero().add(LOGITS, logits, labels)
 
     return step
 
@@ -222,7 +237,7 @@ def test_the_parameters_of_the_model_given_are_not_used():
     chex.assert_trees_all_close(result, jitted_train_step()(state, *arguments)[0], rtol=1e-6, atol=1e-7)
 
 
-class Recorder(nnx.Module):
+class Recorder(Bare):
     """Counts in its statistics how often it saw which image; an image's pixels are its number."""
 
     def __init__(self):
