@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from seanet_jax.errors import InputError
     from seanet_jax.functional import aggregate, squeeze_excite
     from seanet_jax.image_spec import ImageSpec
-    from seanet_jax.models import PRESETS, SEANet, SEANetConfig, create_model
+    from seanet_jax.models import PRESETS, EncapNet, EncapNetConfig, SEANet, SEANetConfig, create_model
     from seanet_jax.modules import Aggregate, ResidualBlock, SqueezeExcite
 
 __version__ = "0.1.0"
@@ -18,6 +18,8 @@ __version__ = "0.1.0"
 __all__ = [
     "PRESETS",
     "Aggregate",
+    "EncapNet",
+    "EncapNetConfig",
     "ImageSpec",
     "InputError",
     "ResidualBlock",
@@ -33,7 +35,7 @@ _HOMES = {
     "errors": ("InputError",),
     "functional": ("aggregate", "squeeze_excite"),
     "image_spec": ("ImageSpec",),
-    "models": ("PRESETS", "SEANet", "SEANetConfig", "create_model"),
+    "models": ("PRESETS", "EncapNet", "EncapNetConfig", "SEANet", "SEANetConfig", "create_model"),
     "modules": ("Aggregate", "ResidualBlock", "SqueezeExcite"),
 }
 

@@ -31,7 +31,7 @@ from flax import nnx
 
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.models import PRESETS, SEANet, SEANetConfig, weights
+from seanet_jax.models import PRESETS, Network, SEANet, SEANetConfig, build, from_pretrained, weights
 from seanet_jax.models.pytorch import (
     PyTorchCheckpoint,
     from_state_dict,
@@ -91,7 +91,7 @@ def write_run(
     if step >= 2**31:
         raise InputError(f"{epoch} epochs of {steps_per_epoch} steps are too many; steps are counted in 32 bits")
     model_config = config.model_config(len(images.class_names), in_channels=images.channels)
-    network = nnx.eval_shape(lambda: SEANet(model_config, rngs=nnx.Rngs(0)))
+    network = nnx.eval_shape(lambda: build(model_config, rngs=nnx.Rngs(0)))
     weights.set_arrays(network, weights.to_arrays(model), "the model")
     state = create_state(network, optimizer(config, steps_per_epoch))
     progress: dict[str, Any] = {"count": jnp.int32(step)}
@@ -151,7 +151,7 @@ def _write_run(command: "ConversionCommand") -> None:
         found = read_pytorch(source, command.aggregate_op or "sum")
     else:
         found = PyTorchCheckpoint(SEANet.from_pretrained(source), epoch=None, momentum=None)
-        _, _, images = weights.read_folder(source)
+        images = weights.read_folder(source).images
     dataset = _dataset(command.dataset, found.model.config, images, source)
     network = _preset(found.model.config, source)
     config = dataclasses.replace(command.recipe, dataset=dataset, out=target, **network)
@@ -172,7 +172,7 @@ def _write_file(command: "ConversionCommand", from_run: bool) -> None:
 
         model = load_model(command.source, command.which or "best")
     else:
-        model = SEANet.from_pretrained(command.source)
+        model = from_pretrained(command.source)
     arrays = state_dict(model)
     with _appearing(command.target) as path:
         write_pytorch(path, arrays)
@@ -296,8 +296,9 @@ def _preset(config: SEANetConfig, source: Path) -> dict[str, Any]:
         source: of the network, for the message.
     """
     fixed = ("stage_sizes", "widths", "stem_width", "preactivation")
+    presets = {name: preset for name, preset in PRESETS.items() if isinstance(preset, SEANetConfig)}
     fitting = []
-    for name, preset in PRESETS.items():
+    for name, preset in presets.items():
         if any(getattr(preset, field) != getattr(config, field) for field in fixed):
             continue
         compared = ["squeeze_excite", "aggregate_placement"]
@@ -314,7 +315,7 @@ def _preset(config: SEANetConfig, source: Path) -> dict[str, Any]:
         blocks = "pre-activated blocks" if config.preactivation else "blocks"
         raise InputError(
             f"{source} has stages of {config.stage_sizes} {blocks} of widths {config.widths} after a stem of "
-            f"{config.stem_width}; a run's must be those of one of {', '.join(PRESETS)}; {_KEEP_IT}"
+            f"{config.stem_width}; a run's must be those of one of {', '.join(presets)}; {_KEEP_IT}"
         )
     return min(fitting, key=len)
 
@@ -324,7 +325,7 @@ def _name(path: Any) -> str:
     return ".".join(str(entry.key) for entry in path)
 
 
-def _parameters(model: SEANet) -> str:
+def _parameters(model: Network) -> str:
     return f"{sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))):,}"
 
 

@@ -11,11 +11,11 @@
     report.html     likewise
     lock            held by the process that writes here
 
-Of several processes the first writes; the others only read. Accuracies are fractions, losses nats, times seconds.
+Of several processes the first writes; the others only read. Accuracies are fractions, times seconds, losses of the
+network's kind of scores (``seanet_jax.scores``): cross entropies in nats, or margin losses.
 """
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -32,7 +32,7 @@ from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import temporary_of, write_whole
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.models import SEANetConfig
+from seanet_jax.models import NetworkConfig, config_to_json
 
 Record = dict[str, Any]
 
@@ -193,7 +193,7 @@ class RunFolder:
     def open(
         self,
         config: TrainConfig,
-        model_config: SEANetConfig,
+        model_config: NetworkConfig,
         images: ImageSpec,
         data_sha256: str | None,
         step: int,
@@ -219,7 +219,7 @@ class RunFolder:
             resumed = [*saved["resumed"], {"step": step, "changed": changed}]
         about = {
             "config": config.to_json(),
-            "model_config": dataclasses.asdict(model_config),
+            "model_config": config_to_json(model_config),
             "images": images.to_json(),
             "data_sha256": data_sha256,
             "resumed": resumed,

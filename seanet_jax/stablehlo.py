@@ -1,7 +1,8 @@
 """A trained network as a StableHLO artifact: a file that JAX runs where neither this package nor Flax is installed.
 
-Normalisation of the images and softmax are part of it, the weights are constants in it, batch normalisation is folded
-into the convolutions. It computes in float32, with the convolutions of ``conv2d``'s "auto" for each platform.
+Normalisation of the images and what makes probabilities of scores are part of it, the weights are constants in it,
+batch normalisation is folded into the convolutions. It computes in float32, with the convolutions of ``conv2d``'s
+"auto" for each platform.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import write_whole
 from seanet_jax.fold import fold_batch_norm
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.models import SEANet, weights
+from seanet_jax.models import Network, build, weights
 from seanet_jax.run_folder import versions
 from seanet_jax.trained import Trained, load
 
@@ -64,7 +65,7 @@ def write(folder: Path, out: Path) -> str:
             f"the artifact's probabilities differ from the network's by up to {difference:.1e} of themselves, more "
             f"than {_TOLERANCE:.0e}; nothing was written"
         )
-    about = describe(exported, artifact, out.name, trained.images)
+    about = describe(exported, artifact, out.name, trained)
     about["verified"] = {"platform": "cpu", "batch_sizes": _BATCH_SIZES, "largest_relative_difference": difference}
     try:
         write_whole(out, artifact)
@@ -77,14 +78,15 @@ def write(folder: Path, out: Path) -> str:
     )
 
 
-def probabilities(model: SEANet, images: ImageSpec) -> Callable[[jax.Array], jax.Array]:
+def probabilities(model: Network, images: ImageSpec) -> Callable[[jax.Array], jax.Array]:
     """The function that an artifact is: uint8 images to probabilities.
 
     Args:
         model: in evaluation mode.
         images: how they are normalised.
     """
-    return lambda pixels: jax.nn.softmax(model(normalize(pixels, images.mean, images.std)))
+    made = model.config.scores.probabilities
+    return lambda pixels: made(model(normalize(pixels, images.mean, images.std)))
 
 
 def export_network(trained: Trained) -> export.Exported:
@@ -118,21 +120,23 @@ def largest_difference(artifact: bytes, trained: Trained) -> float:
     return max(float(np.abs(one / expected[: len(one)] - 1).max()) for one in found)
 
 
-def describe(exported: export.Exported, artifact: bytes, name: str, images: ImageSpec) -> dict[str, Any]:
+def describe(exported: export.Exported, artifact: bytes, name: str, trained: Trained) -> dict[str, Any]:
     """What stands in the JSON file beside an artifact.
 
     Args:
         exported: the network.
         artifact: the same, serialised.
         name: of the artifact's file.
-        images: what they are.
+        trained: the network, and its images.
     """
+    images = trained.images
+    what = "probabilities" if trained.model.config.scores.distribution else "probabilities, of each class on its own"
     size = (images.height, images.width, images.channels)
     return {
         "artifact": name,
         "sha256": hashlib.sha256(artifact).hexdigest(),
         "input": {"what": "images, channels last", "dtype": "uint8", "shape": ["batch", *size]},
-        "output": {"what": "probabilities", "dtype": "float32", "shape": ["batch", len(images.class_names)]},
+        "output": {"what": what, "dtype": "float32", "shape": ["batch", len(images.class_names)]},
         "classes": images.class_names,
         "platforms": exported.platforms,
         "calling_convention_version": exported.calling_convention_version,
@@ -149,10 +153,10 @@ def describe(exported: export.Exported, artifact: bytes, name: str, images: Imag
     }
 
 
-def _in_float32(model: SEANet) -> SEANet:
+def _in_float32(model: Network) -> Network:
     """The same weights, however the run they are from was computed."""
     config = dataclasses.replace(model.config, dtype="float32", conv_method="auto")
-    same = nnx.eval_shape(lambda: SEANet(config, rngs=nnx.Rngs(0)))
+    same = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
     weights.set_arrays(same, weights.to_arrays(model), "the network")
     same.eval()
     return same

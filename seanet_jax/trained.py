@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 from flax import nnx
@@ -11,7 +10,7 @@ from seanet_jax.checkpoint import Checkpoints
 from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.models import SEANet, SEANetConfig, weights
+from seanet_jax.models import Network, build, config_from_json, from_pretrained, weights
 from seanet_jax.recipes import optimizer
 from seanet_jax.run_folder import RunFolder
 from seanet_jax.step import TrainState, create_state
@@ -27,7 +26,7 @@ class Trained:
         step: optimiser steps it was trained for; None of pretrained weights, which do not say.
     """
 
-    model: SEANet
+    model: Network
     images: ImageSpec
     step: int | None = None
 
@@ -47,33 +46,32 @@ def load(folder: str | Path, which: str = "best") -> Trained:
         images = RunFolder(folder).read_images()
         model, step = _restore(folder, which)
         return Trained(model, images, step)
-    _, _, spec = weights.read_folder(folder)
+    spec = weights.read_folder(folder).images
     if spec is None:
         raise InputError(
             f"{folder} does not say how images are normalised and what the classes are; "
             "give save_pretrained an ImageSpec"
         )
-    return Trained(SEANet.from_pretrained(folder), spec)
+    return Trained(from_pretrained(folder), spec)
 
 
-def saved_network(run_folder: Path) -> tuple[SEANet, TrainState]:
+def saved_network(run_folder: Path) -> tuple[Network, TrainState]:
     """The network of a run without its weights, whose arrays are abstract, and the shapes and dtypes of its state.
 
     Raises:
         InputError: the folder is not that of a run.
     """
     config, model_config = RunFolder(run_folder).read_config()
-    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in model_config.items()}
-    sgd = optimizer(TrainConfig(**config), steps_per_epoch=1)
+    descent = optimizer(TrainConfig(**config), steps_per_epoch=1)
 
     # Drawing initial parameters, to no use, would take longer than reading the trained ones.
-    def network() -> SEANet:
-        return SEANet(SEANetConfig(**fields), rngs=nnx.Rngs(0))
+    def network() -> Network:
+        return build(config_from_json(model_config), rngs=nnx.Rngs(0))
 
-    return nnx.eval_shape(network), jax.eval_shape(lambda: create_state(network(), sgd))
+    return nnx.eval_shape(network), jax.eval_shape(lambda: create_state(network(), descent))
 
 
-def load_model(run_folder: str | Path, which: str = "best") -> SEANet:
+def load_model(run_folder: str | Path, which: str = "best") -> Network:
     """The trained network of a run, in evaluation mode. Of several processes all have to call it.
 
     Args:
@@ -86,7 +84,7 @@ def load_model(run_folder: str | Path, which: str = "best") -> SEANet:
     return _restore(Path(run_folder), which)[0]
 
 
-def _restore(run_folder: Path, which: str) -> tuple[SEANet, int]:
+def _restore(run_folder: Path, which: str) -> tuple[Network, int]:
     """The network, and the optimiser steps it was trained for."""
     if which not in ("best", "latest"):
         raise InputError(f"which is {which!r}; it must be best or latest")

@@ -14,7 +14,7 @@ from seanet_jax import parallel
 from seanet_jax.config import TrainConfig
 from seanet_jax.data import Dataset
 from seanet_jax.interrupt import StopRequest
-from seanet_jax.models import SEANet
+from seanet_jax.models import build
 from seanet_jax.recipes import learning_rate_schedule, optimizer
 from seanet_jax.step import (
     EvalStep,
@@ -29,7 +29,7 @@ from seanet_jax.step import (
 
 
 def loss_and_accuracy(metrics: Metrics) -> tuple[float, float]:
-    """Mean loss in nats and accuracy as a fraction; waits for the device."""
+    """Mean loss and accuracy as a fraction; waits for the device."""
     loss_sum, correct, images = jax.device_get(metrics)
     return float(loss_sum) / int(images), int(correct) / int(images)
 
@@ -57,7 +57,7 @@ class Evaluation:
         self._zero = jax.jit(Metrics.zero, out_shardings=parallel.replicated(mesh))
 
     def __call__(self, state: TrainState, stop: StopRequest) -> tuple[float, float] | None:
-        """Mean loss in nats and accuracy as a fraction; None if a request to stop came before the end."""
+        """Mean loss and accuracy as a fraction; None if a request to stop came before the end."""
         metrics = self._zero()
         for batch in self._batches:
             if stop.came():
@@ -105,12 +105,12 @@ class Trainer:
         self.model_config = config.model_config(
             dataset.num_classes, in_channels=dataset.train_images.shape[-1], devices=mesh.size
         )
-        sgd = optimizer(config, self.steps_per_epoch)
+        descent = optimizer(config, self.steps_per_epoch)
         # Jitted, because outside of jit every shape of parameters is compiled on its own.
         self._create_state = jax.jit(
-            lambda key: create_state(SEANet(self.model_config, rngs=nnx.Rngs(key)), sgd), out_shardings=placement
+            lambda key: create_state(build(self.model_config, rngs=nnx.Rngs(key)), descent), out_shardings=placement
         )
-        model = nnx.eval_shape(lambda: SEANet(self.model_config, rngs=nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda: build(self.model_config, rngs=nnx.Rngs(0)))
         self.all_finite = jax.jit(_all_finite)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
         self._num_images = len(dataset.train_images)
@@ -124,7 +124,9 @@ class Trainer:
         options = self.compiler_options
         jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=placement, compiler_options=options)
         self._train_step = jit(
-            make_train_step(model, sgd, dataset, mesh, batch_size=config.batch_size, use_augmentation=config.augment)
+            make_train_step(
+                model, descent, dataset, mesh, batch_size=config.batch_size, use_augmentation=config.augment
+            )
         )
         size = parallel.round_up(config.eval_batch_size, mesh)
         eval_step = jit(make_eval_step(model, dataset, mesh))

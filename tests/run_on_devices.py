@@ -11,12 +11,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import AxisType
 from training_fixtures import TINY, TINY_RUN, made_dataset
 
 from seanet_jax.checkpoint import Checkpoints
 from seanet_jax.config import TrainConfig
-from seanet_jax.models import PRESETS
+from seanet_jax.models import PRESETS, EncapNetConfig
+from seanet_jax.models.encapnet import Agreement
+from seanet_jax.parallel import split_batch
+from seanet_jax.step import split_model
 from seanet_jax.trainer import Trainer
 
 STEPS = 24
@@ -54,6 +58,21 @@ def difference(states, others):
     return max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-3)) for a, b in pairs)
 
 
+def agreement(devices, images=8):
+    """EncapNet++'s agreement of a batch divided among the devices, and its gradient."""
+    config = EncapNetConfig(widths=(4, 4, 8, 8), stem_width=4, groups=4)
+    module = Agreement(8, 4, stride=2, config=config, rngs=nnx.Rngs(0))
+    graphdef, params, batch_stats = split_model(module)
+    random = np.random.default_rng(0)
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    maps = [
+        jax.device_put(random.normal(size=(8, *shape)).astype(np.float32)[:images], split_batch(mesh))
+        for shape in ((8, 8, 8), (16, 16, 4))
+    ]
+    function = jax.jit(jax.value_and_grad(lambda p, maps: nnx.merge(graphdef, p, batch_stats)(*maps)))
+    return jax.device_get(function(params, maps))
+
+
 def resumed(folder, state, before, after):
     """Whether a state saved on some devices comes back bit for bit on others, and how the training goes on there."""
     # Placed as training leaves it.
@@ -83,6 +102,8 @@ def main():
     on_one = trajectory(new_trainer("tiny", 1, batch_size=8 * 4), steps=1)
     found["per device"] = difference(own, on_one)
     found["global"] = difference(shared, on_one)
+    found["agreement"] = difference(agreement(8), agreement(1))
+    found["agreement of parts"] = difference(agreement(1, images=4)[0], agreement(1)[0])
     with tempfile.TemporaryDirectory() as folder:
         for before, after in ((1, 8), (8, 1), (2, 4)):
             equal, continued = resumed(Path(folder) / f"{before}", states[before][STEPS // 2], before, after)

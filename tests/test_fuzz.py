@@ -15,15 +15,15 @@ from flax import nnx
 from hypothesis import given
 
 import seanet_jax
-from seanet_jax import functional
+from seanet_jax import capsules, functional, transport
 from seanet_jax.config import TrainConfig
 from seanet_jax.convolution import CONV_METHODS
 from seanet_jax.data import Dataset, load
 from seanet_jax.data.augment import augment, normalize
 from seanet_jax.errors import InputError
-from seanet_jax.models import SEANetConfig, model_config
-from seanet_jax.modules import Aggregate, BatchNorm, Conv, Linear, ResidualBlock, SqueezeExcite
-from seanet_jax.recipes import cross_entropy
+from seanet_jax.models import EncapNetConfig, SEANetConfig, build, model_config
+from seanet_jax.modules import Aggregate, BatchNorm, Conv, ConvTranspose, Linear, ResidualBlock, SqueezeExcite
+from seanet_jax.scores import cross_entropy, margin_loss
 from seanet_jax.trained import load_model
 
 
@@ -78,10 +78,14 @@ def test_squeeze_excite_of_nearly_fitting_kernels(shape, dtype, hidden, slip):
         assert functional.squeeze_excite(x, *operands).shape == x.shape
 
 
-@given(arrays, arrays, oddities, st.one_of(st.sampled_from(CONV_METHODS), oddities))
-def test_conv2d(x, kernel, stride, method):
+@given(arrays, arrays, oddities, oddities, st.one_of(st.sampled_from(CONV_METHODS), oddities))
+def test_conv2d(x, kernel, stride, groups, method):
     with works_or_says_why():
         functional.conv2d(x, kernel, stride=stride, method=method)
+    with works_or_says_why():
+        functional.conv2d(x, kernel, groups=groups)
+    with works_or_says_why():
+        functional.conv_transpose2d(x, kernel, stride=stride)
 
 
 @given(
@@ -111,9 +115,31 @@ def test_batch_norm(x, statistics):
 
 
 @given(arrays, arrays)
-def test_cross_entropy(logits, labels):
+def test_losses(scores, labels):
+    for loss in (cross_entropy, margin_loss):
+        with works_or_says_why():
+            assert loss(scores, labels).shape == scores.shape[:1]
+
+
+@given(arrays, arrays, oddities)
+def test_capsules(x, other, groups):
     with works_or_says_why():
-        assert cross_entropy(logits, labels).shape == logits.shape[:1]
+        assert capsules.squash(x, groups).shape == x.shape
+    with works_or_says_why():
+        assert capsules.scale_capsules(x, other).shape == x.shape
+    with works_or_says_why():
+        assert capsules.flatten_capsules(x, groups).ndim == 3
+    with works_or_says_why():
+        assert capsules.class_capsules(x, other).shape[::2] == (x.shape[0], x.shape[2])
+
+
+# A number that float32 has not is an overflow, of which NumPy warns.
+@given(arrays, arrays, oddities.filter(lambda value: not isinstance(value, float) or not abs(value) > 1e30))
+def test_transport(x, y, regularization):
+    with works_or_says_why():
+        assert transport.transport_cost(x, y, rounds=1).shape == ()
+    with works_or_says_why():
+        assert transport.sinkhorn(x, rounds=2, regularization=regularization).shape == x.shape
 
 
 @given(arrays, st.booleans(), st.lists(st.floats(0.1, 1), max_size=3), st.lists(st.floats(0.1, 1), max_size=3))
@@ -129,6 +155,8 @@ MODULES = {
     "SqueezeExcite": lambda size, other, flag, rngs: SqueezeExcite(size, other, rngs=rngs),
     "Linear": lambda size, other, flag, rngs: Linear(size, other, rngs=rngs),
     "Conv": lambda size, other, flag, rngs: Conv(size, 2, other, stride=flag + 1, rngs=rngs),
+    "Conv in groups": lambda size, other, flag, rngs: Conv(size, 4, 3, groups=other, stride=flag + 1, rngs=rngs),
+    "ConvTranspose": lambda size, other, flag, rngs: ConvTranspose(size, 2, other, stride=flag + 1, rngs=rngs),
     "BatchNorm": lambda size, other, flag, rngs: BatchNorm(size),
     "ResidualBlock": lambda size, other, flag, rngs: ResidualBlock(
         size, other, reduction=2, aggregate=Aggregate(2) if flag else None, preactivation=flag, rngs=rngs
@@ -157,15 +185,15 @@ def test_a_network(x):
         assert logits.shape == (x.shape[0], 2)
 
 
-@pytest.mark.parametrize("config", [SEANetConfig, TrainConfig])
+@pytest.mark.parametrize("config", [SEANetConfig, EncapNetConfig, TrainConfig])
 @given(st.data())
 def test_configs(config, data):
     field = data.draw(st.sampled_from([field.name for field in dataclasses.fields(config)]))
     value = data.draw(oddities)
     with works_or_says_why():
         made = config(**{field: value})
-        if config is SEANetConfig and sum(made.widths) < 2000:
-            nnx.eval_shape(lambda: seanet_jax.SEANet(made, rngs=nnx.Rngs(0)))
+        if config is not TrainConfig and sum(made.widths) < 2000:
+            nnx.eval_shape(lambda: build(made, rngs=nnx.Rngs(0)))
 
 
 @given(oddities, st.text(st.characters(exclude_categories=["C"]), max_size=4))

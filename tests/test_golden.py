@@ -12,7 +12,8 @@ from flax import nnx
 
 from seanet_jax.config import TrainConfig
 from seanet_jax.models import SEANet, model_config
-from seanet_jax.recipes import cross_entropy, optimizer
+from seanet_jax.recipes import optimizer
+from seanet_jax.scores import cross_entropy
 from seanet_jax.step import split_model
 
 pytestmark = pytest.mark.usefixtures("optimized")

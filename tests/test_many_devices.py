@@ -49,6 +49,11 @@ def test_two_four_and_eight_devices_train_as_one_does(found):
     assert found["movement"] > 1
 
 
+def test_an_agreement_is_of_all_devices_images_with_each_other(found):
+    assert found["agreement"] < 1e-3
+    assert found["agreement of parts"] > 0.01
+
+
 def test_batch_statistics_are_of_the_global_batch_unless_asked_for_each_device(found):
     assert found["global"] < 1e-5
     assert found["per device"] > 0.1

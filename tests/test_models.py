@@ -11,14 +11,14 @@ from flax import nnx
 
 from seanet_jax import PRESETS, InputError, SEANet, SEANetConfig, create_model
 from seanet_jax.functional import AGGREGATE_OPS
-from seanet_jax.models import model_config
+from seanet_jax.models import build, model_config
 
 TINY = SEANetConfig(stage_sizes=(1, 1), widths=(8, 8), stem_width=4, reduction=2)
 
 
 def abstract(config):
     """A network whose arrays have shapes but no values, which takes no compilation."""
-    return nnx.eval_shape(lambda: SEANet(config, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
 
 
 def run_abstract(model, *shape, dtype=jnp.float32):

@@ -72,7 +72,7 @@ def test_modules_import_one_way():
         ),
         *("loop", "trainer", "report", "run_folder", "checkpoint", "fold", "step", "recipes", "config", "interrupt"),
         *("processes", "parallel", "data", "contact_sheet", "image_file", "style", "models", "image_spec"),
-        *("files", "modules", "functional", "convolution", "printable", "errors"),
+        *("scores", "files", "transport", "capsules", "modules", "functional", "convolution", "printable", "errors"),
     ]
     package = ROOT / "seanet_jax"
     for path in package.rglob("*.py"):

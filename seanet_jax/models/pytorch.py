@@ -20,6 +20,7 @@ from seanet_jax.errors import InputError, is_integer
 from seanet_jax.files import write_whole
 from seanet_jax.functional import AggregateOp
 from seanet_jax.models import weights
+from seanet_jax.models.network import Network
 from seanet_jax.models.seanet import SEANet, SEANetConfig
 
 # PyTorch's names of a block's layers, in its order, and ours.
@@ -117,12 +118,16 @@ def from_state_dict(
     return model
 
 
-def state_dict(model: SEANet) -> dict[str, np.ndarray]:
+def state_dict(model: Network) -> dict[str, np.ndarray]:
     """A network's weights by PyTorch's names, in its order and layouts, float32: what ``load_state_dict`` takes.
 
     Raises:
-        InputError: the network is pre-activated.
+        InputError: the network is pre-activated, or not of SEANet's family.
     """
+    if not isinstance(model, SEANet):
+        raise InputError(
+            f"a network of the type {model.model_type} cannot be written for PyTorch: only SEANet, SENet and ResNet are"
+        )
     if model.config.preactivation:
         raise InputError("a pre-activated network cannot be written for PyTorch: the release has none, and no names")
     arrays = weights.to_arrays(model)

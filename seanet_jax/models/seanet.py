@@ -1,28 +1,23 @@
 """SEANet, and with other settings of the same config the residual networks it is compared with."""
 
 import dataclasses
-import os
-from pathlib import Path
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seanet_jax.errors import InputError, is_integer
+from seanet_jax.errors import InputError
 from seanet_jax.functional import AGGREGATE_OPS, AggregateOp, at_least_float32
-from seanet_jax.image_spec import ImageSpec
-from seanet_jax.models import weights
+from seanet_jax.models.network import Network, NetworkConfig
 from seanet_jax.modules import Aggregate, BatchNorm, Conv, Linear, ResidualBlock
 
 AggregatePlacement = Literal["stage", "block", "none"]
-ComputeDtype = Literal["float32", "bfloat16"]
-# The methods of ``conv2d`` that suit every convolution of a network.
-NetworkConvMethod = Literal["auto", "lax", "patches"]
 
 
-@dataclasses.dataclass(frozen=True)
-class SEANetConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SEANetConfig(NetworkConfig):
     """The architecture, and how it is computed. The defaults are the published SEANet-20 for CIFAR-10.
 
     Attributes:
@@ -57,41 +52,21 @@ class SEANetConfig:
     aggregate_op: AggregateOp = "sum"
     aggregate_factor: int = 4
     preactivation: bool = False
-    num_classes: int = 10
-    in_channels: int = 3
-    dtype: ComputeDtype = "float32"
-    conv_method: NetworkConvMethod = "auto"
-    batch_groups: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("stage_sizes", "widths"):
-            value = getattr(self, name)
-            if not isinstance(value, tuple) or not value or not all(is_integer(v, minimum=1) for v in value):
-                raise InputError(f"{name} is {value!r}; it must be a non-empty tuple of positive integers")
+        super().__post_init__()
+        self._demand_positive_tuple("stage_sizes")
+        self._demand_positive_tuple("widths")
         if len(self.stage_sizes) != len(self.widths):
             raise InputError(
                 f"widths has {len(self.widths)} entries and stage_sizes {len(self.stage_sizes)}; "
                 "they must have one for each stage"
             )
-        for name in ("stem_width", "reduction", "aggregate_factor", "in_channels", "batch_groups"):
-            if not is_integer(getattr(self, name), minimum=1):
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be a positive integer")
-        if not is_integer(self.num_classes, minimum=0):
-            raise InputError(
-                f"num_classes is {self.num_classes!r}; it must be a positive integer, or 0 for no classifier"
-            )
-        for name in ("squeeze_excite", "preactivation"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be True or False")
-        choices = {
-            "aggregate_placement": get_args(AggregatePlacement),
-            "aggregate_op": AGGREGATE_OPS,
-            "dtype": get_args(ComputeDtype),
-            "conv_method": get_args(NetworkConvMethod),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        self._demand_positive("stem_width", "reduction", "aggregate_factor")
+        self._demand_flag("squeeze_excite")
+        self._demand_flag("preactivation")
+        self._demand_known("aggregate_placement", get_args(AggregatePlacement))
+        self._demand_known("aggregate_op", AGGREGATE_OPS)
         if self.squeeze_excite and self.reduction > min(self.widths):
             raise InputError(
                 f"reduction is {self.reduction}; it must be at most {min(self.widths)}, "
@@ -152,7 +127,7 @@ class Stage(nnx.Module):
         return x, x if self.aggregate is None else self.aggregate(x)
 
 
-class SEANet(nnx.Module):
+class SEANet(Network):
     """Stem, stages of residual blocks, global average pool, linear classifier.
 
     Args:
@@ -163,6 +138,10 @@ class SEANet(nnx.Module):
         config: the architecture.
         num_features: channels of the pooled features, the classifier's input.
     """
+
+    model_type: ClassVar[str] = "seanet"
+    config_class: ClassVar[type[NetworkConfig]] = SEANetConfig
+    folds: ClassVar[Sequence[tuple[str, str]]] = (("stem", "stem_bn"),)
 
     def __init__(self, config: SEANetConfig | None = None, *, rngs: nnx.Rngs):
         self.config = config = config or SEANetConfig()
@@ -216,11 +195,7 @@ class SEANet(nnx.Module):
         Raises:
             InputError: as for a call.
         """
-        channels = self.config.in_channels
-        if x.ndim != 4 or x.shape[-1] != channels or 0 in x.shape:
-            raise InputError(f"the images have shape {x.shape}; they must be [N, H, W, {channels}] and not empty")
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise InputError(f"the images are {x.dtype}; they must be floating point, normalised from [0, 1] pixels")
+        self._demand_images(x)
         x = self.stem(x.astype(self.config.dtype))
         if self.stem_bn is not None:
             x = jax.nn.relu(self.stem_bn(x))
@@ -233,70 +208,3 @@ class SEANet(nnx.Module):
         if self.head_bn is not None:
             x = jax.nn.relu(self.head_bn(x))
         return found | {"pooled": x.mean((1, 2), dtype=at_least_float32(x))}
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | os.PathLike[str],
-        *,
-        num_classes: int | None = None,
-        rngs: nnx.Rngs | None = None,
-        dtype: ComputeDtype = "float32",
-        conv_method: NetworkConvMethod = "auto",
-    ) -> "SEANet":
-        """A network with the weights of a folder of ``model.safetensors`` and ``config.json``.
-
-        Args:
-            folder: written by ``save_pretrained`` or ``python -m seanet_jax.convert``.
-            num_classes: None keeps the classifier; 0 leaves it out, for use as a backbone; another number puts a new
-              one of that size in its place.
-            rngs: source of a new classifier's parameters.
-            dtype: see ``SEANetConfig``.
-            conv_method: likewise.
-
-        Returns:
-            The network, in evaluation mode.
-
-        Raises:
-            InputError: the folder holds no such files, they are damaged or do not fit together, or a new classifier is
-              asked for without ``rngs``.
-        """
-        folder = Path(folder)
-        arrays, fields, _ = weights.read_folder(folder)
-        unknown = fields.keys() - {field.name for field in dataclasses.fields(SEANetConfig)}
-        if unknown:
-            raise InputError(f"{folder / weights.CONFIG} has fields that no network has: {', '.join(sorted(unknown))}")
-        saved = SEANetConfig(**fields, dtype=dtype, conv_method=conv_method)
-        model = nnx.eval_shape(lambda: cls(saved, rngs=nnx.Rngs(0)))
-        weights.set_arrays(model, arrays, str(folder / weights.WEIGHTS))
-        if num_classes is not None:
-            if num_classes and rngs is None:
-                raise InputError("from_pretrained: a new classifier is drawn at random; give rngs, e.g. nnx.Rngs(0)")
-            model.config = dataclasses.replace(saved, num_classes=num_classes)
-            model.classifier = model._new_classifier(rngs or nnx.Rngs(0))
-        model.eval()
-        return model
-
-    def save_pretrained(self, folder: str | os.PathLike[str], images: ImageSpec | None = None) -> None:
-        """Writes the weights as ``model.safetensors`` and the config as ``config.json``, for ``from_pretrained``.
-
-        Args:
-            folder: created if it is not there; files of these names in it are replaced.
-            images: how images are normalised and what the classes are called, for ``seanet_jax.predict`` and
-              ``seanet_jax.export``; without it the folder is a backbone's.
-
-        Raises:
-            InputError: the folder holds a run, or ``images`` is of other channels or classes than the network.
-            OSError: the files cannot be written.
-        """
-        if images is not None:
-            ours, theirs = (
-                (self.config.in_channels, self.config.num_classes),
-                (images.channels, len(images.class_names)),
-            )
-            if ours != theirs:
-                raise InputError(
-                    f"save_pretrained: images has {theirs[0]} channels and {theirs[1]} classes; "
-                    f"the network has {ours[0]} and {ours[1]}"
-                )
-        weights.write_folder(Path(folder), self, self.config, images)

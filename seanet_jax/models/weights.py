@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,12 +79,12 @@ def demand_arrays(found: Mapping[str, Any], expected: Mapping[str, tuple[int, ..
         raise InputError(f"{where} does not fit the network: {'; '.join(wrong)}")
 
 
-def write_folder(folder: Path, model: nnx.Module, config: Any, images: ImageSpec | None) -> None:
+def write_folder(folder: Path, model: Any, config: Any, images: ImageSpec | None) -> None:
     """Writes ``model.safetensors`` and ``config.json``.
 
     Args:
         folder: created if it is not there; a file of these names is replaced.
-        model: whose weights they are.
+        model: a ``Network``, whose weights they are.
         config: its frozen dataclass.
         images: what its images and classes are; None if it is used as a backbone.
 
@@ -97,7 +97,7 @@ def write_folder(folder: Path, model: nnx.Module, config: Any, images: ImageSpec
     if (folder / CONFIG).exists() and not (folder / WEIGHTS).exists():
         raise InputError(f"{folder} holds a {CONFIG} that is not of pretrained weights; name another folder")
     fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in _COMPUTATION}
-    about = {"model_type": "seanet", "architectures": [type(model).__name__]} | fields
+    about = {"model_type": model.model_type, "architectures": [type(model).__name__]} | fields
     if images is not None:
         about["images"] = images.to_json()
     # Through NumPy's contiguous copy: safetensors writes the buffer as it lies.
@@ -112,11 +112,24 @@ def is_folder(folder: Path) -> bool:
     return (folder / WEIGHTS).exists() and (folder / CONFIG).exists()
 
 
-def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], ImageSpec | None]:
-    """Reads what ``write_folder`` wrote.
+class Saved(NamedTuple):
+    """What a folder of pretrained weights holds.
 
-    Returns:
-        Arrays by path, the config's fields, and what its images and classes are, if the folder says so.
+    Attributes:
+        model_type: the kind of network.
+        fields: of its config.
+        arrays: by path.
+        images: what its images and classes are, if the folder says so.
+    """
+
+    model_type: str
+    fields: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    images: ImageSpec | None
+
+
+def read_folder(folder: Path) -> Saved:
+    """Reads what ``write_folder`` wrote.
 
     Raises:
         InputError: the folder holds no pretrained weights, or they are damaged.
@@ -132,9 +145,9 @@ def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Im
     try:
         about = json.loads((folder / CONFIG).read_text())
         images = about.pop("images", None)
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in about.items()}
-        for name in ("model_type", "architectures"):
-            fields.pop(name)
+        fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in about.items()}
+        model_type = fields.pop("model_type")
+        fields.pop("architectures")
         spec = None if images is None else ImageSpec.from_json(images)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / CONFIG} is damaged ({error}); write the folder anew") from None
@@ -142,7 +155,7 @@ def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Im
         arrays: dict[str, np.ndarray] = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{folder / WEIGHTS} is damaged ({error}); write the folder anew") from None
-    return arrays, fields, spec
+    return Saved(model_type, fields, arrays, spec)
 
 
 def _variables(model: nnx.Module) -> dict[str, nnx.Variable[jax.Array]]:
