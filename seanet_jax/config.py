@@ -1,17 +1,43 @@
 """One frozen config describes a training run; the command line, config.json and the training loop share it."""
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seanet_jax.errors import InputError, is_integer
 from seanet_jax.functional import AggregateOp
-from seanet_jax.models import SEANetConfig, model_config
-from seanet_jax.models.seanet import AggregatePlacement, ComputeDtype, NetworkConvMethod
+from seanet_jax.models import PRESETS, EncapNetConfig, NetworkConfig, model_config
+from seanet_jax.models.network import ComputeDtype, NetworkConvMethod
+from seanet_jax.models.seanet import AggregatePlacement
 
 DatasetName = Literal["cifar10", "cifar100", "digits"]
 BatchStatistics = Literal["global", "device"]
+OptimizerName = Literal["sgd", "adam"]
+
+# Where it is another than TrainConfig's defaults, which are the published SEANet's.
+_PUBLISHED_RECIPES: dict[type[NetworkConfig], dict[str, Any]] = {
+    EncapNetConfig: {
+        "optimizer": "adam",
+        "learning_rate": 1e-4,
+        "weight_decay": 5e-4,
+        "batch_size": 256,
+        "epochs": 600,
+        "decay_every": None,
+        "decay_at": (200, 300, 400),
+    }
+}
+
+
+def published_recipe(model: str) -> dict[str, Any]:
+    """The fields of ``TrainConfig`` in which a network was published with another recipe than its defaults.
+
+    Args:
+        model: name of a preset; of an unknown one there are none.
+    """
+    return dict(_PUBLISHED_RECIPES.get(type(PRESETS.get(model)), {}))  # type: ignore[arg-type]
+
 
 # A resumed run may differ in these: they say where, how long and how often, not what is computed.
 _FREE_ON_RESUME = (
@@ -31,6 +57,8 @@ _FREE_ON_RESUME = (
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """A training run. The defaults are the published recipe (SEANet talk, MIND 2019) on CIFAR-100.
+
+    EncapNet has another: ``TrainConfig(model="encapnet", **published_recipe("encapnet"))``.
 
     Raises:
         InputError: a field has a value that cannot work.
@@ -78,20 +106,26 @@ class TrainConfig:
     eval_batch_size: int = 250
     """Images per evaluation step, rounded up to a multiple of the devices. Changes no result: each counts once."""
 
+    optimizer: OptimizerName = "sgd"
+    """SGD with momentum, or Adam."""
+
     learning_rate: float = 0.1
     """Initial learning rate."""
 
-    decay_every: int = 80
-    """Epochs after which the learning rate is multiplied by decay_factor, again and again."""
+    decay_every: int | None = 80
+    """Epochs after which the learning rate is multiplied by decay_factor, again and again; None is not at all."""
+
+    decay_at: tuple[int, ...] = ()
+    """Epochs after which it is, where decay_every is None."""
 
     decay_factor: float = 0.1
-    """Factor of the learning rate every decay_every epochs."""
+    """Factor of the learning rate."""
 
     momentum: float = 0.9
-    """Of SGD (not Nesterov's)."""
+    """Of SGD (not Nesterov's), or Adam's beta 1; its beta 2 is 0.999."""
 
     weight_decay: float = 1e-4
-    """Added to the gradient of every parameter, times the parameter, before momentum."""
+    """Added to the gradient of every parameter, times the parameter, before the optimiser sees it."""
 
     augment: bool = True
     """Zero-pad by 4 pixels, crop at random and, where a mirrored image keeps its class, mirror half of them."""
@@ -133,17 +167,29 @@ class TrainConfig:
     """What to do when the training loss is NaN or infinite: stop, the last good checkpoint staying, or go on."""
 
     def __post_init__(self) -> None:
-        for name, known in (("dataset", get_args(DatasetName)), ("batch_statistics", get_args(BatchStatistics))):
+        if isinstance(self.decay_at, list):  # as JSON has it
+            object.__setattr__(self, "decay_at", tuple(self.decay_at))
+        choices = {"dataset": DatasetName, "batch_statistics": BatchStatistics, "optimizer": OptimizerName}
+        for name, known in ((name, get_args(kind)) for name, kind in choices.items()):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
-        for name in ("epochs", "batch_size", "eval_batch_size", "decay_every", "log_every", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "eval_batch_size", "log_every", "checkpoint_every"):
             self._demand(name, "a positive integer", is_integer(getattr(self, name), minimum=1))
-        for name in ("max_steps", "limit_train", "limit_test", "checkpoint_steps"):
+        for name in ("max_steps", "limit_train", "limit_test", "checkpoint_steps", "decay_every"):
             value = getattr(self, name)
             self._demand(name, "a positive integer or None", value is None or is_integer(value, minimum=1))
         self._demand("on_nan", "stop or continue", self.on_nan in ("stop", "continue"))
         self._demand("seed", "an integer from 0 to 2**32 - 1", is_integer(self.seed, minimum=0) and self.seed < 2**32)
         self._demand("learning_rate", "a positive number", _is_number(self.learning_rate) and self.learning_rate > 0)
+        rising = isinstance(self.decay_at, tuple) and all(
+            is_integer(later, minimum=earlier + 1) for earlier, later in itertools.pairwise((0, *self.decay_at))
+        )
+        self._demand("decay_at", "epochs from 1 in rising order, or none", rising)
+        if self.decay_at and self.decay_every is not None:
+            raise InputError(
+                f"decay_every is {self.decay_every} and decay_at is {self.decay_at}; only one can be followed: make "
+                "decay_every None, or leave decay_at empty"
+            )
         self._demand(
             "decay_factor", "above 0 and at most 1", _is_number(self.decay_factor) and 0 < self.decay_factor <= 1
         )
@@ -157,7 +203,7 @@ class TrainConfig:
         if not holds:
             raise InputError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
 
-    def model_config(self, num_classes: int, in_channels: int = 3, devices: int = 1) -> SEANetConfig:
+    def model_config(self, num_classes: int, in_channels: int = 3, devices: int = 1) -> NetworkConfig:
         """The network this run trains.
 
         Args:
@@ -189,7 +235,11 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         values = dataclasses.asdict(self)
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        plain = {Path: str, tuple: list}
+        return {
+            name: next((made(value) for kind, made in plain.items() if isinstance(value, kind)), value)
+            for name, value in values.items()
+        }
 
     def differences(self, saved: dict[str, Any], *, harmless: bool = False) -> list[str]:
         """How this run differs from the saved: lines such as ``batch_size: 64 was saved, 32 is asked``.
@@ -203,8 +253,7 @@ class TrainConfig:
             name for name in asked.keys() | saved.keys() if (name in _FREE_ON_RESUME) == harmless and name != "resume"
         ]
         # A field that is not there was added since, with a default that changes nothing.
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        saved = defaults | saved
+        saved = TrainConfig().to_json() | saved
         return [
             f"{name}: {saved.get(name)!r} was saved, {asked.get(name)!r} is asked"
             for name in sorted(names)

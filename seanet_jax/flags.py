@@ -3,15 +3,17 @@
 Those of ``seanet_jax.convert`` are the fields that make a recipe.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from seanet_jax.config import BatchStatistics, DatasetName, TrainConfig
+from seanet_jax.config import BatchStatistics, DatasetName, OptimizerName, TrainConfig, published_recipe
 from seanet_jax.errors import InputError
 from seanet_jax.functional import AggregateOp
 from seanet_jax.models.seanet import AggregatePlacement
@@ -43,7 +45,7 @@ class StudyCommand:
 
     Attributes:
         config: what its runs share; ``out``, where it is given, is the study's folder.
-        models: names of presets.
+        models: names of presets, each with the fields of the config that are its own where no flag says otherwise.
         seeds: how many.
         learning_rates: to choose from.
         tune_cpu: see ``_Flags``.
@@ -51,7 +53,7 @@ class StudyCommand:
     """
 
     config: TrainConfig
-    models: tuple[str, ...]
+    models: Mapping[str, Mapping[str, Any]]
     seeds: int
     learning_rates: tuple[float, ...]
     tune_cpu: bool
@@ -150,6 +152,8 @@ class _ConversionFlags(_UncheckedFlags):
     of_aggregate_op: Annotated[AggregateOp | None, tyro.conf.arg(name="aggregate-op")] = None
     """How a group of channels becomes one, which a PyTorch checkpoint does not say; None is sum, as published."""
 
+    # A checkpoint's momentum is SGD's.
+    optimizer: tyro.conf.Fixed[OptimizerName] = "sgd"
     # Found in the source.
     dataset: tyro.conf.Fixed[DatasetName] = "cifar100"
     model: tyro.conf.Fixed[str] = "seanet20"
@@ -178,7 +182,8 @@ def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Comm
     """Reads the flags.
 
     Args:
-        defaults: values of flags not given.
+        defaults: values of flags not given, unless the network that is named was published with another recipe: then
+            that is the default.
         description: shown above the flags by --help.
         arguments: without the program's name.
 
@@ -186,7 +191,8 @@ def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Comm
         InputError: a flag is unknown or its value cannot work.
         SystemExit: with status 0, after --help.
     """
-    config, parsed = _read(_Flags(**_fields(defaults)), description, arguments)
+    own = published_recipe(_named_model(arguments, defaults.model))
+    config, parsed = _read(_Flags(**(_fields(defaults) | own)), description, arguments)
     explicit = (parsed.coordinator, parsed.num_processes, parsed.process_id)
     together = parsed.distributed or explicit != (None, None, None)
     return Command(
@@ -204,7 +210,7 @@ def parse_study(
     """Reads the flags of a study.
 
     Args:
-        defaults: values of flags not given.
+        defaults: values of flags not given. A network that was published with another recipe has its own instead.
         models: where none are named.
         learning_rates: likewise.
         description: shown above the flags by --help.
@@ -218,12 +224,29 @@ def parse_study(
     config, parsed = _read(flags, description, arguments)
     return StudyCommand(
         config,
-        parsed.models,
+        {model: _own_fields(model, flags, parsed, description, arguments) for model in parsed.models},
         parsed.seeds,
         parsed.learning_rates,
         parsed.tune_cpu,
         parsed.compilation_cache,
     )
+
+
+def _own_fields(
+    model: str, flags: _StudyFlags, shared: _StudyFlags, description: str, arguments: list[str]
+) -> dict[str, Any]:
+    """In what a network's recipe differs from that of the study, if all that no flag says is as it was published."""
+    recipe = published_recipe(model)
+    if not recipe:
+        return {}
+    # The rates of a study are several.
+    rate = recipe.pop("learning_rate")
+    try:
+        _, parsed = _read(dataclasses.replace(flags, **recipe, learning_rates=(rate,)), description, arguments)
+    except InputError as error:
+        raise InputError(f"{model}, by the recipe of its own: {error}") from None
+    own = {name: value for name in recipe if (value := getattr(parsed, name)) != getattr(shared, name)}
+    return own if parsed.learning_rates == shared.learning_rates else {"learning_rate": rate, **own}
 
 
 def parse_conversion(description: str, arguments: list[str]) -> ConversionCommand:
@@ -258,9 +281,19 @@ def as_flags(config: TrainConfig, defaults: TrainConfig) -> list[str]:
             continue
         if isinstance(default, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(default, tuple):
+            flags += [f"--{flag}", *map(str, value)]
         else:
             flags += [f"--{flag}", str(value)]
     return flags
+
+
+def _named_model(arguments: list[str], default: str) -> str:
+    """The value of --model, before anything else is known of the arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", nargs="?")
+    found, _ = parser.parse_known_args(arguments)
+    return found.model or default
 
 
 def _fields(config: TrainConfig) -> dict[str, Any]:

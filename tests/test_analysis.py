@@ -15,7 +15,7 @@ from training_fixtures import TINY
 from seanet_jax.errors import InputError
 from seanet_jax.functional import aggregate
 from seanet_jax.models import SEANet
-from seanet_jax.recipes import cross_entropy
+from seanet_jax.scores import cross_entropy
 from seanet_jax.step import split_model
 from seanet_jax.studies.analysis import (
     Moments,

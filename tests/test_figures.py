@@ -80,7 +80,7 @@ def test_every_preset_has_a_line_of_its_own():
     lines = {model: line_of(model) for model in PRESETS}
     assert len({(line["color"], line["linestyle"]) for line in lines.values()}) == len(PRESETS)
     assert all(lines[model] == line_of(model) for model in PRESETS)
-    aggregates = {model for model, config in PRESETS.items() if config.aggregate_placement != "none"}
+    aggregates = {name for name, config in PRESETS.items() if getattr(config, "aggregate_placement", "none") != "none"}
     assert {model for model, line in lines.items() if line["marker"] == "D"} == aggregates
     assert line_of("mine") == {"color": style.BLACK, "linestyle": "-", "marker": "v"}
     assert line_of("seanet20")["color"] == style.VERMILION

@@ -4,8 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from seanet_jax.config import TrainConfig
-from seanet_jax.recipes import cross_entropy, learning_rate_schedule, optimizer
+from seanet_jax.config import TrainConfig, published_recipe
+from seanet_jax.recipes import learning_rate_schedule, optimizer
 
 PUBLISHED_STEPS = 50_000 // 64
 
@@ -36,8 +36,9 @@ def test_schedule_follows_the_config():
     np.testing.assert_allclose(rates, [0.4, 0.4, 0.2, 0.2, 0.1], rtol=1e-6)
 
 
-def test_a_decay_factor_of_one_keeps_the_rate():
-    schedule = learning_rate_schedule(TrainConfig(decay_factor=1), 2)
+@pytest.mark.parametrize("fields", [{"decay_factor": 1}, {"decay_every": None}])
+def test_a_rate_may_stay(fields):
+    schedule = learning_rate_schedule(TrainConfig(**fields), 2)
     np.testing.assert_allclose(schedule(jnp.int32(1000)), 0.1, rtol=1e-6)
 
 
@@ -55,6 +56,17 @@ def pytorch_sgd(parameters, gradients, config, steps_per_epoch):
     return history
 
 
+def assert_follows(transformation, parameters, gradients, expected):
+    p = jax.tree.map(jnp.asarray, parameters)
+    state = transformation.init(p)
+    update = jax.jit(transformation.update)
+    for g, right in zip(gradients, expected, strict=True):
+        updates, state = update(g, state, p)
+        p = optax.apply_updates(p, updates)
+        for name in p:
+            np.testing.assert_allclose(p[name], right[name], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
 def test_optimizer_equals_pytorch_sgd_across_a_decay(momentum):
     config = TrainConfig(decay_every=2, weight_decay=0.05, momentum=momentum)
@@ -64,15 +76,7 @@ def test_optimizer_equals_pytorch_sgd_across_a_decay(momentum):
     gradients = [{name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(9)]
     expected = pytorch_sgd(p, gradients, config, steps_per_epoch=2)  # decays before steps 4 and 8
 
-    transformation = optimizer(config, steps_per_epoch=2)
-    p = jax.tree.map(jnp.asarray, p)
-    state = transformation.init(p)
-    update = jax.jit(transformation.update)
-    for g, right in zip(gradients, expected, strict=True):
-        updates, state = update(g, state, p)
-        p = optax.apply_updates(p, updates)
-        for name in shapes:
-            np.testing.assert_allclose(p[name], right[name], rtol=1e-5, atol=1e-6)
+    assert_follows(optimizer(config, steps_per_epoch=2), p, gradients, expected)
 
 
 def test_weight_decay_reaches_every_parameter_biases_and_normalisation_included():
@@ -83,20 +87,39 @@ def test_weight_decay_reaches_every_parameter_biases_and_normalisation_included(
     jax.tree.map(lambda u, p: np.testing.assert_allclose(u, -0.5 * 0.1 * p, rtol=1e-6), updates, p)
 
 
-def test_cross_entropy_equals_numpy():
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [(0, 1e-4), (199, 1e-4), (200, 1e-5), (299, 1e-5), (300, 1e-6), (399, 1e-6), (400, 1e-7), (599, 1e-7)],
+)
+def test_encapnets_schedule_over_all_of_an_epoch(epoch, rate):
+    config, steps = TrainConfig(**published_recipe("encapnet")), 50_000 // 256
+    schedule = jax.jit(learning_rate_schedule(config, steps))
+    for step in (0, steps - 1):
+        np.testing.assert_allclose(schedule(jnp.int32(epoch * steps + step)), rate, rtol=1e-5)
+
+
+def pytorch_adam(parameters, gradients, config):
+    """The parameters after each step of torch.optim.Adam with weight_decay, in float64."""
+    p = {name: value.astype(np.float64) for name, value in parameters.items()}
+    m = {name: np.zeros_like(value) for name, value in p.items()}
+    v = {name: np.zeros_like(value) for name, value in p.items()}
+    history = []
+    for step, g in enumerate(gradients, start=1):
+        for name in p:
+            decayed = g[name] + config.weight_decay * p[name]
+            m[name] = config.momentum * m[name] + (1 - config.momentum) * decayed
+            v[name] = 0.999 * v[name] + 0.001 * decayed**2
+            mean, square = m[name] / (1 - config.momentum**step), v[name] / (1 - 0.999**step)
+            p[name] = p[name] - config.learning_rate * mean / (np.sqrt(square) + 1e-8)
+        history.append(dict(p))
+    return history
+
+
+def test_adam_is_pytorchs():
+    config = TrainConfig(optimizer="adam", learning_rate=0.01, weight_decay=0.05, momentum=0.8)
     rng = np.random.default_rng(0)
-    logits, labels = rng.normal(scale=3, size=(20, 7)).astype(np.float32), rng.integers(0, 7, 20, np.int32)
-    losses = cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
-    exact = logits.astype(np.float64)
-    expected = np.log(np.exp(exact).sum(1)) - exact[np.arange(20), labels]
-    assert losses.shape == (20,)
-    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_cross_entropy_of_equal_logits_is_the_log_of_the_classes():
-    np.testing.assert_allclose(cross_entropy(jnp.zeros((2, 100)), jnp.asarray([0, 99])), np.log(100), rtol=1e-6)
-
-
-def test_cross_entropy_of_huge_logits_is_finite():
-    logits = jnp.asarray([[1e4, 0.0], [-1e4, 0.0]])
-    np.testing.assert_allclose(cross_entropy(logits, jnp.asarray([0, 0])), [0, 1e4], rtol=1e-6)
+    shapes = {"kernel": (3, 3, 2, 4), "bias": (4,)}
+    p = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    gradients = [{name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(6)]
+    expected = pytorch_adam(p, gradients, config)
+    assert_follows(optimizer(config, steps_per_epoch=100), p, gradients, expected)

@@ -68,8 +68,8 @@ def conduct(command: StudyCommand, compiler_options: Mapping[str, str]) -> None:
 def _check_base(study: Study) -> None:
     """The names of the values are true of this base alone."""
     base = study.config(Run("base", study.learning_rates[0], 0)).model_config(num_classes=10)
-    found = (base.aggregate_op, base.aggregate_factor, base.aggregate_placement, base.reduction, base.squeeze_excite)
-    if found != ("sum", 4, "stage", 8, True):
+    fields = ("aggregate_op", "aggregate_factor", "aggregate_placement", "reduction", "squeeze_excite")
+    if [getattr(base, field, None) for field in fields] != ["sum", 4, "stage", 8, True]:
         raise InputError(
             f"--models {base_name(study)} is not a base for the ablation; name a preset with squeeze-excitation of "
             "reduction 8 and a sum of 4 channels after each stage, for example seanet20_narrow, and override nothing"

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from seanet_jax.errors import InputError, demand_positive_integers
 from seanet_jax.functional import AggregateOp, aggregate
 from seanet_jax.models import SEANet, SEANetConfig
-from seanet_jax.recipes import cross_entropy
+from seanet_jax.scores import cross_entropy
 from seanet_jax.step import split_model
 
 

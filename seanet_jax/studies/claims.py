@@ -20,7 +20,7 @@ from seanet_jax.data import Dataset
 from seanet_jax.data.augment import normalize
 from seanet_jax.errors import InputError, demand_positive_integers
 from seanet_jax.files import write_whole
-from seanet_jax.models import SEANet
+from seanet_jax.models import SEANet, SEANetConfig
 from seanet_jax.report import say
 from seanet_jax.run_folder import RunFolder, versions
 from seanet_jax.studies import claim_figures
@@ -145,7 +145,12 @@ def analyze(
 def _read(folder: Path, data_dir: Path | None) -> Trained:
     saved, _ = RunFolder(folder).read_config()
     config = TrainConfig(**(saved | {"data_dir": data_dir, "out": None, "resume": False}))
-    return Trained(folder.name, config, load_model(folder, "latest"))
+    model = load_model(folder, "latest")
+    if not isinstance(model, SEANet):
+        raise InputError(
+            f"{folder} is of {config.model}, which has no stages; the talk's claims are of SEANet and SENet"
+        )
+    return Trained(folder.name, config, model)
 
 
 def _check_pair(ours: Trained, theirs: Trained) -> None:
@@ -288,10 +293,11 @@ def _gradients(ours: Trained, dataset: Dataset, steps: int, learning_rate: float
         trainer = Trainer(config, dataset, mesh, {})
         train_step = trainer.lower_train_step().compile()
         state = trainer.initial_state()
-        rows = []
+        network, rows = trainer.model_config, []
+        assert isinstance(network, SEANetConfig)
         for step in range(steps + 1):
             if step in looks:
-                gradients = gradient_norms(trainer.model_config, state.params, state.batch_stats, images, labels)
+                gradients = gradient_norms(network, state.params, state.batch_stats, images, labels)
                 rows.append(_row(step, gradients))
             if step < steps:
                 order = trainer.order(step // trainer.steps_per_epoch)

@@ -20,7 +20,7 @@ from seanet_jax import parallel
 from seanet_jax.data import load
 from seanet_jax.files import write_whole
 from seanet_jax.flags import StudyCommand
-from seanet_jax.models import SEANetConfig
+from seanet_jax.models import NetworkConfig, SEANetConfig
 from seanet_jax.report import say
 from seanet_jax.studies.multiply_adds import multiply_adds, parameters
 from seanet_jax.studies.speed import training_speeds
@@ -39,11 +39,12 @@ CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 TALK = {
     "cifar10": {
         **{"seanet20": 4.3, "resnet20": 8.6, "resnet32": 7.68, "resnet44": 6.43, "resnet56": 6.84, "resnet110": 6.34},
-        "senet20": 7.17,
+        **{"senet20": 7.17, "encapnet": 4.55, "encapnet_plus": 3.13, "encapnet_plus_plus": 3.10},
     },
     "cifar100": {
         **{"seanet20": 21.33, "resnet20": 32.63, "resnet32": 30.2, "resnet44": 26.85, "resnet56": 26.2},
         **{"resnet110": 26.67, "senet20": 30.45},
+        **{"encapnet": 26.77, "encapnet_plus": 24.01, "encapnet_plus_plus": 24.18},
     },
 }
 
@@ -116,7 +117,7 @@ def conduct(command: StudyCommand, compiler_options: Mapping[str, str]) -> None:
         InputError: RunError: StoppedError: as ``Study.run``.
     """
     folder = command.config.out or Path("runs") / f"compare-{command.config.dataset}"
-    variants = {model: {"model": model} for model in command.models}
+    variants = {model: {"model": model, **own} for model, own in command.models.items()}
     study = Study(folder, command.config, variants, command.seeds, command.learning_rates)
     study.run(compiler_options)
     study = Study.read(folder)
@@ -135,16 +136,15 @@ def _measure_speeds(study: Study, compiler_options: Mapping[str, str]) -> None:
             return
         say("measuring how fast each network trains, in turns")
         dataset = load(study.base.dataset, data_dir=study.base.data_dir)
-        rate = study.learning_rates[0]
-        configs = {variant: study.config(Run(variant, rate, 0)) for variant in study.variants}
+        configs = {variant: study.config(Run(variant, study.rates(variant)[0], 0)) for variant in study.variants}
         rates = training_speeds(configs, dataset, compiler_options)
         about = {"device": parallel.describe_devices(), "images_per_second": rates}
         write_whole(path, json.dumps(about, indent=2) + "\n")
 
 
-def network(study: Study, variant: str) -> SEANetConfig:
+def network(study: Study, variant: str) -> NetworkConfig:
     """The network of a variant, for the study's data set."""
-    config = study.config(Run(variant, study.learning_rates[0], 0))
+    config = study.config(Run(variant, study.rates(variant)[0], 0))
     return config.model_config(num_classes=CLASSES[config.dataset])
 
 
@@ -159,7 +159,7 @@ def rows(study: Study) -> list[Row]:
         made.append(
             Row(
                 model=variant,
-                aggregates=config.aggregate_placement != "none",
+                aggregates=isinstance(config, SEANetConfig) and config.aggregate_placement != "none",
                 parameters=parameters(config),
                 multiply_adds=multiply_adds(config),
                 images_per_second=tuple(speeds.get(variant, ())),
@@ -223,7 +223,7 @@ def markdown(study: Study) -> str:
             str(len(row.last_errors)),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Errors are means ± standard deviations over the seeds.", ""]
+    lines += ["", "Errors are means ± standard deviations over the seeds.", "", *_own_recipes(study)]
     tested = comparisons(table)
     if not tested:
         return "\n".join([*lines, "No two equals have three seeds in common: nothing is tested.", ""])
@@ -243,6 +243,15 @@ def markdown(study: Study) -> str:
         "negative is better for aggregation.",
     ]
     return "\n".join([*lines, ""])
+
+
+def _own_recipes(study: Study) -> list[str]:
+    """A paragraph that says which networks are trained in another way than the others."""
+    own = []
+    for variant, fields in study.variants.items():
+        said = ", ".join(f"{name} {value}" for name, value in fields.items() if name != "model")
+        own += [f"{variant}: {said}"] if said else []
+    return [f"By a recipe of their own: {'; '.join(own)}.", ""] if own else []
 
 
 def _summary(errors: Mapping[int, float]) -> str:

@@ -35,7 +35,14 @@ _SHORT = 0.25
 _EPOCHS_WITH_MARKERS = 20
 
 # By marker: only the first aggregates.
-_FAMILIES = {"D": "SEANet (aggregates)", "s": "SENet", "o": "ResNet", "^": "pre-activation ResNet", "v": "other"}
+_FAMILIES = {
+    "D": "SEANet (aggregates)",
+    "s": "SENet",
+    "o": "ResNet",
+    "^": "pre-activation ResNet",
+    "P": "EncapNet",
+    "v": "other",
+}
 
 _SMALL = 7.5  # points: the smallest text that reads well on paper
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seanet_jax.errors import demand_positive_integers
-from seanet_jax.models import SEANet, SEANetConfig
+from seanet_jax.models import Network, NetworkConfig, build
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
@@ -26,7 +26,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 @functools.cache
-def multiply_adds(config: SEANetConfig, height: int = 32, width: int = 32) -> int:
+def multiply_adds(config: NetworkConfig, height: int = 32, width: int = 32) -> int:
     """Multiplications, each with its addition, that classify one image: of the convolutions and matrix products.
 
     As in the literature, a kernel counts whole where it lies on padding, and what is done element by element
@@ -63,10 +63,10 @@ def _products(equation: Any) -> int:
 
 
 @functools.cache
-def parameters(config: SEANetConfig) -> int:
+def parameters(config: NetworkConfig) -> int:
     """How many numbers of a network are trained."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(_abstract(config), nnx.Param)))
 
 
-def _abstract(config: SEANetConfig) -> SEANet:
-    return nnx.eval_shape(lambda: SEANet(config, rngs=nnx.Rngs(0)))
+def _abstract(config: NetworkConfig) -> Network:
+    return nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))

@@ -2,13 +2,24 @@
 
 from typing import Any
 
-from seanet_jax.style import BLACK, BLUE, GREEN, PURPLE, VERMILION
+from seanet_jax.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
 
 # A network's family decides its colour and marker, its width the line: solid as published, dashed wide or narrow,
-# dotted small. The deeper, the darker.
-_FAMILIES = {"seanet": (VERMILION, "D"), "senet": (BLUE, "s"), "preact_resnet": (PURPLE, "^"), "resnet": (GREEN, "o")}
+# dotted small; of EncapNet, what it has in addition. The deeper, the darker.
+_FAMILIES = {
+    **{"seanet": (VERMILION, "D"), "senet": (BLUE, "s"), "preact_resnet": (PURPLE, "^"), "resnet": (GREEN, "o")},
+    "encapnet": (ORANGE, "P"),
+}
 _DARKER = {"32": 0.2, "44": 0.4, "56": 0.6, "110": 0.8}
-_DASHES = {"wide_": (6, 2), "narrow_": (3, 1.5), "_narrow": (3, 1.5), "_small": (1, 1), "_block": (4, 1, 1, 1)}
+_DASHES = {
+    "_plus_plus": (1, 1),
+    "_plus": (3, 1.5),
+    "wide_": (6, 2),
+    "narrow_": (3, 1.5),
+    "_narrow": (3, 1.5),
+    "_small": (1, 1),
+    "_block": (4, 1, 1, 1),
+}
 
 
 def line_of(model: str) -> dict[str, Any]:

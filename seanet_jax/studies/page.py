@@ -13,6 +13,7 @@ from seanet_jax import style
 from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError
 from seanet_jax.files import write_whole
+from seanet_jax.flags import as_flags
 from seanet_jax.report import format_duration
 from seanet_jax.run_folder import Record
 from seanet_jax.studies import ablate, compare, figures
@@ -186,10 +187,14 @@ def _recipe(study: Study) -> str:
         else ""
     )
     tests = "all test images" if base.limit_test is None else f"the first {base.limit_test:,} test images"
+    optimizer = {"sgd": "SGD", "adam": "Adam"}[base.optimizer]
+    decay = f", times {base.decay_factor:g} every {base.decay_every} epochs"
+    if base.decay_every is None:
+        ends = " and ".join(map(str, base.decay_at))
+        decay = f", times {base.decay_factor:g} after {ends} epochs" if ends else ""
     return (
-        f"{images}{held}; {base.epochs} epochs of batches of {base.batch_size}, SGD with learning rate {rates}, times "
-        f"{base.decay_factor:g} every {base.decay_every} epochs, momentum {base.momentum:g}, weight decay "
-        f"{base.weight_decay:g}; errors are those of {tests}."
+        f"{images}{held}; {base.epochs} epochs of batches of {base.batch_size}, {optimizer} with learning rate {rates}"
+        f"{decay}, momentum {base.momentum:g}, weight decay {base.weight_decay:g}; errors are those of {tests}."
     )
 
 
@@ -260,10 +265,11 @@ def _origin(results: Results, page: Path) -> list[str]:
         "of the runs. Every error comes from `test_accuracy` in the `metrics.jsonl` of a run in "
         + " or ".join(f"[{study.folder.name}]({_relative(page, study.folder)})" for _, study in studies)
         + ", and the last command makes this page anew from these alone.",
-        f"The full study is `python experiments/compare.py`: {len(results.full)} networks, 3 seeds, "
-        f"{TrainConfig().epochs} epochs of all training images. One H100 needs {format_duration(3600 * full_hours)} "
-        "for it at the very least (TF32, the roofline of docs/performance.md). No part of it has been run on a GPU; "
-        f"one that reaches {_REACHED[0]:.0%} to {_REACHED[1]:.0%} of that bound needs {low} to {high}.",
+        "The full study is `python experiments/compare.py`: 3 seeds of each network, all training images. For the "
+        f"{len(results.full)} of SEANet's recipe, {TrainConfig().epochs} epochs, one H100 needs "
+        f"{format_duration(3600 * full_hours)} at the very least (TF32, the roofline of docs/performance.md); what the "
+        "three EncapNets need, 600 epochs by a recipe of their own, is not counted. No part of it has been run on a "
+        f"GPU; one that reaches {_REACHED[0]:.0%} to {_REACHED[1]:.0%} of that bound needs {low} to {high}.",
     ]
 
 
@@ -272,10 +278,8 @@ def _command(script: str, study: Study) -> str:
     models = list(study.variants) if script == "compare" else [ablate.base_name(study)]
     flags = [f"--models {' '.join(models)}", f"--learning-rates {' '.join(f'{r:g}' for r in study.learning_rates)}"]
     flags.append(f"--seeds {study.seeds}")
-    for field in dataclasses.fields(TrainConfig):
-        value = getattr(base, field.name)
-        if field.name not in ("out", "data_dir", "resume", "model", "seed") and value != getattr(plain, field.name):
-            flags.append(f"--{field.name.replace('_', '-')} {value}")
+    kept = {name: getattr(plain, name) for name in ("out", "data_dir", "resume", "model", "seed")}
+    flags += as_flags(dataclasses.replace(base, **kept), plain)
     return f"python experiments/{script}.py {' '.join(flags)} --out {study.folder.as_posix()}"
 
 

@@ -32,7 +32,7 @@ from seanet_jax import parallel
 from seanet_jax.config import TrainConfig
 from seanet_jax.data import Dataset
 from seanet_jax.errors import InputError
-from seanet_jax.models import SEANet, model_config
+from seanet_jax.models import SEANet, SEANetConfig, model_config
 from seanet_jax.recipes import optimizer
 from seanet_jax.step import Images, Metrics, create_state, make_eval_step, make_train_step
 from seanet_jax.studies.multiply_adds import equations, parameters
@@ -84,7 +84,7 @@ def traced(model: str, batch_size: int, mode: str, size: int = SIZE) -> jax.stag
     """
     if batch_size < 4:
         raise InputError(f"batch size is {batch_size}; it must be at least 4, by which maps are told from kernels")
-    config = model_config(model, num_classes=CLASSES, dtype="bfloat16", conv_method="lax")
+    config = _config(model, dtype="bfloat16", conv_method="lax")
 
     def new_model() -> SEANet:
         return SEANet(config, rngs=nnx.Rngs(0))
@@ -102,6 +102,13 @@ def traced(model: str, batch_size: int, mode: str, size: int = SIZE) -> jax.stag
         return jax.jit(step).trace(state, data, data.labels, key)
     evaluate = make_eval_step(abstract, dataset, mesh)
     return jax.jit(evaluate).trace(jax.eval_shape(Metrics.zero), state.params, state.batch_stats, data)
+
+
+def _config(model: str, **overrides: Any) -> SEANetConfig:
+    config = model_config(model, num_classes=CLASSES, **overrides)
+    if not isinstance(config, SEANetConfig):
+        raise InputError(f"what {model} has between its convolutions is not counted; name a SEANet, SENet or ResNet")
+    return config
 
 
 def products(jaxpr: Any, batch_size: int) -> Iterator[Work]:
@@ -140,7 +147,7 @@ def work(model: str, batch_size: int, mode: str) -> list[Work]:
         batch_size: images.
         mode: "train" or "eval".
     """
-    network = nnx.eval_shape(lambda: SEANet(model_config(model, num_classes=CLASSES), rngs=nnx.Rngs(0)))
+    network = nnx.eval_shape(lambda: SEANet(_config(model), rngs=nnx.Rngs(0)))
     done = list(products(traced(model, batch_size, mode).jaxpr.jaxpr, batch_size))
     for equation in equations(traced(model, batch_size, "eval").jaxpr.jaxpr):
         if equation.primitive.name == "conv_general_dilated":
@@ -152,7 +159,7 @@ def work(model: str, batch_size: int, mode: str) -> list[Work]:
             added = batch_size * side**2 * block.out_channels
             done.append(Work(_part(side, side), items=added * (2 if mode == "train" else 1)))
     if mode == "train":
-        done.append(Work("optimiser", float32_items=5 * parameters(model_config(model, num_classes=CLASSES))))
+        done.append(Work("optimiser", float32_items=5 * parameters(_config(model))))
     return done
 
 

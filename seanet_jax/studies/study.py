@@ -58,7 +58,7 @@ class Study:
         base: the recipe that all runs share.
         variants: fields of ``TrainConfig`` that make each, by name.
         seeds: how many, from 0.
-        learning_rates: to choose from.
+        learning_rates: to choose from, where a variant has no ``learning_rate`` of its own.
 
     Raises:
         InputError: there is nothing to train, a variant cannot be built, or rates are to be chosen without images held
@@ -85,7 +85,7 @@ class Study:
                 "give --validation-fraction, for example 0.1"
             )
         for variant in self.variants:
-            for rate in rates:
+            for rate in self.rates(variant):
                 self.config(Run(variant, rate, 0))
 
     @classmethod
@@ -111,20 +111,26 @@ class Study:
             **{"learning_rate": run.learning_rate, "seed": run.seed},
             "out": self.folder / run.name,
         }
-        return dataclasses.replace(self.base, **self.variants[run.variant], **place)
+        return dataclasses.replace(self.base, **(dict(self.variants[run.variant]) | place))
+
+    def rates(self, variant: str) -> tuple[float, ...]:
+        """The learning rates that a variant's is chosen from."""
+        own = self.variants[variant].get("learning_rate")
+        return self.learning_rates if own is None else (own,)
 
     def runs_of(self, variant: str) -> list[Run]:
         """All runs of a variant that can be named now: those to choose the rate from, then the further seeds."""
-        runs = [Run(variant, rate, 0) for rate in self.learning_rates]
+        runs = [Run(variant, rate, 0) for rate in self.rates(variant)]
         if all(self.outcome(run) for run in runs) and (rate := self.chosen_rate(variant)) is not None:
             runs += [Run(variant, rate, seed) for seed in range(1, self.seeds)]
         return runs
 
     def chosen_rate(self, variant: str) -> float | None:
         """The learning rate of a variant; None as long as a run is missing, and if it diverged at every rate."""
-        if len(self.learning_rates) == 1:
-            return self.learning_rates[0]
-        runs = [Run(variant, rate, 0) for rate in self.learning_rates]
+        rates = self.rates(variant)
+        if len(rates) == 1:
+            return rates[0]
+        runs = [Run(variant, rate, 0) for rate in rates]
         if not all(self.outcome(run) for run in runs):
             return None
         accuracies = {
@@ -170,7 +176,7 @@ class Study:
         if (folder.path / _DIVERGED).exists():
             return "diverged"
         summary = folder.read_summary()
-        done = summary is not None and summary["finished"] and summary["last"]["epoch"] >= self.base.epochs
+        done = summary is not None and summary["finished"] and summary["last"]["epoch"] >= self.config(run).epochs
         return "finished" if done else ""
 
     def write(self) -> None:
