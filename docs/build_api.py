@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.parent
 # In the order of the page: what a reader needs first, first. A module's public names are its own, or what its
 # __init__ offers.
 MODULES = (
-    *("functional", "convolution", "modules", "models", "models.seanet", "models.presets", "image_spec", "trained"),
+    *("functional", "convolution", "capsules", "transport", "modules"),
+    *("models", "models.network", "models.seanet", "models.encapnet", "models.presets", "models.families"),
+    *("scores", "image_spec", "trained"),
     *("convert", "models.pytorch", "answers", "image_file", "measures", "evaluation", "fold", "stablehlo"),
     *("train", "config", "data", "data.dataset", "data.augment", "recipes", "step", "errors"),
 )

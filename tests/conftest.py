@@ -24,8 +24,8 @@ def pytest_unconfigure(config):
 
 # Longest first, so that no process is left with one of these when the others have nothing to do any more.
 _LONGEST = (
-    *("documentation", "run_safety", "processes", "golden", "experiments", "many_devices", "study_command"),
-    *("convolution", "train", "claims", "fuzz"),
+    *("documentation", "run_safety", "processes", "encapnet_training", "golden", "golden_encapnet", "experiments"),
+    *("many_devices", "study_command", "convolution", "train", "claims", "fuzz"),
 )
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from seanet_jax.config import DatasetName
 from seanet_jax.data import image_spec
 from seanet_jax.data.dataset import Dataset
-from seanet_jax.models import PRESETS, SEANetConfig
+from seanet_jax.models import PRESETS, EncapNetConfig, NetworkConfig
 
 # Flags of a command that are given these values in place of its own; those that need what a test has not are dropped.
-_TRAINING = {"--epochs": "1", "--decay-every": "1", "--limit-train": "40", "--limit-test": "20", "--batch-size": "8"}
+_TRAINING = {"--epochs": "1", "--limit-train": "40", "--limit-test": "20", "--batch-size": "8"}
 _SMALLER = {
     "experiments/digits.py": _TRAINING,
     "experiments/cifar10.py": _TRAINING,
@@ -67,8 +67,10 @@ def small_dataset(name: DatasetName, **_: Any) -> Dataset:
     return Dataset(name, *arrays, spec.class_names, spec.mean, spec.std, flip=True)
 
 
-def small_preset(preset: SEANetConfig) -> SEANetConfig:
-    """One block of few channels."""
+def small_preset(preset: NetworkConfig) -> NetworkConfig:
+    """Few channels, and of a SEANet one block."""
+    if isinstance(preset, EncapNetConfig):
+        return dataclasses.replace(preset, widths=(4, 4, 8, 8), stem_width=4, groups=4)
     return dataclasses.replace(preset, stage_sizes=(1,), widths=(16,), stem_width=4, reduction=8)
 
 

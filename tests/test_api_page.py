@@ -13,6 +13,6 @@ def test_the_page_is_up_to_date():
 
 def test_the_page_has_the_blocks_with_their_shapes():
     page = (DOCS / "api.md").read_text()
-    for words in ("### `aggregate`", "### `SqueezeExcite`", "#### `SEANet.from_pretrained`", "`[..., C / factor]`"):
+    for words in ("### `aggregate`", "### `SqueezeExcite`", "#### `Network.from_pretrained`", "`[..., C / factor]`"):
         assert words in page
     assert "- `epochs: int = 200`: Passes over the training images." in page

@@ -11,7 +11,7 @@ from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError
 from seanet_jax.studies import ablate
 from seanet_jax.studies.cost import hours_at_least
-from seanet_jax.studies.page import Results, text, write
+from seanet_jax.studies.page import Results, _recipe, text, write
 from seanet_jax.studies.roofline import seconds, work
 from seanet_jax.studies.study import Run, Study
 
@@ -131,7 +131,7 @@ def test_the_page_in_docs_is_the_one_that_its_records_make(monkeypatch):
     monkeypatch.setattr("seanet_jax.studies.page.hours_at_least", lambda models, seeds: 1.0)
 
     def without_cost(page):
-        return re.sub(r"One H100 needs .*", "", page)
+        return re.sub(r"one H100 needs .*", "", page)
 
     assert without_cost(Path("docs/results.md").read_text()) == without_cost(page_of_docs())
 
@@ -140,3 +140,18 @@ def test_the_page_in_docs_is_the_one_that_its_records_make(monkeypatch):
 def test_the_cost_in_docs_is_that_of_the_roofline(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert Path("docs/results.md").read_text() == page_of_docs()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "SGD with learning rate 0.1, times 0.1 every 80 epochs, momentum 0.9"),
+        ({"decay_every": None}, "SGD with learning rate 0.1, momentum 0.9"),
+        (
+            {"optimizer": "adam", "decay_every": None, "decay_at": (2, 3)},
+            "Adam with learning rate 0.1, times 0.1 after 2 and 3 epochs, momentum 0.9",
+        ),
+    ],
+)
+def test_a_recipe_in_words(tmp_path, fields, words):
+    assert words in _recipe(Study(tmp_path, TrainConfig(**fields), {"resnet20": {"model": "resnet20"}}))
