@@ -215,18 +215,16 @@ def _fastest_method(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 
 
 def _fastest_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> ConvMethod:
     """What "auto" means for this convolution on a CPU."""
-    if groups > 1:
-        # Not XLA's own in any dtype.
-        if x.dtype != jnp.float32 or _groups_are_wide(kernel, groups):
-            return "patches"
-        kernel = jax.eval_shape(partial(_block_diagonal, groups=groups), kernel)
+    # Of groups, not XLA's own in any dtype.
+    if groups > 1 and (x.dtype != jnp.float32 or _groups_are_wide(kernel, groups)):
+        return "patches"
     if x.dtype != jnp.float32:
         return "lax"
-    batch, height, width, _ = x.shape
+    batch, height, width, channels = x.shape
     tiles = batch * height * width // _WINOGRAD4.tile**2
     if (
         _winograd_obstacle(x, kernel, stride, _WINOGRAD4) is None
-        and min(kernel.shape[2:]) >= _WINOGRAD_MIN_CHANNELS
+        and min(channels, kernel.shape[3]) >= _WINOGRAD_MIN_CHANNELS
         # A batch of any size is exported together with the kernels, which XLA then transforms when it compiles.
         and (export.is_symbolic_dim(batch) or tiles >= _WINOGRAD_MIN_TILES)
     ):
