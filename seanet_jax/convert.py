@@ -151,7 +151,7 @@ def _write_run(command: "ConversionCommand") -> None:
         found = read_pytorch(source, command.aggregate_op or "sum")
     else:
         found = PyTorchCheckpoint(SEANet.from_pretrained(source), epoch=None, momentum=None)
-        images = weights.read_folder(source).images
+        images = weights.read_about(source).images
     dataset = _dataset(command.dataset, found.model.config, images, source)
     network = _preset(found.model.config, source)
     config = dataclasses.replace(command.recipe, dataset=dataset, out=target, **network)

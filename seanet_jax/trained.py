@@ -46,7 +46,7 @@ def load(folder: str | Path, which: str = "best") -> Trained:
         images = RunFolder(folder).read_images()
         model, step = _restore(folder, which)
         return Trained(model, images, step)
-    spec = weights.read_folder(folder).images
+    spec = weights.read_about(folder).images
     if spec is None:
         raise InputError(
             f"{folder} does not say how images are normalised and what the classes are; "

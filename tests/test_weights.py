@@ -39,7 +39,7 @@ def test_everything_comes_back_bit_for_bit(model, folder):
     chex.assert_trees_all_equal(weights.to_arrays(again), weights.to_arrays(model))
     assert again.config == CONFIG
     chex.assert_trees_all_equal(again(jnp.asarray(X)), model(jnp.asarray(X)))
-    assert weights.read_folder(folder).images == SPEC
+    assert weights.read_about(folder).images == SPEC
 
 
 def test_the_files_are_what_other_readers_expect(model, folder):
@@ -84,7 +84,7 @@ def test_how_it_is_computed_is_the_readers_choice(folder):
 
 def test_a_folder_is_written_again(model, folder):
     model.save_pretrained(folder)
-    assert weights.read_folder(folder).images is None
+    assert weights.read_about(folder).images is None
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json"}
 
 

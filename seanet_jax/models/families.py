@@ -24,8 +24,7 @@ def build(config: NetworkConfig, *, rngs: nnx.Rngs) -> Network:
         config: of either family.
         rngs: source of the initial parameters, e.g. ``nnx.Rngs(0)``.
     """
-    (family,) = (family for family in _FAMILIES if family.config_class is type(config))
-    return family(config, rngs=rngs)
+    return _family_of(config)(config, rngs=rngs)
 
 
 def from_pretrained(folder: str | os.PathLike[str], **options: Any) -> Network:
@@ -39,7 +38,7 @@ def from_pretrained(folder: str | os.PathLike[str], **options: Any) -> Network:
         InputError: the folder's network is of a family that there is not, or as ``Network.from_pretrained``.
     """
     path = Path(folder)
-    found = weights.read_folder(path).model_type
+    found = weights.read_about(path).model_type
     for family in _FAMILIES:
         if family.model_type == found:
             return family.from_pretrained(path, **options)
@@ -69,5 +68,9 @@ def config_from_json(fields: Mapping[str, Any]) -> NetworkConfig:
 
 def config_to_json(config: NetworkConfig) -> dict[str, Any]:
     """A config as JSON values, for ``config_from_json``."""
+    return {"model_type": _family_of(config).model_type, **dataclasses.asdict(config)}
+
+
+def _family_of(config: NetworkConfig) -> type[Network]:
     (family,) = (family for family in _FAMILIES if family.config_class is type(config))
-    return {"model_type": family.model_type, **dataclasses.asdict(config)}
+    return family

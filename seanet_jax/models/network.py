@@ -139,7 +139,7 @@ class Network(nnx.Module, abc.ABC):
               together, or a new classifier is asked for without ``rngs``.
         """
         folder = Path(folder)
-        saved = weights.read_folder(folder)
+        saved = weights.read_about(folder)
         if saved.model_type != cls.model_type:
             raise InputError(
                 f"{folder} holds a network of the type {saved.model_type}, not {cls.model_type}; "
@@ -150,7 +150,7 @@ class Network(nnx.Module, abc.ABC):
             raise InputError(f"{folder / weights.CONFIG} has fields that no network has: {', '.join(sorted(unknown))}")
         config = cls.config_class(**saved.fields, dtype=dtype, conv_method=conv_method)
         model = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
-        weights.set_arrays(model, saved.arrays, str(folder / weights.WEIGHTS))
+        weights.set_arrays(model, weights.read_arrays(folder), str(folder / weights.WEIGHTS))
         if num_classes is not None:
             if num_classes and rngs is None:
                 raise InputError("from_pretrained: a new classifier is drawn at random; give rngs, e.g. nnx.Rngs(0)")

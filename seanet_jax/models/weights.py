@@ -112,31 +112,26 @@ def is_folder(folder: Path) -> bool:
     return (folder / WEIGHTS).exists() and (folder / CONFIG).exists()
 
 
-class Saved(NamedTuple):
-    """What a folder of pretrained weights holds.
+class About(NamedTuple):
+    """What ``config.json`` says of a network.
 
     Attributes:
         model_type: the kind of network.
         fields: of its config.
-        arrays: by path.
         images: what its images and classes are, if the folder says so.
     """
 
     model_type: str
     fields: dict[str, Any]
-    arrays: dict[str, np.ndarray]
     images: ImageSpec | None
 
 
-def read_folder(folder: Path) -> Saved:
-    """Reads what ``write_folder`` wrote.
+def read_about(folder: Path) -> About:
+    """Reads ``config.json``, as ``write_folder`` wrote it, and not yet the weights, which are large.
 
     Raises:
-        InputError: the folder holds no pretrained weights, or they are damaged.
+        InputError: the folder holds no pretrained weights, or the file is damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     if not is_folder(folder):
         raise InputError(
             f"{folder} holds no pretrained weights: it must have {WEIGHTS} and {CONFIG} in it "
@@ -151,11 +146,29 @@ def read_folder(folder: Path) -> Saved:
         spec = None if images is None else ImageSpec.from_json(images)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / CONFIG} is damaged ({error}); write the folder anew") from None
+    return About(model_type, fields, spec)
+
+
+def read_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Reads ``model.safetensors``, as ``write_folder`` wrote it.
+
+    Args:
+        folder: for which ``is_folder`` holds.
+
+    Returns:
+        The arrays by path.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
     try:
         arrays: dict[str, np.ndarray] = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{folder / WEIGHTS} is damaged ({error}); write the folder anew") from None
-    return Saved(model_type, fields, arrays, spec)
+    return arrays
 
 
 def _variables(model: nnx.Module) -> dict[str, nnx.Variable[jax.Array]]:
