@@ -102,15 +102,16 @@ class SeanetJax:
         import numpy as np
         from flax import nnx
 
-        from seanet_jax import cpu_tuning, parallel, step
-        from seanet_jax.config import TrainConfig
+        from seanet_jax.commands import cpu_tuning
         from seanet_jax.data import load
         from seanet_jax.models import SEANet
-        from seanet_jax.recipes import optimizer
+        from seanet_jax.training import sharding, step
+        from seanet_jax.training.config import TrainConfig
+        from seanet_jax.training.optimizer import optimizer
 
         dataset = load("digits")
-        devices = parallel.make_mesh()
-        placement = parallel.replicated(devices) if mesh else None
+        devices = sharding.make_mesh()
+        placement = sharding.replicated(devices) if mesh else None
         self._put = functools.partial(jax.device_put, device=placement)
         model = SEANet(task.model_config(conv_method=conv_method, dtype=dtype), rngs=nnx.Rngs(0))
         sgd = optimizer(TrainConfig(), steps_per_epoch=len(dataset.train_images) // task.batch_size)
@@ -180,9 +181,10 @@ class Fit:
 
     def train(self, steps: int) -> list[float]:
         """The mean of the steps of a run's second epoch, but for the first, which waits for memory and a checkpoint."""
-        from seanet_jax import cpu_tuning, loop, train
-        from seanet_jax.config import TrainConfig
-        from seanet_jax.report import Progress
+        from seanet_jax.commands import cpu_tuning
+        from seanet_jax.training import loop, run
+        from seanet_jax.training.config import TrainConfig
+        from seanet_jax.training.progress import Progress
 
         seen: list[tuple[int, float]] = []
 
@@ -205,7 +207,7 @@ class Fit:
         )
         with tempfile.TemporaryDirectory() as folder:
             config = dataclasses.replace(config, out=Path(folder) / "run")
-            train.fit(config, compiler_options=cpu_tuning.compiler_options(os.environ))
+            run.fit(config, compiler_options=cpu_tuning.compiler_options(os.environ))
         (first, began), *_, (last, ended) = [(step, when) for step, when in seen if step > steps]
         return [(ended - began) / (last - first)] * steps
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from contestants import Task
 
-from seanet_jax import cpu_tuning
+from seanet_jax.commands import cpu_tuning
 
 # Ends the names of contestants that run as Python starts.
 UNTUNED = "untuned"

@@ -17,9 +17,9 @@ from jax import export
 from train_step import spread
 
 from seanet_jax import ImageSpec, create_model
-from seanet_jax.fold import fold_batch_norm
-from seanet_jax.stablehlo import export_network, probabilities
-from seanet_jax.trained import Trained
+from seanet_jax.inference.stablehlo import export_network, probabilities
+from seanet_jax.inference.trained import Trained
+from seanet_jax.models.fold import fold_batch_norm
 
 IMAGES = ImageSpec(32, 32, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(100))))
 

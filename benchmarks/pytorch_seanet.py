@@ -1,7 +1,7 @@
 """The same networks in PyTorch, as a PyTorch user would write them: the opponent in the timings.
 
 Parameter names are those of the 2019 release, so that its golden vectors prove this network too
-(tests/test_benchmarks.py).
+(tests/benchmarks/test_benchmarks.py).
 Maps are NCHW in PyTorch's terms; ``torch.channels_last`` changes how they lie in memory.
 """
 

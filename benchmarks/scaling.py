@@ -32,8 +32,8 @@ from duel import compare
 from train_step import OURS, ratios, spread
 
 from seanet_jax.models import model_config
+from seanet_jax.models.multiply_adds import parameters
 from seanet_jax.studies import roofline
-from seanet_jax.studies.multiply_adds import parameters
 
 DEVICES, CLASSES, IMAGES = 8, 100, 50_000
 GPUS = (8, 64, 1024)
@@ -81,14 +81,15 @@ def count(model: str, conv_method: str, dtype: str, statistics: str, per_device:
     import numpy as np
     from flax import nnx
 
-    from seanet_jax import SEANet, parallel
-    from seanet_jax.config import TrainConfig
+    from seanet_jax import SEANet
     from seanet_jax.data import Dataset
     from seanet_jax.models import model_config
-    from seanet_jax.recipes import optimizer
-    from seanet_jax.step import Images, create_state, make_train_step
+    from seanet_jax.training import sharding
+    from seanet_jax.training.config import TrainConfig
+    from seanet_jax.training.optimizer import optimizer
+    from seanet_jax.training.step import Images, create_state, make_train_step
 
-    mesh = parallel.make_mesh()
+    mesh = sharding.make_mesh()
     size = per_device * mesh.size
     groups = mesh.size if statistics == "device" else 1
     config = model_config(model, num_classes=CLASSES, dtype=dtype, conv_method=conv_method, batch_groups=groups)
@@ -97,7 +98,7 @@ def count(model: str, conv_method: str, dtype: str, statistics: str, per_device:
         return SEANet(config, rngs=nnx.Rngs(0))
 
     def shaped(shape: Sequence[int], dtype: object, *, split: bool = False) -> jax.ShapeDtypeStruct:
-        placement = parallel.split_batch(mesh) if split else parallel.replicated(mesh)
+        placement = sharding.split_batch(mesh) if split else sharding.replicated(mesh)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=placement)
 
     recipe = optimizer(TrainConfig(), 1)
@@ -108,7 +109,7 @@ def count(model: str, conv_method: str, dtype: str, statistics: str, per_device:
     dataset = Dataset("paper", images, labels, images, labels, names, (0.5,) * 3, (0.25,) * 3, flip=True)
     data = Images(shaped((IMAGES, 32, 32, 3), jnp.uint8, split=True), shaped((IMAGES,), jnp.int32, split=True))
     step = make_train_step(nnx.eval_shape(new_model), recipe, dataset, mesh, batch_size=size, use_augmentation=True)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=parallel.replicated(mesh))
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     program = jitted.lower(state, data, shaped((IMAGES,), jnp.int32), key).compile()
     print(json.dumps(found(program.as_text())))
 

@@ -1,4 +1,4 @@
-"""The operations without any framework: a network of ``seanet_jax.functional`` whose parameters are a dict.
+"""The operations without any framework: a network of ``seanet_jax.layers.functional`` whose parameters are a dict.
 
     python examples/plain_jax.py
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_digits
 
-from seanet_jax.functional import aggregate, batch_norm, batch_statistics, conv2d, squeeze_excite
+from seanet_jax.layers.functional import aggregate, batch_norm, batch_statistics, conv2d, squeeze_excite
 
 Arrays = dict[str, jax.Array]
 CHANNELS, HIDDEN, FACTOR = 32, 4, 4

@@ -15,7 +15,7 @@ shares the runs out; killed and started again, it goes on.
 Result: table.md and table.csv in the study's folder, beside a folder for each run.
 """
 
-from seanet_jax.cli import study
+from seanet_jax.commands.ablate import main
 
 if __name__ == "__main__":
-    study(__doc__, "ablate", ("seanet20",), learning_rates=(0.1, 0.03, 0.01), validation_fraction=0.1)
+    main(__doc__)

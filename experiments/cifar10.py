@@ -9,7 +9,7 @@ EncapNet by the recipe it was published with:
     python experiments/cifar10.py --model encapnet_plus
 """
 
-from seanet_jax.cli import main
+from seanet_jax.commands.train import main
 
 if __name__ == "__main__":
     main(__doc__, dataset="cifar10")

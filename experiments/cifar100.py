@@ -9,7 +9,7 @@ narrow network, which end at 27.3 % test accuracy:
     python experiments/cifar100.py --model seanet20_narrow --epochs 3
 """
 
-from seanet_jax.cli import main
+from seanet_jax.commands.train import main
 
 if __name__ == "__main__":
     main(__doc__, dataset="cifar100")

@@ -12,15 +12,7 @@ or machines that share the folder, it shares the runs out; killed and started ag
 Result: table.md, table.csv and tests.csv in the study's folder, beside a folder for each run.
 """
 
-from seanet_jax.cli import study
-
-# Of SEANet's recipe: rows of the talk's tables, then equals: in parameters, and in capacity and compute.
-MODELS = (
-    *("seanet20", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "senet20"),
-    *("seanet20_small", "seanet20_block", "wide_senet20", "wide_resnet20"),
-)
-# The rest of the talk's rows.
-ENCAPNETS = ("encapnet", "encapnet_plus", "encapnet_plus_plus")
+from seanet_jax.commands.compare import main
 
 if __name__ == "__main__":
-    study(__doc__, "compare", (*MODELS, *ENCAPNETS))
+    main(__doc__)

@@ -8,9 +8,8 @@ Cost: half a minute; no checkpoint and no image is read.
 
 from pathlib import Path
 
-from compare import MODELS
-
-from seanet_jax.cli import Arguments, command
+from seanet_jax.commands.cli import Arguments, command
+from seanet_jax.commands.compare import MODELS
 
 
 def main() -> None:

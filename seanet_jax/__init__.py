@@ -1,6 +1,6 @@
 """SEANet in JAX and Flax NNX: squeeze-excitation and aggregation on a residual network.
 
-The names below are the blocks and the networks. Training lives in ``seanet_jax.train``, data in ``seanet_jax.data``.
+The names below are the blocks and the networks. Training is in ``seanet_jax.training``, data in ``seanet_jax.data``.
 """
 
 import importlib
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seanet_jax.errors import InputError
-    from seanet_jax.functional import aggregate, squeeze_excite
     from seanet_jax.image_spec import ImageSpec
+    from seanet_jax.layers.functional import aggregate, squeeze_excite
+    from seanet_jax.layers.modules import Aggregate, ResidualBlock, SqueezeExcite
     from seanet_jax.models import PRESETS, EncapNet, EncapNetConfig, SEANet, SEANetConfig, create_model
-    from seanet_jax.modules import Aggregate, ResidualBlock, SqueezeExcite
 
 __version__ = "0.1.0"
 
@@ -33,10 +33,10 @@ __all__ = [
 
 _HOMES = {
     "errors": ("InputError",),
-    "functional": ("aggregate", "squeeze_excite"),
+    "layers.functional": ("aggregate", "squeeze_excite"),
     "image_spec": ("ImageSpec",),
     "models": ("PRESETS", "EncapNet", "EncapNetConfig", "SEANet", "SEANetConfig", "create_model"),
-    "modules": ("Aggregate", "ResidualBlock", "SqueezeExcite"),
+    "layers.modules": ("Aggregate", "ResidualBlock", "SqueezeExcite"),
 }
 
 

@@ -20,9 +20,10 @@ from documented import small_dataset, small_preset
 from flax import nnx
 from PIL import Image
 
-from seanet_jax import train
-from seanet_jax.config import TrainConfig
 from seanet_jax.models import PRESETS, SEANet
+from seanet_jax.training import images
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.run import fit
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -50,9 +51,9 @@ for word in words[1:]:
 
 # Programs, as the shell finds them in a document's folder.
 STAND_INS = {
-    ".venv/bin/python": f'exec {sys.executable} -W error tests/documented.py "$@"',
+    ".venv/bin/python": f'exec {sys.executable} -W error tests/support/documented.py "$@"',
     ".venv/bin/pip": f"exec {sys.executable} -c '{_PIP}' \"$@\"",
-    "bin/python": f'exec {sys.executable} -W error tests/documented.py "$@"',
+    "bin/python": f'exec {sys.executable} -W error tests/support/documented.py "$@"',
     "bin/python3": '[ "$1 $2" = "-m venv" ]',
     "bin/pip": f"exec {sys.executable} -c '{_PIP}' \"$@\"",
     # The flags of a launcher are as tested in test_examples.py, or its own; the command begins at the first program.
@@ -92,7 +93,7 @@ def folder(tmp_path, monkeypatch):
     for name in ("photo.jpg", "holiday/1.png", "holiday/2.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)).save(tmp_path / name)
-    monkeypatch.setattr(train, "load", small_dataset)
+    monkeypatch.setattr(images, "load", small_dataset)
     for preset in set(RUNS.values()):
         monkeypatch.setitem(PRESETS, preset, small_preset(PRESETS[preset]))
     return tmp_path
@@ -103,7 +104,7 @@ def make_runs(folder, code):
     for name, preset in RUNS.items():
         if re.search(rf"(?<![\w/.-]){name}(?![\w-])", code) and not (folder / name).exists():
             config = TrainConfig(model=preset, epochs=1, batch_size=8, eval_batch_size=20, out=folder / name)
-            train.fit(config)
+            fit(config)
     if "best_model.pth" in code and not (folder / "best_model.pth").exists():
         from seanet_jax.models.pytorch import state_dict, write_pytorch
 
@@ -112,7 +113,10 @@ def make_runs(folder, code):
 
 
 def run(folder, block):
-    environment = os.environ | {"PATH": f"{folder}/bin:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    environment = os.environ | {
+        "PATH": f"{folder}/bin:{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}:{ROOT}/tests/support",
+    }
     if block.language == "bash":
         command = ["bash", "-euo", "pipefail", "-c", block.code + "\nwait\n"]
     elif block.language == "python":
@@ -151,7 +155,7 @@ def test_a_block_that_fails_is_noticed(folder):
         ("bash", ".venv/bin/python experiments/digits.py --learning_speed 3", "error: Unrecognized options"),
         ("bash", "false\ntrue", "line 7"),
         ("bash", "srun --nodes=2 .venv/bin/python experiments/nothing.py", "FileNotFoundError"),
-        ("bash", ".venv/bin/python tests/kill_and_resume.py --kicks 3", "unrecognized arguments"),
+        ("bash", ".venv/bin/python tests/support/kill_and_resume.py --kicks 3", "unrecognized arguments"),
         ("bash", ".venv/bin/pip install -e '.[nothing]'", "AssertionError: nothing"),
         ("bash", ".venv/bin/python -m pytest tests/test_nothing.py", "line 7"),
         ("python", "import seanet_jax\nseanet_jax.nothing", "no attribute 'nothing'"),

@@ -17,10 +17,10 @@ from flax import nnx
 from training_fixtures import TINY, settled
 
 from seanet_jax import SEANet
-from seanet_jax.config import TrainConfig
-from seanet_jax.flags import parse
 from seanet_jax.models import weights
-from seanet_jax.processes import ProcessGroup
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.flags import parse
+from seanet_jax.training.processes import ProcessGroup
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -15,16 +15,17 @@ from flax import nnx
 from hypothesis import given
 
 import seanet_jax
-from seanet_jax import capsules, functional, transport
-from seanet_jax.config import TrainConfig
-from seanet_jax.convolution import CONV_METHODS
 from seanet_jax.data import Dataset, load
-from seanet_jax.data.augment import augment, normalize
+from seanet_jax.data.augment import augment
 from seanet_jax.errors import InputError
+from seanet_jax.image_spec import normalize
+from seanet_jax.inference.trained import load_model
+from seanet_jax.layers import capsules, functional, transport
+from seanet_jax.layers.convolution import CONV_METHODS
+from seanet_jax.layers.modules import Aggregate, BatchNorm, Conv, ConvTranspose, Linear, ResidualBlock, SqueezeExcite
 from seanet_jax.models import EncapNetConfig, SEANetConfig, build, model_config
-from seanet_jax.modules import Aggregate, BatchNorm, Conv, ConvTranspose, Linear, ResidualBlock, SqueezeExcite
-from seanet_jax.scores import cross_entropy, margin_loss
-from seanet_jax.trained import load_model
+from seanet_jax.models.scores import cross_entropy, margin_loss
+from seanet_jax.training.config import TrainConfig
 
 
 @contextlib.contextmanager

@@ -1,3 +1,5 @@
+import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -51,34 +53,53 @@ def test_importing_the_package_stays_light():
 def test_importing_the_package_does_not_change_the_process():
     code = (
         "import os; before = dict(os.environ); "
-        "import seanet_jax.train, seanet_jax.cli; print(dict(os.environ) == before)"
+        "import seanet_jax.training.run, seanet_jax.commands.cli; print(dict(os.environ) == before)"
     )
     assert python(code).strip() == "True"
 
 
-def test_modules_import_one_way():
-    order = [
-        *("convert", "export", "evaluate", "predict", "cli", "cpu_tuning", "evaluation"),
-        *(
-            "evaluation_figures",
-            "measures",
-            "html_report",
-            "studies",
-            "flags",
-            "train",
-            "stablehlo",
-            "answers",
-            "trained",
-        ),
-        *("loop", "trainer", "report", "run_folder", "checkpoint", "fold", "step", "recipes", "config", "interrupt"),
-        *("processes", "parallel", "data", "contact_sheet", "image_file", "style", "models", "image_spec"),
-        *("scores", "files", "transport", "capsules", "modules", "functional", "convolution", "printable", "errors"),
-    ]
+# Each room may import from those after it, and the files at the root from one another.
+ROOMS = ["commands", "studies", "inference", "training", "data", "models", "layers", ""]
+
+
+def room(module):
+    """The folder that a module is in; the files at the root are one room."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else ""
+
+
+def imports(path):
+    """The modules that a file imports from the package, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("seanet_jax"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("seanet_jax"))
+
+
+def test_rooms_import_one_way():
     package = ROOT / "seanet_jax"
+    found = set()
     for path in package.rglob("*.py"):
-        name = path.relative_to(package).parts[0].removesuffix(".py")
-        if name == "__init__":
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        # The face of the package, and the command line, name what is in every room.
+        if path.parent == package and path.stem in ("__init__", "__main__"):
             continue
-        for imported in re.findall(r"^\s*from seanet_jax(?:\.(\w+))?[\w.]* import (.+)$", path.read_text(), re.M):
-            for target in [imported[0]] if imported[0] else re.findall(r"\w+", imported[1]):
-                assert order.index(target) >= order.index(name), f"{path} imports {target}"
+        for imported in imports(path):
+            found.add((room(name), room(imported)))
+            assert ROOMS.index(room(imported)) >= ROOMS.index(room(name)), f"{path} imports {imported}"
+    assert ("commands", "training") in found, "no import was found"
+
+
+def test_modules_import_without_circles():
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "seanet_jax").rglob("*.py")
+    }
+    # A name is that of a module, or of something in one.
+    after = {
+        name: {wanted if wanted in files else wanted.rpartition(".")[0] for wanted in imports(path)} - {"seanet_jax"}
+        for name, path in files.items()
+        if name not in ("seanet_jax", "seanet_jax.__main__")
+    }
+    graphlib.TopologicalSorter(after).prepare()  # raises CycleError

@@ -47,7 +47,7 @@ def test_it_holds_the_package_and_nothing_else(wheel):
 def test_it_is_imported_from_where_it_is_installed(wheel, tmp_path):
     run("-m", "pip", "install", "--no-deps", "--no-index", "--target", ".", str(wheel), cwd=tmp_path)
     code = (
-        "import seanet_jax, seanet_jax.train; from importlib.metadata import version; "
+        "import seanet_jax, seanet_jax.training.run; from importlib.metadata import version; "
         "print(seanet_jax.__file__, seanet_jax.SEANet.__name__, version('seanet-jax'))"
     )
     place, name, version = run("-W", "error", "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path)).split()

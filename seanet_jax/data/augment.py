@@ -1,7 +1,5 @@
 """What happens to a batch on the device, inside the jitted step: augmentation and normalisation."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
@@ -39,26 +37,3 @@ def augment(key: jax.Array, images: jax.Array, *, flip: bool) -> jax.Array:
         return images
     mirrored = jax.random.bernoulli(flip_key, shape=(count, 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
-
-
-def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """``(pixel / 255 - mean) / std`` per channel.
-
-    Args:
-        images: uint8 ``[N, H, W, C]``.
-        mean: of each channel, of pixels in [0, 1].
-        std: likewise.
-
-    Returns:
-        float32 ``[N, H, W, C]``.
-
-    Raises:
-        InputError: the images are not uint8, or mean and std are not one number for each channel.
-    """
-    if images.ndim != 4 or images.dtype != jnp.uint8:
-        raise InputError(f"normalize: the images are {images.dtype} {images.shape}; they must be uint8 [N, H, W, C]")
-    if not len(mean) == len(std) == images.shape[-1]:
-        raise InputError(
-            f"normalize: mean and std have {len(mean)} and {len(std)} numbers; they must have {images.shape[-1]} each"
-        )
-    return (images.astype(jnp.float32) / 255 - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -1,7 +1,8 @@
 """EncapNet, its branch of aides and its agreement: capsules kept as channels of a convolutional network.
 
 Li et al., "Neural Network Encapsulation", ECCV 2018 (arXiv:1808.03749), with the layers of the published default
-network. ``seanet_jax.capsules`` says how a map's channels are capsules, ``seanet_jax.transport`` what agreement is.
+network. ``seanet_jax.layers.capsules`` says how a map's channels are capsules, ``seanet_jax.layers.transport`` what
+agreement is.
 """
 
 import dataclasses
@@ -12,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seanet_jax.capsules import class_capsules, euclidean_norm, flatten_capsules, route, squash
 from seanet_jax.errors import InputError
+from seanet_jax.layers.capsules import class_capsules, euclidean_norm, flatten_capsules, route, squash
+from seanet_jax.layers.modules import BatchNorm, Conv, ConvTranspose
+from seanet_jax.layers.transport import transport_divergence
 from seanet_jax.models.network import Network, NetworkConfig
-from seanet_jax.modules import BatchNorm, Conv, ConvTranspose
-from seanet_jax.scores import LENGTHS, Scores
-from seanet_jax.transport import transport_divergence
+from seanet_jax.models.scores import LENGTHS, Scores
 
 _STRIDES = (1, 2, 2, 2)
 # Where the aides and the agreement are.
@@ -115,7 +116,7 @@ class MasterAideConv(nnx.Module):
     Args and shapes are those of ``MasterConv``.
     """
 
-    # Convolutions, each with the normalisation of its result; see seanet_jax.fold.
+    # Convolutions, each with the normalisation of its result; see seanet_jax.models.fold.
     folds: ClassVar[Sequence[tuple[str, str]]] = (("master", "master_bn"), ("aide", "aide_bn"))
 
     def __init__(

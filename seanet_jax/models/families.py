@@ -31,7 +31,7 @@ def from_pretrained(folder: str | os.PathLike[str], **options: Any) -> Network:
     """The network of a folder of weights, of whatever family.
 
     Args:
-        folder: written by ``save_pretrained`` or ``python -m seanet_jax.convert``.
+        folder: written by ``save_pretrained`` or ``seanet convert``.
         **options: see ``Network.from_pretrained``.
 
     Raises:

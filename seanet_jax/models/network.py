@@ -13,7 +13,7 @@ from flax import nnx
 from seanet_jax.errors import InputError, is_integer
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import weights
-from seanet_jax.scores import LOGITS, Scores
+from seanet_jax.models.scores import LOGITS, Scores
 
 ComputeDtype = Literal["float32", "bfloat16"]
 # The methods of ``conv2d`` that suit every convolution of a network.
@@ -124,7 +124,7 @@ class Network(nnx.Module, abc.ABC):
         """A network with the weights of a folder of ``model.safetensors`` and ``config.json``.
 
         Args:
-            folder: written by ``save_pretrained`` or ``python -m seanet_jax.convert``.
+            folder: written by ``save_pretrained`` or ``seanet convert``.
             num_classes: None keeps the classifier; 0 leaves it out, for use as a backbone; another number puts a new
               one of that size in its place.
             rngs: source of a new classifier's parameters.
@@ -164,8 +164,8 @@ class Network(nnx.Module, abc.ABC):
 
         Args:
             folder: created if it is not there; files of these names in it are replaced.
-            images: how images are normalised and what the classes are called, for ``seanet_jax.predict`` and
-              ``seanet_jax.export``; without it the folder is a backbone's.
+            images: how images are normalised and what the classes are called, for ``seanet_jax.commands.predict`` and
+              ``seanet_jax.commands.export``; without it the folder is a backbone's.
 
         Raises:
             InputError: the folder holds a run, or ``images`` is of other channels or classes than the network.
@@ -182,3 +182,9 @@ class Network(nnx.Module, abc.ABC):
                     f"the network has {ours[0]} and {ours[1]}"
                 )
         weights.write_folder(Path(folder), self, self.config, images)
+
+
+def split_model(model: Network) -> tuple[nnx.GraphDef, Any, Any]:
+    """Structure, parameters and batch statistics of a model, the last two as nested dicts."""
+    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
+    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)

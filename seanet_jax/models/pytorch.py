@@ -18,7 +18,7 @@ from flax import nnx
 
 from seanet_jax.errors import InputError, is_integer
 from seanet_jax.files import write_whole
-from seanet_jax.functional import AggregateOp
+from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import weights
 from seanet_jax.models.network import Network
 from seanet_jax.models.seanet import SEANet, SEANetConfig

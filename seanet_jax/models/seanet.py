@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seanet_jax.errors import InputError
-from seanet_jax.functional import AGGREGATE_OPS, AggregateOp, at_least_float32
+from seanet_jax.layers.functional import AGGREGATE_OPS, AggregateOp, at_least_float32
+from seanet_jax.layers.modules import Aggregate, BatchNorm, Conv, Linear, ResidualBlock
 from seanet_jax.models.network import Network, NetworkConfig
-from seanet_jax.modules import Aggregate, BatchNorm, Conv, Linear, ResidualBlock
 
 AggregatePlacement = Literal["stage", "block", "none"]
 

@@ -135,7 +135,7 @@ def read_about(folder: Path) -> About:
     if not is_folder(folder):
         raise InputError(
             f"{folder} holds no pretrained weights: it must have {WEIGHTS} and {CONFIG} in it "
-            "(python -m seanet_jax.convert makes them of a run)"
+            "(seanet convert makes them of a run)"
         )
     try:
         about = json.loads((folder / CONFIG).read_text())

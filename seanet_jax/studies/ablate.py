@@ -8,10 +8,10 @@ from typing import Any
 
 from seanet_jax.errors import InputError
 from seanet_jax.files import write_whole
-from seanet_jax.flags import StudyCommand
-from seanet_jax.report import say
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Run, Study
+from seanet_jax.training.flags import StudyCommand
+from seanet_jax.training.progress import say
 
 # By axis: each value's name and the variant that has it. A factor of 1 is no aggregation.
 AXES: dict[str, dict[str, str]] = {

@@ -16,10 +16,10 @@ from flax import nnx
 from numpy.typing import ArrayLike
 
 from seanet_jax.errors import InputError, demand_positive_integers
-from seanet_jax.functional import AggregateOp, aggregate
+from seanet_jax.layers.functional import AggregateOp, aggregate
 from seanet_jax.models import SEANet, SEANetConfig
-from seanet_jax.scores import cross_entropy
-from seanet_jax.step import split_model
+from seanet_jax.models.network import split_model
+from seanet_jax.models.scores import cross_entropy
 
 
 class Moments(NamedTuple):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seanet_jax import style
-from seanet_jax.functional import AggregateOp
+from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.studies.analysis import StageMaps
 
 if TYPE_CHECKING:

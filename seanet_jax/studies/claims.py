@@ -14,15 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seanet_jax import parallel, style
-from seanet_jax.config import TrainConfig
+from seanet_jax import style
 from seanet_jax.data import Dataset
-from seanet_jax.data.augment import normalize
+from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, demand_positive_integers
 from seanet_jax.files import write_whole
+from seanet_jax.image_spec import normalize
+from seanet_jax.inference.trained import load_model
 from seanet_jax.models import SEANet, SEANetConfig
-from seanet_jax.report import say
-from seanet_jax.run_folder import RunFolder, versions
 from seanet_jax.studies import claim_figures
 from seanet_jax.studies.analysis import (
     Gradients,
@@ -35,9 +34,12 @@ from seanet_jax.studies.analysis import (
     gradient_norms,
     summed_groups,
 )
-from seanet_jax.train import load_dataset
-from seanet_jax.trained import load_model
-from seanet_jax.trainer import Trainer
+from seanet_jax.training import sharding
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.images import load_dataset
+from seanet_jax.training.progress import say
+from seanet_jax.training.run_folder import RunFolder
+from seanet_jax.training.trainer import Trainer
 
 # Random choices of channels, whose mean is the control.
 _CHOICES = 20
@@ -282,7 +284,7 @@ def _verdict(holds: Sequence[bool], what: str) -> str:
 
 def _gradients(ours: Trained, dataset: Dataset, steps: int, learning_rate: float) -> dict[str, Any]:
     """Gradient norms by operation and step, from the same initial parameters' seed and the same images."""
-    mesh = parallel.make_mesh()
+    mesh = sharding.make_mesh()
     looks = sorted({step for step in (0, 10, 100) if step < steps} | {steps})
     images = _normalized(dataset, dataset.train_images[:_GRADIENT_IMAGES])
     labels = jnp.asarray(dataset.train_labels[:_GRADIENT_IMAGES])

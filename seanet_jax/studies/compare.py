@@ -16,22 +16,16 @@ from typing import Any
 import filelock
 import numpy as np
 
-from seanet_jax import parallel
 from seanet_jax.data import load
 from seanet_jax.files import write_whole
-from seanet_jax.flags import StudyCommand
 from seanet_jax.models import NetworkConfig, SEANetConfig
-from seanet_jax.report import say
-from seanet_jax.studies.multiply_adds import multiply_adds, parameters
+from seanet_jax.models.multiply_adds import multiply_adds, parameters
 from seanet_jax.studies.speed import training_speeds
-from seanet_jax.studies.statistics import (
-    PairedDifference,
-    format_summary,
-    holm,
-    paired_difference,
-    summarize,
-)
+from seanet_jax.studies.statistics import PairedDifference, format_summary, holm, paired_difference, summarize
 from seanet_jax.studies.study import Run, Study
+from seanet_jax.training import sharding
+from seanet_jax.training.flags import StudyCommand
+from seanet_jax.training.progress import say
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 
@@ -138,7 +132,7 @@ def _measure_speeds(study: Study, compiler_options: Mapping[str, str]) -> None:
         dataset = load(study.base.dataset, data_dir=study.base.data_dir)
         configs = {variant: study.config(Run(variant, study.rates(variant)[0], 0)) for variant in study.variants}
         rates = training_speeds(configs, dataset, compiler_options)
-        about = {"device": parallel.describe_devices(), "images_per_second": rates}
+        about = {"device": sharding.describe_devices(), "images_per_second": rates}
         write_whole(path, json.dumps(about, indent=2) + "\n")
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from seanet_jax import style
 from seanet_jax.errors import InputError, demand_positive_integers
-from seanet_jax.report import published_curves
-from seanet_jax.run_folder import Record
 from seanet_jax.studies.network_lines import line_of
+from seanet_jax.training.curves import published_curves
+from seanet_jax.training.run_folder import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

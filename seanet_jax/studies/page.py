@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from seanet_jax import style
-from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError
 from seanet_jax.files import write_whole
-from seanet_jax.flags import as_flags
-from seanet_jax.report import format_duration
-from seanet_jax.run_folder import Record
 from seanet_jax.studies import ablate, compare, figures
-from seanet_jax.studies.cost import hours_at_least
+from seanet_jax.studies.roofline import hours_at_least
 from seanet_jax.studies.statistics import summarize
 from seanet_jax.studies.study import Run, Study
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.flags import as_flags
+from seanet_jax.training.progress import format_duration
+from seanet_jax.training.run_folder import Record
 
 # A GPU reaches a part of the roofline; which part here, nobody has measured.
 _REACHED = (0.1, 0.3)

@@ -28,14 +28,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from seanet_jax import parallel
-from seanet_jax.config import TrainConfig
 from seanet_jax.data import Dataset
 from seanet_jax.errors import InputError
 from seanet_jax.models import SEANet, SEANetConfig, model_config
-from seanet_jax.recipes import optimizer
-from seanet_jax.step import Images, Metrics, create_state, make_eval_step, make_train_step
-from seanet_jax.studies.multiply_adds import equations, parameters
+from seanet_jax.models.multiply_adds import equations, parameters
+from seanet_jax.training import sharding
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.optimizer import optimizer
+from seanet_jax.training.step import Images, Metrics, create_state, make_eval_step, make_train_step
 
 CLASSES, SIZE = 100, 32
 # H100 SXM5 80 GB: operations per second without sparsity, bytes per second. The data sheet gives 1,979 and 989 TFLOP/s
@@ -89,7 +89,7 @@ def traced(model: str, batch_size: int, mode: str, size: int = SIZE) -> jax.stag
     def new_model() -> SEANet:
         return SEANet(config, rngs=nnx.Rngs(0))
 
-    abstract, mesh, recipe = nnx.eval_shape(new_model), parallel.make_mesh(), optimizer(TrainConfig(), 1)
+    abstract, mesh, recipe = nnx.eval_shape(new_model), sharding.make_mesh(), optimizer(TrainConfig(), 1)
     state = jax.eval_shape(lambda: create_state(new_model(), recipe))
     images, labels = np.zeros((batch_size, size, size, 3), np.uint8), np.zeros(batch_size, np.int32)
     names = tuple(str(number) for number in range(CLASSES))
@@ -166,3 +166,23 @@ def work(model: str, batch_size: int, mode: str) -> list[Work]:
 def seconds(done: Sequence[Work], precision: str) -> float:
     """What one operation after the other takes at least."""
     return sum(max(one.times(precision)) for one in done)
+
+
+# Of CIFAR-10 and CIFAR-100 alike.
+TRAIN_IMAGES, TEST_IMAGES = 50_000, 10_000
+
+_BATCH = 64
+
+
+def hours_at_least(models: Sequence[str], *, seeds: int, epochs: int = 200, precision: str = "TF32") -> float:
+    """Hours that one H100 needs at the very least to train and evaluate every network on all of CIFAR.
+
+    Args:
+        models: names of presets.
+        seeds: runs of each.
+        epochs: of each run, after each of which the test images are evaluated.
+        precision: "TF32" or "bf16".
+    """
+    a_step = {mode: [seconds(work(model, _BATCH, mode), precision) for model in models] for mode in ("train", "eval")}
+    an_epoch = (sum(a_step["train"]) * TRAIN_IMAGES + sum(a_step["eval"]) * TEST_IMAGES) / _BATCH
+    return an_epoch * epochs * seeds / 3600

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import jax
 
-from seanet_jax import parallel
-from seanet_jax.config import TrainConfig
 from seanet_jax.data import Dataset
-from seanet_jax.trainer import Trainer
+from seanet_jax.training import sharding
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.trainer import Trainer
 
 _ROUNDS = 5
 _SECONDS_A_TURN = 1.0
@@ -24,7 +24,7 @@ def training_speeds(
         dataset: some of its images are used.
         compiler_options: as for training.
     """
-    mesh = parallel.make_mesh()
+    mesh = sharding.make_mesh()
     steppers = {}
     for name, config in configs.items():
         few = dataset.limit(2 * config.batch_size, 1)

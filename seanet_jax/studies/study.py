@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import filelock
 import jax
 
-from seanet_jax.config import TrainConfig
 from seanet_jax.errors import InputError, is_integer
 from seanet_jax.files import write_whole
-from seanet_jax.loop import TrainingDivergedError
-from seanet_jax.report import say
-from seanet_jax.run_folder import Record, RunFolder, RunInUseError
-from seanet_jax.train import fit
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.loop import TrainingDivergedError
+from seanet_jax.training.progress import say
+from seanet_jax.training.run import fit
+from seanet_jax.training.run_folder import Record, RunFolder, RunInUseError
 
 _SECONDS_BETWEEN_LOOKS = 5
 

@@ -1,0 +1,81 @@
+"""The figures of an evaluation: which classes are taken for which, and how far confidence can be believed."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seanet_jax import style
+from seanet_jax.inference.metrics import Reliability
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# More names, or numbers in cells, cannot be read.
+_MOST_NAMED = 20
+_MOST_NUMBERED = 10
+
+
+def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> "Figure":
+    """The share of each class's images (row) that were taken for each class (column).
+
+    Classes are named where there is room: 20 at most; cells have numbers up to 10.
+
+    Args:
+        confusion: counts, ``[classes, classes]``.
+        names: of the classes.
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    images = confusion.sum(1, keepdims=True)
+    shares = np.divide(confusion, images, out=np.zeros(confusion.shape), where=images > 0)
+    made, (axes,) = style.figure(width=4.4, height=4)
+    axes.grid(False)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    style.label(axes, x="answer", y="class")
+    bar = made.colorbar(picture, ax=axes, shrink=0.9, format=PercentFormatter(1))
+    bar.set_label("of the class's images", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+    if len(names) <= _MOST_NAMED:
+        # A name is no formula, whatever dollars are in it.
+        axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
+        axes.tick_params(length=0)
+    else:
+        axes.set(xticks=[], yticks=[])
+    if len(names) <= _MOST_NUMBERED:
+        for (row, column), share in np.ndenumerate(shares):
+            if confusion[row, column]:
+                colour = "white" if share > 0.55 else style.BLACK
+                axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7, color=colour)
+    return made
+
+
+def reliability_figure(found: Reliability, error: float) -> "Figure":
+    """Accuracy over confidence, and below it how many images have that confidence.
+
+    Args:
+        found: as measured.
+        error: the expected calibration error.
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    bins = len(found.images)
+    width = 1 / bins
+    centres = (np.arange(bins) + 0.5) * width
+    some = found.images > 0
+    made, (above, below) = style.figure(2, width=4.4, height=4, sharex=True, height_ratios=(3, 1))
+    above.plot([0, 1], [0, 1], "--", color=style.PUBLISHED, linewidth=1, label="perfect calibration")
+    above.bar(centres, np.nan_to_num(found.accuracy), width * 0.9, color=style.SKY, label="accuracy")
+    above.plot(
+        found.confidence[some], found.accuracy[some], "o", color=style.BLUE, markersize=4, label="mean confidence"
+    )
+    above.set(xlim=(0, 1), ylim=(0, 1))
+    style.label(above, x="", y="accuracy", title=f"expected calibration error {error:.2%}")
+    above.legend(frameon=False, fontsize=8, loc="upper left")
+    below.bar(centres, found.images / found.images.sum(), width * 0.9, color=style.PUBLISHED)
+    style.label(below, x="confidence", y="of images")
+    for axis in (above.yaxis, below.yaxis, below.xaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return made

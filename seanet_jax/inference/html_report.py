@@ -1,0 +1,157 @@
+"""A run and its evaluation as one page that needs nothing else: no network, no script, no other file."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from seanet_jax.training.progress import format_duration
+from seanet_jax.training.run_folder import Record
+
+# Of more classes the page shows the best and the worst.
+_MOST_CLASSES = 20
+_SHOWN = 10
+
+
+def html_report(
+    about: Mapping[str, Any],
+    records: Sequence[Record],
+    config: Mapping[str, Any],
+    summary: Mapping[str, Any] | None,
+    figures: Mapping[str, bytes],
+    pictures: Sequence[bytes],
+) -> str:
+    """The page. Names are shown as they are, whatever they hold.
+
+    Args:
+        about: the contents of ``evaluation.json``.
+        records: of the run, one an epoch; at least one.
+        config: of the run.
+        summary: of the run, if it has one yet.
+        figures: SVG files, named loss, accuracy, confusion and reliability.
+        pictures: PNG files, one for each of the evaluation's mistakes.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": "{:.2%}".format, "whole_percent": "{:.0%}".format}
+    template = (resources.files("seanet_jax") / "report.html.jinja").read_text(encoding="utf-8")
+    bins = about["calibration"]
+    columns = [column for column in _COLUMNS if column[1] in records[-1]]
+    return environment.from_string(template).render(
+        about=about,
+        facts=_facts(about, config, summary),
+        tiles=_tiles(about),
+        notes=_notes(about, config, summary),
+        curves=[_figure(figures[name], f"{what} over epochs") for name, what in _CURVES.items()],
+        columns=[name for name, _, _ in columns],
+        records=[
+            {
+                "cells": [form.format(record[key]) for _, key, form in columns],
+                "mark": record["step"] == about["step"],
+            }
+            for record in records
+        ],
+        confusion=_figure(
+            figures["confusion"], "Confusion matrix: share of each class's images by the answer they got"
+        ),
+        images_of={row["name"]: row["images"] for row in about["classes"]},
+        class_tables=_class_tables(about["classes"]),
+        reliability=_figure(
+            figures["reliability"], "Reliability diagram: accuracy over confidence, and images by confidence"
+        ),
+        mean_confidence=sum(row["images"] * (row["confidence"] or 0) for row in bins) / about["images"],
+        mistakes=[
+            {**mistake, "uri": _uri(picture, "image/png")}
+            for mistake, picture in zip(about["mistakes"], pictures, strict=True)
+        ],
+        config=config,
+        versions=_versions(about, summary),
+    )
+
+
+_CURVES = {"loss": "Loss", "accuracy": "Error"}
+
+# Heading, quantity, format.
+_COLUMNS = (
+    ("epoch", "epoch", "{:.4g}"),
+    ("learning rate", "learning_rate", "{:g}"),
+    ("train loss", "train_loss", "{:.4f}"),
+    ("train accuracy", "train_accuracy", "{:.2%}"),
+    ("validation loss", "val_loss", "{:.4f}"),
+    ("validation accuracy", "val_accuracy", "{:.2%}"),
+    ("test loss", "test_loss", "{:.4f}"),
+    ("test accuracy", "test_accuracy", "{:.2%}"),
+    ("images/s", "images_per_second", "{:,.1f}"),
+    ("seconds", "seconds", "{:,.1f}"),
+)
+
+
+def _facts(about: Mapping[str, Any], config: Mapping[str, Any], summary: Mapping[str, Any] | None) -> list[str]:
+    epoch = "" if about["epoch"] is None else f"epoch {about['epoch']:.4g}, "
+    facts = [f"{about['which']} checkpoint ({epoch}step {about['step']:,})", f"seed {config['seed']}"]
+    if summary is not None:
+        facts.append(f"{summary['parameters']:,} parameters")
+        facts.append(f"{format_duration(summary['training_seconds'])} of training on {summary['device']}")
+    return facts
+
+
+def _tiles(about: Mapping[str, Any]) -> list[dict[str, str]]:
+    recorded = about["recorded"] or {"test_accuracy": None, "test_loss": None}
+
+    def note(value: float | None, form: str) -> str:
+        return "" if value is None else f"the run recorded {form.format(value)}"
+
+    tiles = [
+        ("top-1 accuracy", f"{about['top_1_accuracy']:.2%}", note(recorded["test_accuracy"], "{:.2%}")),
+        (f"loss ({about['loss_unit']})", f"{about['loss']:.4f}", note(recorded["test_loss"], "{:.4f}")),
+        ("calibration error", f"{about['expected_calibration_error']:.2%}", "expected, 15 bins"),
+        ("test images", f"{about['images']:,}", f"of {len(about['classes'])} classes"),
+    ]
+    if about["top_5_accuracy"] is not None:
+        tiles.insert(1, ("top-5 accuracy", f"{about['top_5_accuracy']:.2%}", ""))
+    return [dict(zip(("name", "value", "note"), tile, strict=True)) for tile in tiles]
+
+
+def _notes(about: Mapping[str, Any], config: Mapping[str, Any], summary: Mapping[str, Any] | None) -> list[str]:
+    """What a reader of the numbers has to know."""
+    notes = []
+    if config["limit_train"] is not None or config["limit_test"] is not None:
+        limits = ((config["limit_train"], "training"), (config["limit_test"], "test"))
+        parts = " and ".join(f"{count:,} {name} images" for count, name in limits if count is not None)
+        notes.append(f"The run was limited to the first {parts}.")
+    if about["which"] == "best" and not config["validation_fraction"]:
+        notes.append(
+            "The best epoch was chosen on these test images, so its accuracy flatters it; "
+            "the latest checkpoint's does not."
+        )
+    if summary is None or not summary["finished"]:
+        notes.append("The run has not come to its end.")
+    return notes
+
+
+def _class_tables(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    ranked = sorted((row for row in classes if row["images"]), key=lambda row: row["accuracy"])
+    if len(classes) <= _MOST_CLASSES:
+        unseen = [row for row in classes if not row["images"]]
+        return [{"name": "Accuracy, worst first", "rows": [*ranked, *unseen]}]
+    return [
+        {"name": f"The {_SHOWN} worst", "rows": ranked[:_SHOWN]},
+        {"name": f"The {_SHOWN} best", "rows": ranked[::-1][:_SHOWN]},
+    ]
+
+
+def _versions(about: Mapping[str, Any], summary: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    trained = {} if summary is None else summary["versions"] | {"device": summary["device"]}
+    evaluated = about["versions"] | {"device": about["device"]}
+    return [{"name": name, "trained": trained.get(name, "—"), "evaluated": value} for name, value in evaluated.items()]
+
+
+def _figure(svg: bytes, alt: str) -> dict[str, str]:
+    return {"uri": _uri(svg, "image/svg+xml"), "alt": alt}
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,144 @@
+"""The operations of the network as pure functions of arrays: usable from Flax, Haiku, Equinox or plain JAX.
+
+Feature maps are channels-last: ``[N, H, W, C]``. Everything here can be jitted, differentiated and vmapped.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from seanet_jax.errors import InputError, is_integer
+from seanet_jax.layers.convolution import conv2d as conv2d
+from seanet_jax.layers.convolution import conv_transpose2d as conv_transpose2d
+
+AggregateOp = Literal["sum", "mean", "max"]
+AGGREGATE_OPS: tuple[str, ...] = get_args(AggregateOp)
+
+
+def aggregate(x: jax.Array, factor: int = 4, op: AggregateOp = "sum") -> jax.Array:
+    """Reduces every group of ``factor`` adjacent channels to one.
+
+    Output channel ``g`` is the sum (or mean, or maximum) of the input channels ``g * factor`` to
+    ``g * factor + factor - 1``.
+
+    Args:
+        x: feature map of any rank, channels last: ``[..., C]``.
+        factor: size of a group, k in the SEANet talk (MIND 2019); divides C.
+        op: how a group is reduced. The published network sums.
+
+    Returns:
+        ``[..., C / factor]``, of x's dtype where that is a floating-point one.
+
+    Raises:
+        InputError: x has no channel axis, the factor does not divide the channels, or the operation is unknown.
+    """
+    if op not in AGGREGATE_OPS:
+        raise InputError(f"aggregate: op is {op!r}; it must be one of {', '.join(AGGREGATE_OPS)}")
+    if x.ndim < 1:
+        raise InputError("aggregate: x is a scalar; it needs a last axis of channels")
+    channels = x.shape[-1]
+    if not is_integer(factor, minimum=1) or channels % factor:
+        raise InputError(
+            f"aggregate: factor is {factor!r}; it must be a positive integer that divides the {channels} channels"
+        )
+    groups = x.reshape(*x.shape[:-1], channels // factor, factor)
+    if op == "sum":
+        return groups.sum(-1)
+    if op == "mean":
+        return groups.mean(-1)
+    return groups.max(-1)
+
+
+def squeeze_excite(
+    x: jax.Array, reduce_kernel: jax.Array, reduce_bias: jax.Array, expand_kernel: jax.Array, expand_bias: jax.Array
+) -> jax.Array:
+    """Scales every channel by a weight in (0, 1) computed from all channels' global averages.
+
+    ``x * sigmoid(relu(mean(x) @ reduce_kernel + reduce_bias) @ expand_kernel + expand_bias)``: squeeze-and-excitation,
+    Hu et al., CVPR 2018, eq. 2-4, with biases as in the SEANet release.
+
+    Args:
+        x: feature map ``[N, *spatial, C]``.
+        reduce_kernel: ``[C, C // reduction]``.
+        reduce_bias: ``[C // reduction]``.
+        expand_kernel: ``[C // reduction, C]``.
+        expand_bias: ``[C]``.
+
+    Returns:
+        The scaled map, of x's shape and dtype.
+
+    Raises:
+        InputError: x is not a floating-point map, or the shapes do not fit together.
+    """
+    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"squeeze_excite: x is {x.dtype} {x.shape}; it must be floating point [N, *spatial, C]")
+    channels = x.shape[-1]
+    hidden = reduce_kernel.shape[1] if reduce_kernel.ndim == 2 else reduce_bias.size
+    _demand_shape("squeeze_excite", "reduce_kernel", reduce_kernel, (channels, hidden))
+    _demand_shape("squeeze_excite", "reduce_bias", reduce_bias, (hidden,))
+    _demand_shape("squeeze_excite", "expand_kernel", expand_kernel, (hidden, channels))
+    _demand_shape("squeeze_excite", "expand_bias", expand_bias, (channels,))
+    spatial = tuple(range(1, x.ndim - 1))
+    squeezed = x.mean(spatial, dtype=at_least_float32(x)).astype(x.dtype)
+    hidden_units = jax.nn.relu(squeezed @ reduce_kernel.astype(x.dtype) + reduce_bias.astype(x.dtype))
+    scale = jax.nn.sigmoid(hidden_units @ expand_kernel.astype(x.dtype) + expand_bias.astype(x.dtype))
+    return x * jnp.expand_dims(scale, spatial)
+
+
+def at_least_float32(x: jax.Array) -> jnp.dtype:
+    """The dtype to average in: bfloat16 has 8 bits for a sum over tens of thousands of pixels."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of every channel over all other axes, in float32 at least.
+
+    Args:
+        x: ``[..., C]``.
+
+    Returns:
+        ``(mean, variance)``, each ``[C]``.
+
+    Raises:
+        InputError: x has no channels, or no values.
+    """
+    if x.ndim < 1 or not x.size:
+        raise InputError(f"batch_statistics: x has shape {x.shape}; it must be [..., C] and not empty")
+    axes = tuple(range(x.ndim - 1))
+    x = x.astype(at_least_float32(x))
+    mean = x.mean(axes)
+    return mean, jnp.square(x - mean).mean(axes)
+
+
+def batch_norm(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5
+) -> jax.Array:
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` per channel (Ioffe and Szegedy, 2015), in float32 at least.
+
+    Args:
+        x: ``[..., C]``.
+        mean: ``[C]``, of the batch or running.
+        var: ``[C]``, likewise.
+        scale: ``[C]``.
+        bias: ``[C]``.
+        epsilon: added to the variance.
+
+    Returns:
+        The normalised map, of x's shape and dtype.
+
+    Raises:
+        InputError: x is not a floating-point map, or the shapes do not fit together.
+    """
+    if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"batch_norm: x is {x.dtype} {x.shape}; it must be floating point [..., C]")
+    for name, array in (("mean", mean), ("var", var), ("scale", scale), ("bias", bias)):
+        _demand_shape("batch_norm", name, array, x.shape[-1:])
+    multiplier = lax.rsqrt(var + epsilon) * scale
+    return ((x.astype(at_least_float32(x)) - mean) * multiplier + bias).astype(x.dtype)
+
+
+def _demand_shape(where: str, name: str, array: jax.Array, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise InputError(f"{where}: {name} has shape {array.shape}; beside the other arrays it must be {shape}")

@@ -1,0 +1,345 @@
+"""Flax NNX modules: the building blocks, channels-last, initialised as the PyTorch release initialises them.
+
+Parameters and batch statistics are float32 whatever the compute dtype. Modules start in training mode, as NNX's own do;
+``model.eval()`` and ``model.train()`` switch between running and batch statistics.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from seanet_jax.errors import InputError, demand_positive_integers, is_integer
+from seanet_jax.layers import functional
+from seanet_jax.layers.convolution import CONV_METHODS, ConvMethod
+from seanet_jax.layers.functional import AGGREGATE_OPS, AggregateOp
+
+# Kaiming-normal with gain sqrt(2) over the fan-in (He et al., 2015); jax's he_normal is truncated and therefore another
+# distribution.
+_conv_init = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+# uniform(+-1/sqrt(fan_in)), PyTorch's default for linear layers: the variance of that interval is 1/(3 fan_in).
+_linear_init = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Linear(nnx.Linear):
+    """``nnx.Linear`` with PyTorch's default initialisation: kernel and bias uniform(+-1/sqrt(in_features)).
+
+    Args:
+        in_features: channels of the input ``[..., in_features]``.
+        out_features: channels of the output.
+        dtype: compute dtype.
+        rngs: source of the initial parameters.
+
+    Raises:
+        InputError: a size is not a positive integer.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        demand_positive_integers("Linear", in_features=in_features, out_features=out_features)
+
+        def bias_init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
+            bound = in_features**-0.5
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        super().__init__(
+            in_features, out_features, kernel_init=_linear_init, bias_init=bias_init, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, inputs: jax.Array, *arguments: Any, **keywords: Any) -> jax.Array:
+        """``[..., in_features]`` to ``[..., out_features]``; further arguments are those of ``nnx.Linear``.
+
+        Raises:
+            InputError: the inputs are not floating-point arrays of these features.
+        """
+        if inputs.shape[-1:] != (self.in_features,) or not jnp.issubdtype(inputs.dtype, jnp.floating):
+            raise InputError(
+                f"Linear: the inputs are {inputs.dtype} {inputs.shape}; "
+                f"they must be floating point [..., {self.in_features}]"
+            )
+        return super().__call__(inputs, *arguments, **keywords)
+
+
+class Conv(nnx.Module):
+    """A convolution: ``functional.conv2d`` with its kernel, and a bias where it has one.
+
+    Args:
+        in_channels: channels of the input ``[N, H, W, in_channels]``.
+        out_channels: channels of the output ``[N, ceil(H / stride), ceil(W / stride), out_channels]``.
+        kernel_size: odd side length of the square kernel.
+        stride: step in both directions.
+        groups: see ``functional.conv2d``.
+        bias_init: initial values of a bias; None leaves it out.
+        kernel_init: initial values of the kernel, by default Kaiming-normal over the fan-in (He et al., 2015).
+        method: how it is computed; see ``functional.conv2d``.
+        rngs: source of the initial parameters.
+
+    Raises:
+        InputError: a size is not a positive integer, the kernel's is even, the groups do not divide the channels, or
+          the method is unknown.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bias_init: nnx.Initializer | None = None,
+        kernel_init: nnx.Initializer = _conv_init,
+        method: ConvMethod = "auto",
+        rngs: nnx.Rngs,
+    ):
+        demand_positive_integers(
+            "Conv",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            groups=groups,
+        )
+        if kernel_size % 2 == 0:
+            raise InputError(f"Conv: kernel_size is {kernel_size}; it must be odd")
+        if in_channels % groups or out_channels % groups:
+            raise InputError(
+                f"Conv: groups is {groups}; it must divide the {in_channels} channels of the input and the "
+                f"{out_channels} of the output"
+            )
+        if method not in CONV_METHODS:
+            raise InputError(f"Conv: method is {method!r}; it must be one of {', '.join(CONV_METHODS)}")
+        shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
+        self.bias = None if bias_init is None else nnx.Param(bias_init(rngs.params(), (out_channels,), jnp.float32))
+        self.stride = stride
+        self.groups = groups
+        self.method: ConvMethod = method
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``, of x's dtype."""
+        y = functional.conv2d(x, self.kernel[...], stride=self.stride, groups=self.groups, method=self.method)
+        return self._with_bias(y)
+
+    def _with_bias(self, y: jax.Array) -> jax.Array:
+        return y if self.bias is None else (y + self.bias[...]).astype(y.dtype)
+
+
+class ConvTranspose(Conv):
+    """A transposed convolution: ``functional.conv_transpose2d`` with its kernel, and a bias where it has one.
+
+    Args and errors are those of ``Conv``, but for ``groups``.
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[N, H, W, in_channels]`` to ``[N, stride * H, stride * W, out_channels]``, of x's dtype."""
+        y = functional.conv_transpose2d(x, self.kernel[...], stride=self.stride, method=self.method)
+        return self._with_bias(y)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation whose running variance is unbiased, as PyTorch's is and that of ``nnx.BatchNorm`` is not.
+
+    Statistics are those of the whole batch the function sees: under jit over a mesh, of the global batch. In groups,
+    each part of the batch is normalised by its own, and the running averages follow their mean over the groups: with as
+    many groups as devices, that is ``pmap`` without a sum over devices, and averages synchronised before evaluation.
+
+    Args:
+        channels: size of the last axis.
+        momentum: weight of the old value in the running averages (PyTorch's momentum is one minus this).
+        epsilon: added to the variance.
+        groups: of equal size, of adjacent images.
+
+    Raises:
+        InputError: the number of channels or of groups is not a positive integer.
+    """
+
+    def __init__(self, channels: int, *, momentum: float = 0.9, epsilon: float = 1e-5, groups: int = 1):
+        demand_positive_integers("BatchNorm", channels=channels, groups=groups)
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.groups = groups
+        self.use_running_average = False
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises ``[..., C]``; in training mode also moves the running averages.
+
+        Raises:
+            InputError: x is not a floating-point map of these channels; or, in training mode, its first axis cannot be
+              divided among the groups, or a channel has a single value in one: its variance is undefined.
+        """
+        channels = self.scale.shape[0]
+        if x.ndim < 2 or x.shape[-1] != channels or not jnp.issubdtype(x.dtype, jnp.floating):
+            raise InputError(f"BatchNorm: x is {x.dtype} {x.shape}; it must be floating point [..., {channels}]")
+        if self.use_running_average:
+            return self._normalize(x, self.mean[...], self.var[...])
+        if x.shape[0] % self.groups:
+            raise InputError(
+                f"BatchNorm: x has shape {x.shape}; its first axis must be divisible by {self.groups} groups"
+            )
+        count = x.size // x.shape[-1] // self.groups
+        if count < 2:
+            raise InputError(
+                f"BatchNorm: one value per channel in an input of shape {x.shape}; training needs at least two"
+            )
+        if self.groups == 1:
+            mean, var = functional.batch_statistics(x)
+            self._move_averages(mean, var, count)
+            return self._normalize(x, mean, var)
+        grouped = x.reshape(self.groups, -1, *x.shape[1:])
+        mean, var = jax.vmap(functional.batch_statistics)(grouped)
+        self._move_averages(mean.mean(0), var.mean(0), count)
+        return jax.vmap(self._normalize)(grouped, mean, var).reshape(x.shape)
+
+    def _normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+        return functional.batch_norm(x, mean, var, self.scale[...], self.bias[...], epsilon=self.epsilon)
+
+    def _move_averages(self, mean: jax.Array, var: jax.Array, count: int) -> None:
+        unbiased = var * (count / (count - 1))
+        for average, new in ((self.mean, mean), (self.var, unbiased)):
+            moved = self.momentum * average.get_value() + (1 - self.momentum) * jax.lax.stop_gradient(new)
+            average.set_value(moved)  # [...] = moved would compare shardings, which takes a while to trace
+
+
+class SqueezeExcite(nnx.Module):
+    """Squeeze-and-excitation over ``[N, *spatial, channels]``; see ``functional.squeeze_excite``.
+
+    Args:
+        channels: channels of the input and the output.
+        reduction: the hidden layer has ``channels // reduction`` units.
+        rngs: source of the initial parameters.
+
+    Raises:
+        InputError: the number of channels is not a positive integer, or the reduction leaves no hidden unit.
+    """
+
+    def __init__(self, channels: int, reduction: int = 8, *, rngs: nnx.Rngs):
+        demand_positive_integers("SqueezeExcite", channels=channels)
+        if not is_integer(reduction, minimum=1) or reduction > channels:
+            raise InputError(
+                f"SqueezeExcite: reduction is {reduction!r}; it must be an integer from 1 to the {channels} channels"
+            )
+        self.reduce = Linear(channels, channels // reduction, rngs=rngs)
+        self.expand = Linear(channels // reduction, channels, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[N, *spatial, channels]`` to the same shape."""
+        assert self.reduce.bias is not None and self.expand.bias is not None
+        return functional.squeeze_excite(
+            x, self.reduce.kernel[...], self.reduce.bias[...], self.expand.kernel[...], self.expand.bias[...]
+        )
+
+
+class Aggregate(nnx.Module):
+    """Reduces groups of adjacent channels, ``[..., C]`` to ``[..., C / factor]``; see ``functional.aggregate``.
+
+    Args:
+        factor: channels in a group.
+        op: "sum" (the published network), "mean" or "max".
+
+    Raises:
+        InputError: the factor is not a positive integer or the operation is unknown.
+    """
+
+    def __init__(self, factor: int = 4, op: AggregateOp = "sum"):
+        demand_positive_integers("Aggregate", factor=factor)
+        if op not in AGGREGATE_OPS:
+            raise InputError(f"Aggregate: op is {op!r}; it must be one of {', '.join(AGGREGATE_OPS)}")
+        self.factor = factor
+        self.op: AggregateOp = op
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[..., C]`` to ``[..., C / factor]``."""
+        return functional.aggregate(x, self.factor, self.op)
+
+
+class ResidualBlock(nnx.Module):
+    """A basic block: two 3x3 convolutions, optional squeeze-excitation and aggregation, and a shortcut.
+
+    * As in He et al., CVPR 2016: conv - BN - ReLU - conv - BN - [SE] - [aggregate] - add shortcut - ReLU. A projected
+      shortcut is a 1x1 convolution and batch normalisation.
+    * Pre-activated (He et al., ECCV 2016): BN - ReLU - conv - BN - ReLU - conv - [SE] - [aggregate] - add shortcut. A
+      projected shortcut is a 1x1 convolution of the activated input, without normalisation.
+
+    The shortcut is the identity where shapes allow it. An aggregating block always projects it to its
+    ``width / factor`` channels, as the talk describes.
+
+    Args:
+        in_channels: channels of the input ``[N, H, W, in_channels]``.
+        width: channels of both 3x3 convolutions; the output has ``width``, or ``width / factor`` with aggregation.
+        stride: stride of the first convolution and of the shortcut.
+        reduction: of squeeze-excitation; None leaves it out.
+        aggregate: applied inside the residual branch, after squeeze-excitation; None leaves it out.
+        preactivation: which of the two orders.
+        conv_method: how all convolutions are computed.
+        batch_groups: of all batch normalisations.
+        rngs: source of the initial parameters.
+
+    Raises:
+        InputError: a size is not a positive integer, the factor does not divide the width, the reduction leaves no
+          hidden unit, or the method is unknown.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int = 1,
+        reduction: int | None = None,
+        aggregate: Aggregate | None = None,
+        preactivation: bool = False,
+        conv_method: ConvMethod = "auto",
+        batch_groups: int = 1,
+        rngs: nnx.Rngs,
+    ):
+        demand_positive_integers("ResidualBlock", in_channels=in_channels, width=width, stride=stride)
+        if aggregate is not None and width % aggregate.factor:
+            raise InputError(f"ResidualBlock: width is {width}; it must be divisible by the factor {aggregate.factor}")
+        self.out_channels = width if aggregate is None else width // aggregate.factor
+        self.preactivation = preactivation
+        self.conv1 = Conv(in_channels, width, 3, stride=stride, method=conv_method, rngs=rngs)
+        self.bn1 = BatchNorm(in_channels if preactivation else width, groups=batch_groups)
+        self.conv2 = Conv(width, width, 3, method=conv_method, rngs=rngs)
+        self.bn2 = BatchNorm(width, groups=batch_groups)
+        self.squeeze_excite = None if reduction is None else SqueezeExcite(width, reduction, rngs=rngs)
+        self.aggregate = aggregate
+        projected = aggregate is not None or stride != 1 or in_channels != self.out_channels
+        self.shortcut = (
+            Conv(in_channels, self.out_channels, 1, stride=stride, method=conv_method, rngs=rngs) if projected else None
+        )
+        self.shortcut_bn = (
+            BatchNorm(self.out_channels, groups=batch_groups) if projected and not preactivation else None
+        )
+
+    @property
+    def folds(self) -> Sequence[tuple[str, str]]:
+        """Convolutions, each with the normalisation of its result; see ``seanet_jax.models.fold``."""
+        if self.preactivation:
+            return (("conv1", "bn2"),)
+        return ("conv1", "bn1"), ("conv2", "bn2"), ("shortcut", "shortcut_bn")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
+        if self.preactivation:
+            activated = jax.nn.relu(self.bn1(x))
+            y = self.conv2(jax.nn.relu(self.bn2(self.conv1(activated))))
+            shortcut = x if self.shortcut is None else self.shortcut(activated)
+            return self._excite_and_aggregate(y) + shortcut
+        y = jax.nn.relu(self.bn1(self.conv1(x)))
+        y = self._excite_and_aggregate(self.bn2(self.conv2(y)))
+        shortcut = x
+        if self.shortcut is not None and self.shortcut_bn is not None:
+            shortcut = self.shortcut_bn(self.shortcut(x))
+        return jax.nn.relu(y + shortcut)
+
+    def _excite_and_aggregate(self, y: jax.Array) -> jax.Array:
+        if self.squeeze_excite is not None:
+            y = self.squeeze_excite(y)
+        return y if self.aggregate is None else self.aggregate(y)

@@ -1,0 +1,115 @@
+"""Curves of loss and error over the epochs of a run, beside the published run's."""
+
+import csv
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from seanet_jax import style
+from seanet_jax.models.scores import LOGITS, Scores
+from seanet_jax.training.run_folder import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Quantity = Literal["loss", "accuracy"]
+
+# The axis of a quantity, a loss's own where it is empty, and what is drawn of it.
+_SCALES: dict[Quantity, tuple[str, Callable[[float], float]]] = {
+    "loss": ("", lambda value: value),
+    "accuracy": ("error (%)", lambda value: 100 * (1 - value)),
+}
+
+
+def published_curves(dataset: str) -> list[dict[str, float]]:
+    """The published SEANet-20 run, epoch by epoch; empty for a data set it was not run on.
+
+    Args:
+        dataset: a name such as "cifar10".
+
+    Returns:
+        Records with ``epoch``, ``train_loss``, ``train_accuracy``, ``test_loss`` and ``test_accuracy``.
+    """
+    text = (resources.files("seanet_jax.training") / "published_curves.csv").read_text()
+    rows = [row for row in csv.DictReader(text.splitlines()) if row.pop("dataset") == dataset]
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
+def draw_curves(records: list[Record], path: Path, kind: Scores, *, title: str, dataset: str, epochs: int) -> None:
+    """Writes the figure of loss and error over epochs; see ``curves_figure``.
+
+    Args:
+        records: of the run.
+        path: of the PNG.
+        kind: of the network's scores.
+        title: of the figure.
+        dataset: of the run.
+        epochs: of the run.
+    """
+    made = curves_figure(records, kind, dataset=dataset, epochs=epochs)
+    made.suptitle(title, fontsize=11)
+    made.savefig(path, dpi=150)
+
+
+def curves_figure(
+    records: list[Record],
+    kind: Scores,
+    *,
+    dataset: str,
+    epochs: int,
+    quantities: Sequence[Quantity] = ("loss", "accuracy"),
+) -> "Figure":
+    """Quantities over epochs, a panel each, with the published run behind them where there is one to compare with.
+
+    Args:
+        records: of the run; at least one.
+        kind: of the network's scores.
+        dataset: whose published curves to draw.
+        epochs: the run's, the width of the picture.
+        quantities: to draw; an accuracy is drawn as the error.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(quantities), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    published = [row for row in published_curves(dataset) if row["epoch"] <= epochs]
+    panels = figure.subplots(1, len(quantities), squeeze=False).flat
+    for axes, quantity in zip(panels, quantities, strict=True):
+        label, scale = _SCALES[quantity]
+        # The published losses are cross entropies.
+        if published and (quantity == "accuracy" or kind == LOGITS):
+            x = [row["epoch"] for row in published]
+            for split, line in (("train", ":"), ("test", "-")):
+                y = [scale(row[f"{split}_{quantity}"]) for row in published]
+                name = f"published SEANet-20, {split}"
+                axes.plot(x, y, line, color=style.PUBLISHED, linewidth=1, label=name, zorder=1)
+        for split, colour in (("train", style.ORANGE), ("val", style.GREEN), ("test", style.BLUE)):
+            measured = [record for record in records if f"{split}_{quantity}" in record]
+            if not measured:
+                continue
+            x = [record["epoch"] for record in measured]
+            y = [scale(record[f"{split}_{quantity}"]) for record in measured]
+            name = {"val": "validation"}.get(split, split)
+            axes.plot(
+                x, y, color=colour, linewidth=1.8, marker="o" if len(x) < 15 else None, markersize=3.5, label=name
+            )
+            if quantity == "accuracy" and split != "train":
+                axes.annotate(f"{y[-1]:.2f}", (x[-1], y[-1]), (4, 4), textcoords="offset points", color=colour)
+        _tidy(axes, label or kind.loss_label, epochs)
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _tidy(axes: "Axes", label: str, epochs: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    axes.set_xlim(0, epochs * 1.1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

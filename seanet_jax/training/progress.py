@@ -1,0 +1,109 @@
+"""What a run prints while it trains: lines, and a progress bar on a terminal."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from seanet_jax.training import processes
+from seanet_jax.training.run_folder import Record
+
+
+def format_duration(seconds: float) -> str:
+    """A time as a person says it: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def say(line: str) -> None:
+    """Prints a line, in the first process alone, and without tearing a bar."""
+    if processes.is_first():
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+
+class Progress:
+    """Tells how a run advances: a bar on a terminal, otherwise a plain line every so many steps.
+
+    Args:
+        step: where the run starts.
+        last_step: where it ends.
+        steps_per_epoch: to tell the epoch.
+        batch_size: images per step.
+        log_every: steps between plain lines.
+    """
+
+    def __init__(self, *, step: int, last_step: int, steps_per_epoch: int, batch_size: int, log_every: int):
+        self._last_step = last_step
+        self._steps_per_epoch = steps_per_epoch
+        self._epochs = -(-last_step // steps_per_epoch)
+        self._batch_size = batch_size
+        self._log_every = log_every
+        self._step = self._run_began = step
+        self._bar: tqdm | None = None
+
+    def begin_epoch(self, stop: int) -> None:
+        """Starts the clock of an epoch that ends at step ``stop``."""
+        self._first_step, self._started = self._step, time.perf_counter()
+        if sys.stdout.isatty() and processes.is_first():
+            epoch = self._step // self._steps_per_epoch + 1
+            self._bar = tqdm(
+                total=stop - self._step,
+                desc=f"epoch {epoch}/{self._epochs}",
+                unit="step",
+                file=sys.stdout,
+                leave=False,
+                dynamic_ncols=True,
+            )
+
+    def wants(self, step: int) -> bool:
+        """Whether this step's loss and accuracy make a plain line; a bar takes whatever steps it is given."""
+        in_epoch = (step - 1) % self._steps_per_epoch + 1
+        # The first step tells at once how fast it is.
+        return self._bar is None and (in_epoch % self._log_every == 0 or step == self._run_began + 1)
+
+    def step(self, step: int, loss: float, accuracy: float) -> None:
+        """Reports a finished step, and that those before it are finished too.
+
+        Args:
+            step: optimiser steps done.
+            loss: mean over the epoch so far.
+            accuracy: likewise, as a fraction.
+        """
+        before, self._step = self._step, step
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.2%}", refresh=False)
+            self._bar.update(step - before)
+        elif self.wants(step):
+            seconds_per_step = (time.perf_counter() - self._started) / (step - self._first_step)
+            say(
+                f"  epoch {(step - 1) // self._steps_per_epoch + 1}/{self._epochs}, "
+                f"step {(step - 1) % self._steps_per_epoch + 1}/{self._steps_per_epoch}: "
+                f"loss {loss:.3f}, accuracy {accuracy:.2%}, {self._batch_size / seconds_per_step:.0f} images/s"
+            )
+
+    def end_steps(self) -> dict[str, float]:
+        """Stops the epoch's clock; the time of its steps and their images per second."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        seconds = time.perf_counter() - self._started
+        images = (self._step - self._first_step) * self._batch_size
+        return {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
+
+    def end_epoch(self, record: Record) -> None:
+        """Prints the epoch's line, evaluation included in the time left."""
+        parts = [f"epoch {record['epoch']:.4g}/{self._epochs}", f"lr {record['learning_rate']:g}"]
+        for name in ("train", "val", "test"):
+            if f"{name}_loss" in record:
+                parts.append(f"{name} loss {record[f'{name}_loss']:.3f} accuracy {record[f'{name}_accuracy']:.2%}")
+        # None, where a run goes on that was stopped between an epoch's last step and its end.
+        if steps := self._step - self._first_step:
+            overall = (time.perf_counter() - self._started) / steps
+            parts.append(f"{record['images_per_second']:.0f} images/s")
+            parts.append(f"{format_duration(overall * (self._last_step - self._step))} left")
+        say(", ".join(parts))

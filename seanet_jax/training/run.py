@@ -1,0 +1,148 @@
+"""``fit(config)``: a run from its config to its summary."""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from seanet_jax.environment import process_settings, versions
+from seanet_jax.errors import InputError
+from seanet_jax.training import processes, sharding
+from seanet_jax.training.checkpoint import Checkpoints
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.curves import draw_curves
+from seanet_jax.training.images import check_images, load_in_turn
+from seanet_jax.training.interrupt import StopRequest
+from seanet_jax.training.loop import Loop
+from seanet_jax.training.progress import format_duration, say
+from seanet_jax.training.run_folder import Record, RunFolder
+from seanet_jax.training.step import TrainState
+from seanet_jax.training.tensorboard import Events
+from seanet_jax.training.trainer import Trainer
+
+
+def fit(config: TrainConfig, *, compiler_options: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Trains a network as the config says and leaves a run folder behind.
+
+    ``seanet_jax.training.run_folder`` lists the folder's files. Nothing is written before every input is known to be
+    usable. All of JAX's devices are used. If there are several processes (``seanet_jax.training.processes``), all of
+    them call ``fit`` alike; the first one writes and prints. An error in one process is raised in all of them.
+
+    Args:
+        config: of the run.
+        compiler_options: of XLA, for the training and the evaluation step; recorded in ``summary.json``.
+
+    Returns:
+        The contents of ``summary.json``.
+
+    Raises:
+        InputError: the config, the data or the run folder cannot be used, or the processes differ.
+        TrainingDivergedError: the loss became NaN or infinite; the last checkpoint stays.
+        RunError: a file could not be written, or another process is gone; the checkpoints stay.
+        StoppedError: SIGTERM or SIGINT came; a checkpoint was written.
+    """
+    with processes.noticing_loss():
+        return _fit(config, dict(compiler_options or {}))
+
+
+def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
+    # Folders of data may differ from machine to machine; what is in them is compared below.
+    asked = {name: value for name, value in config.to_json().items() if name != "data_dir"}
+    processes.demand_alike(**asked, **options, **versions())
+    mesh = sharding.make_mesh(require_gpu=config.require_gpu)
+    sharding.check_divisible(mesh, config.batch_size)
+    folder = RunFolder(config.run_folder)
+    with processes.agreed():
+        folder.check(config)
+    say(f"device: {sharding.describe_devices()}")
+    for name, value in process_settings(options).items():
+        say(f"{name}={value}")
+    dataset = load_in_turn(config)
+    data_sha256 = check_images(dataset)
+    trainer = Trainer(config, dataset, mesh, options)
+    with processes.agreed():
+        folder.check_data(config, data_sha256, trainer.model_config.batch_groups)
+    lowered = trainer.lower_train_step()
+    with StopRequest() as stop, contextlib.ExitStack() as stack:
+        with processes.agreed():
+            if processes.is_first():
+                stack.enter_context(folder.locked(config))
+        folder.check_shared()
+        checkpoints = stack.enter_context(Checkpoints(folder.path))
+        saved = _restore(trainer, folder, checkpoints) if config.resume else None
+        state, history = saved or (None, [])
+        if state is not None and history and history[-1]["step"] == int(state.step) == trainer.last_step:
+            return _finished(trainer, folder, history)
+        say(
+            f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, {trainer.last_step} steps, "
+            f"{trainer.steps_per_epoch} an epoch, in {folder.path}"
+        )
+        if config.resume:
+            say(f"resuming {folder.path} at step {0 if state is None else int(state.step)}")
+        # A stop inside an epoch is not part of the history: the continued run will have that epoch whole.
+        history = [record for record in history if record["step"] % trainer.steps_per_epoch == 0]
+        started = time.perf_counter()
+        train_step = lowered.compile()
+        state = trainer.initial_state() if state is None else state
+        say(f"compiled in {time.perf_counter() - started:.1f} s")
+        with processes.agreed():
+            if processes.is_first():
+                folder.open(config, trainer.model_config, dataset.image_spec, data_sha256, int(state.step), history)
+        with contextlib.closing(Events(folder.tensorboard, int(state.step))) as events:
+            history = Loop(trainer, train_step, stop, folder, checkpoints, events, history).run(state)
+        checkpoints.close()
+        return _conclude(trainer, folder, history)
+
+
+def _restore(trainer: Trainer, folder: RunFolder, checkpoints: Checkpoints) -> tuple[TrainState, list[Record]] | None:
+    """State and records to continue from; None if the run was killed before its first checkpoint."""
+    if not checkpoints.exist():
+        folder.check_records()
+        return None
+    state, history = checkpoints.restore_latest(trainer.abstract_state())
+    if int(state.step) > trainer.last_step:
+        raise InputError(
+            f"{folder.path} is at step {int(state.step)} already; "
+            f"ask for more than {trainer.last_step} steps with --epochs and --max-steps"
+        )
+    return state, history
+
+
+def _finished(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dict[str, Any]:
+    """The summary of a run that has no step left; written if the run was killed just before that."""
+    summary, step = folder.read_summary(), records[-1]["step"]
+    if summary is None or summary["last"] != records[-1]:
+        return _conclude(trainer, folder, records)
+    say(f"{folder.path} is at step {step} already: nothing to do")
+    return summary
+
+
+def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dict[str, Any]:
+    """Writes and says what a run came to."""
+    config, last = trainer.config, records[-1]
+    whole = [record for record in records if record["step"] % trainer.steps_per_epoch == 0]
+    best = max(whole or records, key=lambda record: record[f"{trainer.chosen_on}_accuracy"])
+    summary = {
+        "dataset": config.dataset,
+        "model": config.model,
+        "parameters": trainer.parameters,
+        "seed": config.seed,
+        "finished": trainer.last_step == trainer.total_steps,
+        "last": last,
+        "best": best,
+        "best_chosen_on": {"val": "validation", "test": "test"}[trainer.chosen_on],
+        "training_seconds": round(sum(record["seconds"] for record in records), 3),
+        "environment": process_settings(trainer.compiler_options),
+        "device": sharding.describe_devices(),
+        "versions": versions(),
+    }
+    if processes.is_first():
+        title = f"{config.model} on {config.dataset}, {trainer.parameters:,} parameters, seed {config.seed}"
+        with folder.writing(folder.curves):
+            kind = trainer.model_config.scores
+            draw_curves(records, folder.curves, kind, title=title, dataset=config.dataset, epochs=config.epochs)
+        folder.write_summary(summary)
+    for name, record in (("last", last), (f"best on {summary['best_chosen_on']} images", best)):
+        say(f"test accuracy {record['test_accuracy']:.2%} at epoch {record['epoch']:.4g} ({name})")
+    say(f"{format_duration(summary['training_seconds'])} of training; everything is in {folder.path}")
+    return summary

@@ -1,0 +1,112 @@
+"""The benchmarks' opponent is the published network, and the benchmarks run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import golden_reference as reference
+import numpy as np
+import pytest
+
+from seanet_jax.models import model_config
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[bench]'")
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks_importable():
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module", params=["cifar10", "cifar100"])
+def opponent(request):
+    """The PyTorch network with the published weights in float64, and the golden numbers."""
+    from pytorch_seanet import SEANet
+
+    golden = reference.load(request.param)
+    network = SEANet(model_config("seanet20", num_classes=reference.CLASSES[request.param])).double()
+    weights = {name: torch.from_numpy(np.asarray(value)) for name, value in reference.weights(golden).items()}
+    unknown = network.load_state_dict(weights, strict=False)
+    assert unknown.unexpected_keys == []
+    assert all(name.endswith("num_batches_tracked") for name in unknown.missing_keys)
+    images, labels = reference.images_and_labels(reference.CLASSES[request.param])
+    images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return network, golden, images.to(memory_format=torch.channels_last), torch.from_numpy(labels)
+
+
+def test_the_opponent_is_the_published_network(opponent):
+    network, golden, images, labels = opponent
+    assert sum(parameter.numel() for parameter in network.parameters()) == golden["num_params"]
+    with torch.no_grad():
+        logits = network.eval()(images).numpy()
+    np.testing.assert_allclose(logits, golden["eval_logits"], rtol=1e-6, atol=1e-6 * np.abs(logits).max())
+    network.train()
+    logits = network(images)
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    loss.backward()
+    assert loss.item() == pytest.approx(float(golden["train_loss"]), rel=1e-6)
+    norms = {name: parameter.grad.norm().item() for name, parameter in network.named_parameters()}
+    for name, norm in norms.items():
+        assert norm == pytest.approx(float(golden[f"gradnorm/{name}"]), rel=1e-6), name
+
+
+def run(script, *arguments):
+    command = [sys.executable, BENCHMARKS / script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_contestants_take_turns_and_make_a_table():
+    flags = ("--model", "seanet20_narrow", "--batch-size", "2", "--rounds", "2", "--steps", "1")
+    table = run("train_step.py", *flags, "--contestants", "torch", "seanet_jax", "torch channels_last")
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith(("| torch", "| seanet_jax"))]
+    assert [row[0] for row in rows] == ["| torch", "| seanet_jax", "| torch channels_last"]
+    assert rows[1][2] == rows[1][4] == "1.00 (1.00-1.00)"
+    for row in rows:
+        median, low, high = (float(number) for number in re.findall(r"[\d.]+", row[1]))
+        assert 0 < low <= median <= high
+        assert 0.1 < float(row[5]) < 10  # GiB
+    assert "GFLOP/s" in table
+
+
+def test_the_whole_loop_is_a_contestant_too():
+    code = (
+        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); from contestants import Task; from duel import compare; "
+        "result = compare(Task('resnet20', 8), ('fit',), rounds=2, steps=3, do=('train',))['fit']; "
+        "print(*result.seconds['train'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [float(seconds) > 0 for seconds in done.stdout.split()] == [True, True]
+
+
+def test_inference_makes_a_table():
+    flags = ("--models", "resnet20", "--batch-sizes", "2", "--rounds", "2", "--seconds", "0.01")
+    cells = run("inference.py", *flags).splitlines()[-1].strip("| ").split(" | ")
+    assert cells[:2] == ["resnet20", "2"]
+    for cell in cells[2:5]:
+        median, low, high = (float(number) for number in re.findall(r"[\d.]+", cell))
+        assert 0 < low <= median <= high
+
+
+def test_a_section_of_the_page_is_replaced_and_nothing_else():
+    from performance_page import DOCS, PAGES, replaced
+
+    for name, sections in PAGES.items():
+        old = page = (DOCS / name).read_text()
+        for section in sections:
+            page = replaced(page, section, f"made anew: {section}")
+        assert page == re.sub(r"(<!-- measured: (\w+) -->\n).*?(<!-- end)", r"\1made anew: \2\n\3", old, flags=re.S)
+    with pytest.raises(ValueError, match=r"measured: other -->.*once each"):
+        replaced(page, "other", "")
+
+
+def test_an_unknown_section_is_named():
+    with pytest.raises(AssertionError, match="no section fast; the sections are machine, full"):
+        run("performance_page.py", "fast")

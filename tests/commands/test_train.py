@@ -1,0 +1,91 @@
+"""The real commands, in processes of their own, as a user runs them."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training_fixtures import records
+
+from seanet_jax.commands.cpu_tuning import XLA
+
+ON_GLIBC = platform.libc_ver()[0] == "glibc"
+ROOT = Path(__file__).parents[2]
+# The quickest of the named networks, on as little as shows everything.
+QUICK = ("--model", "resnet20", "--limit-train", "64", "--limit-test", "50", "--batch-size", "32", "--log-every", "1")
+
+
+def run(folder, script, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-W", "error", ROOT / "experiments" / script, *arguments],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def test_train_stop_and_resume(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    first = run(tmp_path, "digits.py", *QUICK, "--max-steps", "3", "--out", "run")
+    assert first.returncode == 0, first.stderr
+    assert "device: 1 x cpu" in first.stdout
+    assert "278,324" not in first.stdout and "272,474 parameters" in first.stdout
+    assert "step 2/2: loss" in first.stdout
+    assert "\r" not in first.stdout + first.stderr  # no progress bar where there is no terminal
+    again = run(tmp_path, "digits.py", *QUICK, "--epochs", "2", "--out", "run")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr == "error: run holds a run already; --resume continues it, --out names another folder\n"
+    resumed = run(tmp_path, "digits.py", *QUICK, "--epochs", "2", "--out", "run", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming run at step 3" in resumed.stdout
+    whole = run(tmp_path, "digits.py", *QUICK, "--epochs", "2", "--out", "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert records(tmp_path / "run") == records(tmp_path / "whole")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["finished"] and summary["last"]["epoch"] == 2
+    for name, value in summary["environment"].items():
+        assert f"{name}={value}\n" in resumed.stdout
+    assert ("glibc.malloc.hugetlb=1" in summary["environment"].get("GLIBC_TUNABLES", "")) == ON_GLIBC
+    assert XLA.items() <= summary["environment"].items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--epochs", "0"), "error: epochs is 0; it must be a positive integer\n"),
+        (("--require-gpu",), "error: --require-gpu: JAX finds no GPU, only 1 x cpu"),
+        (("--resume",), "error: runs/digits-seanet20_narrow-seed0 holds no run: there is no config.json in it\n"),
+        (("--limit-train", "5000"), "error: --limit-train must be between 1 and 1438"),
+        (("--dataset", "cifar10", "--data-dir", "nowhere"), "error: CIFAR-10 is not in nowhere (looked for"),
+    ],
+)
+def test_wrong_input_is_one_line_status_2_and_leaves_nothing(tmp_path, arguments, message):
+    done = run(tmp_path, "digits.py", *arguments, HTTPS_PROXY="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["digits.py", "cifar10.py", "cifar100.py"])
+def test_help_is_readable(tmp_path, script):
+    done = run(tmp_path, script, "--help")
+    assert done.returncode == 0
+    assert "--learning-rate" in done.stdout and "Initial learning rate." in done.stdout
+
+
+@pytest.mark.skipif(
+    not (Path(os.environ.get("TFDS_DATA_DIR", "")) / "cifar100" / "3.0.2").is_dir(),
+    reason="TFDS_DATA_DIR names no folder with CIFAR-100",
+)
+def test_real_cifar100(tmp_path):
+    quick = ("--model", "resnet20", "--max-steps", "2", "--batch-size", "32", "--limit-test", "100", "--out", "run")
+    done = run(tmp_path, "cifar100.py", *quick)
+    assert done.returncode == 0, done.stderr
+    assert "278,324 parameters" in done.stdout and "1562 an epoch" in done.stdout

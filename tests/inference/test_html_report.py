@@ -1,0 +1,291 @@
+"""The page of a run: what is on it, and what a browser makes of it."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from training_fixtures import NAMES, records
+
+from seanet_jax.inference.html_report import html_report
+from seanet_jax.training.run_folder import RunFolder
+
+CHROMIUM = shutil.which("chromium")
+in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+PICTURE = b"\x89PNG"
+FIGURES = dict.fromkeys(("loss", "accuracy", "confusion", "reliability"), b"<svg xmlns='http://www.w3.org/2000/svg'/>")
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, and the words of the page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.words = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def named(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def about_of(classes=2, names=None):
+    names = names or [f"kind{number}" for number in range(classes)]
+    return {
+        **{"dataset": "made", "model": "tiny", "which": "latest", "step": 20, "epoch": 2, "recorded": None},
+        **{"images": 8, "top_1_accuracy": 0.5, "top_5_accuracy": None, "loss": 1.25, "loss_unit": "nats"},
+        "expected_calibration_error": 0.0625,
+        "calibration": [
+            {"above": 0, "images": 0, "confidence": None, "accuracy": None},
+            {"above": 0.5, "images": 8, "confidence": 0.5625, "accuracy": 0.5},
+        ],
+        "classes": [
+            {"name": name, "images": 4 * (n != 1), "accuracy": n / classes if n != 1 else None}
+            for n, name in enumerate(names)
+        ],
+        "most_confused": [{"class": names[0], "answer": names[1], "images": 3}],
+        "mistakes": [{"image": 7, "class": names[0], "answer": names[1], "confidence": 0.875}],
+        **{
+            "confusion": [[]],
+            "device": "1 x made",
+            "versions": {"python": "3.1", "jax": "1.2.3"},
+            "command": "make it",
+        },
+    }
+
+
+CONFIG = {"seed": 5, "limit_train": None, "limit_test": None, "validation_fraction": 0.0, "learning_rate": 0.1}
+SUMMARY = {
+    **{"parameters": 1234, "training_seconds": 61, "device": "2 x made", "finished": True},
+    "versions": {"python": "3.1", "jax": "1.1.1"},
+}
+
+
+def record(epoch):
+    values = {"train_loss": 2.0, "train_accuracy": 0.25, "test_loss": 1.5, "test_accuracy": 0.375}
+    return {"epoch": epoch, "step": 10 * epoch, "learning_rate": 0.1, **values, "images_per_second": 9.0, "seconds": 1}
+
+
+def made(about=None, *, epochs=3, config=(), summary=SUMMARY):
+    about = about or about_of()
+    pictures = [PICTURE] * len(about["mistakes"])
+    return html_report(
+        about, [record(n + 1) for n in range(epochs)], {**CONFIG, **dict(config)}, summary, FIGURES, pictures
+    )
+
+
+# What is on it.
+
+
+def test_the_page_of_a_real_run_has_its_numbers(evaluated):
+    page = Elements((evaluated / "report.html").read_text())
+    about = json.loads((evaluated / "evaluation" / "evaluation.json").read_text())
+    text = page.text()
+    for value in (about["top_1_accuracy"], about["recorded"]["test_accuracy"], about["expected_calibration_error"]):
+        assert f"{value:.2%}" in text
+    assert f"{about['loss']:.4f}" in text
+    for row in records(evaluated):
+        assert f" {row['test_loss']:.4f} {row['test_accuracy']:.2%} " in text
+    assert about["command"] in text and about["versions"]["jax"] in text
+    assert " batch_size 8 " in text and " learning_rate 0.005 " in text
+    # Two curves, the matrix, the diagram and every mistake.
+    assert len(page.named("img")) == 4 + len(about["mistakes"])
+
+
+def test_the_page_says_what_it_is_of():
+    text = Elements(made()).text()
+    assert (
+        "latest checkpoint (epoch 2, step 20) · seed 5 · 1,234 parameters · 1 min 01 s of training on 2 x made" in text
+    )
+    assert "kind0 kind1 3 of 4" in text  # confused
+    assert "kind1 88% sure is kind0" in text  # a mistake
+    assert "56.25% in the mean, where 50.00% of the answers are right" in text
+    assert "jax 1.1.1 1.2.3" in text and "device 2 x made 1 x made" in text
+
+
+def test_the_epoch_that_is_evaluated_is_marked():
+    rows = re.findall(r"<tr( class=\"mark\")?><td>(\d)</td>", made())
+    assert rows == [("", "1"), (' class="mark"', "2"), ("", "3")]
+    assert "Marked is the epoch" in made() and "Marked is" not in made(about_of() | {"epoch": None, "step": 15})
+
+
+def test_many_epochs_are_folded_away():
+    assert '<details class="card" open>' in made(epochs=12) and '<details class="card" open>' not in made(epochs=13)
+
+
+def test_of_many_classes_there_are_the_best_and_the_worst():
+    few, many = Elements(made(about_of(20))).text(), Elements(made(about_of(30))).text()
+    assert "Accuracy, worst first" in few and "worst" not in few.split("worst first")[1]
+    assert few.index("kind0 0% 4") < few.index("kind19 95% 4") < few.index("kind1 — 0")
+    worst, best = many[many.index("The 10 worst") :].split("The 10 best")
+    best, everyone = best.split("All 30 classes")
+    assert re.findall(r"kind\d+", worst) == [f"kind{n}" for n in (0, *range(2, 11))]
+    assert re.findall(r"kind\d+", best) == [f"kind{n}" for n in range(29, 19, -1)]
+    assert re.findall(r"kind\d+", everyone.split("Does it")[0]) == [f"kind{n}" for n in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words", "there"),
+    [
+        ({"config": {"limit_train": 2000, "limit_test": 50}}, "first 2,000 training images and 50 test images", True),
+        ({}, "was limited", False),
+        ({"about": about_of() | {"which": "best"}}, "The best epoch was chosen on these test images", True),
+        ({"about": about_of() | {"which": "best"}, "config": {"validation_fraction": 0.1}}, "was chosen on", False),
+        ({}, "was chosen on", False),
+        ({"summary": None}, "The run has not come to its end", True),
+        ({"summary": SUMMARY | {"finished": False}}, "The run has not come to its end", True),
+        ({}, "not come to its end", False),
+        ({"about": about_of() | {"mistakes": []}}, "Every answer is right.", True),
+        ({"about": about_of() | {"most_confused": []}}, "No image was taken for another class.", True),
+        ({"about": about_of() | {"top_5_accuracy": 0.9125}}, "top-5 accuracy 91.25%", True),
+        ({}, "top-5", False),
+    ],
+)
+def test_what_a_reader_has_to_know_is_said(fields, words, there):
+    assert (words in Elements(made(**fields)).text()) == there
+
+
+# Whether it is a page that can be sent to somebody.
+
+
+def test_it_needs_no_other_file_and_no_network(evaluated):
+    page = Elements((evaluated / "report.html").read_text())
+    for tag, attributes in page.found:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, name)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.found}
+    assert not re.search(r"url\(|@import|https?://", (evaluated / "report.html").read_text())
+    (policy,) = [meta["content"] for meta in page.named("meta") if meta.get("http-equiv")]
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_it_says_its_language_title_width_and_what_pictures_show(evaluated):
+    page = Elements((evaluated / "report.html").read_text())
+    assert [one["lang"] for one in page.named("html")] == ["en"]
+    assert any(one.get("content") == "width=device-width, initial-scale=1" for one in page.named("meta"))
+    assert re.search(r"<title>tiny on digits: \d+\.\d\d% top-1</title>", (evaluated / "report.html").read_text())
+    alternatives = [one["alt"] for one in page.named("img")]
+    assert all(alternatives)
+    assert alternatives[:4] == [
+        "Loss over epochs",
+        "Error over epochs",
+        "Confusion matrix: share of each class's images by the answer they got",
+        "Reliability diagram: accuracy over confidence, and images by confidence",
+    ]
+    # What scrolls inside itself is reached by keyboard, and has a name.
+    scrolls = [one for one in page.named("div") if one.get("class") == "scroll"]
+    assert len(scrolls) >= 4 and all(one["tabindex"] == "0" and one["aria-label"] for one in scrolls)
+
+
+def test_names_are_shown_as_they_are(evaluated):
+    page = (evaluated / "report.html").read_text()
+    assert NAMES[1] == "<script>alert(1)</script>"
+    assert NAMES[1] not in page and html.escape(NAMES[1]) in page
+    wild = about_of(names=['"><img src=x>', "a_b & <i>c</i>"])
+    page = Elements(made(wild | {"command": "<b>", "device": "<b>", "dataset": "</title><b>"}, config={"<b>": "<b>"}))
+    assert not {"b", "i", "script"} & {tag for tag, _ in page.found}
+    assert all(one["src"].startswith("data:") for one in page.named("img"))
+    assert '"><img src=x>' in page.text() and "a_ b & <i>c</i>" in page.text()  # it may be broken after the underscore
+
+
+# In a browser.
+
+
+def browse(page, profile, *flags):
+    """What Chromium makes of a page without a network: its elements, and what it complains of."""
+    done = subprocess.run(
+        [
+            *(
+                CHROMIUM,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                f"--user-data-dir={profile}",
+            ),
+            *("--host-resolver-rules=MAP * ~NOTFOUND", "--no-first-run", "--disable-background-networking"),
+            *("--enable-logging=stderr", "--dump-dom", *flags, page.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return done.stdout, re.findall(r"CONSOLE.*?\] \"(.*)\", source", done.stderr)
+
+
+@in_a_browser
+def test_a_browser_has_nothing_to_complain_of(evaluated, tmp_path):
+    dump, complaints = browse(evaluated / "report.html", tmp_path)
+    assert "<h2>Surest mistakes</h2>" in dump
+    assert complaints == []
+
+
+@in_a_browser
+def test_a_script_or_a_file_from_elsewhere_is_noticed_and_kept_out(evaluated, tmp_path):
+    broken = tmp_path / "broken.html"
+    worse = "<script>document.title = 'ran'</script><img src='https://example.org/x.png'></body>"
+    broken.write_text((evaluated / "report.html").read_text().replace("</body>", worse))
+    dump, complaints = browse(broken, tmp_path / "profile")
+    assert "<title>ran</title>" not in dump
+    assert any("inline script" in line for line in complaints), complaints
+    assert any("https://example.org/x.png" in line for line in complaints), complaints
+    # Without its policy, what a script throws.
+    thrown = tmp_path / "thrown.html"
+    thrown.write_text("<title>x</title><script>nothing()</script>")
+    assert ["nothing is not defined" in line for line in browse(thrown, tmp_path / "profile")[1]] == [True]
+
+
+@in_a_browser
+def test_nothing_is_wider_than_a_phone(evaluated, tmp_path):
+    """In frames 390 pixels wide, since a window of Chromium's has a minimum; the last is broken, to see it noticed."""
+    names = ["a_name_that_is_longer_than_most", "x" * 60, *(f"kind{n}" for n in range(28))]
+    wide = {f"field_{n}": "value" * 30 for n in range(3)} | {"command_of_the_longest_sort": "y" * 200}
+    about = about_of(30, names) | {"command": "seanet evaluate " + "z" * 120, "top_5_accuracy": 1.0}
+    report = (evaluated / "report.html").read_text()
+    pages = [
+        *(report, made(about, epochs=12, config=wide).replace("<details", "<details open")),
+        report.replace("</body>", "<div style='width: 400px'>.</div></body>"),
+    ]
+    frames = "".join(
+        f'<iframe style="width: 390px; height: 844px; border: 0" srcdoc="{html.escape(page)}"></iframe>'
+        for page in pages
+    )
+    script = (
+        "<script>onload = () => { document.title = [...document.querySelectorAll('iframe')].map(frame => "
+        "frame.contentDocument.documentElement).map(e => e.scrollWidth + '/' + e.clientWidth).join(' '); }</script>"
+    )
+    (tmp_path / "frames.html").write_text(f"<!doctype html><title>not measured</title>{script}{frames}")
+    dump, complaints = browse(tmp_path / "frames.html", tmp_path / "profile", "--hide-scrollbars")
+    assert complaints == []
+    assert re.search("<title>(.*)</title>", dump)[1] == "390/390 390/390 416/390"
+
+
+@in_a_browser
+@pytest.mark.parametrize(("scheme", "colour"), [("1", "rgb(246, 247, 249)"), ("0", "rgb(18, 22, 28)")])
+def test_it_is_light_or_dark_as_the_reader_prefers(evaluated, tmp_path, scheme, colour):
+    frame = html.escape((evaluated / "report.html").read_text())
+    script = (
+        "<script>onload = () => { const frame = document.querySelector('iframe'); const of = name => "
+        "getComputedStyle(frame.contentDocument.querySelector(name)).backgroundColor; "
+        "document.title = of('body') + ' ' + of('figure img'); }</script>"
+    )
+    (tmp_path / "frame.html").write_text(f'<title>-</title>{script}<iframe srcdoc="{frame}"></iframe>')
+    dump, _ = browse(tmp_path / "frame.html", tmp_path / "profile", f"--blink-settings=preferredColorScheme={scheme}")
+    # Figures are black on white in both.
+    assert re.search("<title>(.*)</title>", dump)[1] == f"{colour} rgb(255, 255, 255)"
+
+
+def test_the_records_are_those_of_the_run(evaluated):
+    assert RunFolder(evaluated).read_records() == records(evaluated, timing=True)

@@ -1,0 +1,156 @@
+"""The page of results: from made folders, and the one in docs/."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from seanet_jax.errors import InputError
+from seanet_jax.studies import ablate
+from seanet_jax.studies.page import Results, _recipe, text, write
+from seanet_jax.studies.roofline import hours_at_least, seconds, work
+from seanet_jax.studies.study import Run, Study
+from seanet_jax.training.config import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+def leave_run(study, run, error):
+    config = study.config(run)
+    folder = study.folder / run.name
+    folder.mkdir(parents=True)
+    accuracies = (0.5 * (1 - error / 100), 1 - error / 100)
+    records = [
+        {"epoch": n, "step": n, "test_accuracy": a, "train_accuracy": a, "val_accuracy": a, "seconds": 1800}
+        for n, a in enumerate(accuracies, start=1)
+    ]
+    about = {"config": config.to_json(), "model_config": {}, "data_sha256": "", "resumed": []}
+    summary = {"finished": True, "last": records[-1], "device": "1 x made", "versions": {"jax": "1.2.3"}}
+    (folder / "config.json").write_text(json.dumps(about))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    base = TrainConfig(epochs=2, limit_train=20_000, decay_every=1, validation_fraction=0.1)
+    models = {model: {"model": model} for model in ("seanet20_small", "senet20")}
+    study = Study(tmp_path / "compare", base, models, seeds=3)
+    for seed, (ours, theirs) in enumerate(((60, 50), (61, 52), (62, 51))):
+        leave_run(study, Run("seanet20_small", 0.1, seed), ours)
+        leave_run(study, Run("senet20", 0.1, seed), theirs)
+    study.write()
+    variants = {name: {"model": "seanet20_narrow"} | fields for name, fields in ablate.VARIANTS.items()}
+    ablation = Study(tmp_path / "ablate", base, variants, seeds=1)
+    for variant in variants:
+        leave_run(ablation, Run(variant, 0.1, 0), 70)
+    ablation.write()
+    (tmp_path / "analysis").mkdir()
+    return tmp_path
+
+
+def read(folder):
+    return Results.read(folder / "compare", folder / "ablate", folder / "analysis", ("resnet20",))
+
+
+def test_the_page_says_what_the_runs_found(folder):
+    page = text(read(folder), folder / "results.md")
+    assert page.startswith("# Does aggregation help? A reduced study: CIFAR-100, 20,000 training images, 2 epochs\n")
+    assert "This is not the published recipe" in page
+    assert (
+        "**seanet20_small against senet20**, with +0.2% parameters and -1.1% multiply-adds: 10.00 points more" in page
+    )
+    assert "aggregation is worse." in page
+    assert "| senet20 | 282,734 | 40.8 | — | 0.1 | 51.00 ± 1.00 | 51.00 ± 1.00 | 30.45 | 3 |" in page
+    assert "| operation | **sum** |" in page
+    assert "16 finished runs, 16 h 00 min of training" in page
+    assert "1 x made" in page and "jax 1.2.3" in page
+
+
+def test_its_commands_are_those_of_the_studies(folder):
+    page = text(read(folder), folder / "results.md")
+    assert (
+        "compare.py --models seanet20_small senet20 --learning-rates 0.1 --seeds 3 --epochs 2 --decay-every 1 "
+        "--validation-fraction 0.1 --limit-train 20000 --out "
+    ) in page
+    assert "ablate.py --models seanet20_narrow --learning-rates 0.1 --seeds 1 --epochs 2" in page
+
+
+def test_every_link_of_the_page_leads_somewhere(folder):
+    write(read(folder), folder / "results.md")
+    links = re.findall(r"\]\(([^)]+)\)", (folder / "results.md").read_text())
+    assert len(links) >= 9
+    assert all((folder / link).exists() for link in links)
+    assert (folder / "compare" / "errors.svg").exists() and (folder / "ablate" / "ablation.png").exists()
+
+
+def test_a_study_of_the_published_length_is_not_called_reduced(folder):
+    base = TrainConfig()
+    study = Study(folder / "full", base, {"resnet20": {"model": "resnet20"}}, seeds=1)
+    run = Run("resnet20", 0.1, 0)
+    leave_run(study, run, 30)
+    summary = study.folder / run.name / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"last": {"epoch": 200}}))
+    study.write()
+    page = text(Results.read(study.folder, folder / "no", folder / "no", ("resnet20",)), folder / "results.md")
+    assert page.startswith("# Does aggregation help? CIFAR-100, all training images, 200 epochs\n")
+    assert "This is not the published recipe" not in page and "Too few seeds" in page
+
+
+def test_nothing_is_made_of_nothing(folder):
+    with pytest.raises(InputError, match="holds no study"):
+        Results.read(folder, folder, folder, ("resnet20",))
+    Study(folder / "empty", TrainConfig(), {"resnet20": {"model": "resnet20"}}).write()
+    with pytest.raises(InputError, match="holds no finished run; train some with"):
+        Results.read(folder / "empty", folder, folder, ("resnet20",))
+    with pytest.raises(InputError, match=r"is not below .*, the page's folder"):
+        write(read(folder), folder / "elsewhere" / "results.md")
+    assert not list(folder.rglob("*.svg"))
+
+
+def test_the_bound_of_a_studys_cost_is_the_rooflines():
+    train, evaluate = (seconds(work("resnet20", 64, mode), "TF32") / 64 for mode in ("train", "eval"))
+    expected = 2 * 3 * (50_000 * train + 10_000 * evaluate) / 3600
+    assert hours_at_least(("resnet20",), seeds=3, epochs=2) == pytest.approx(expected)
+    assert hours_at_least(("resnet20", "resnet20"), seeds=3, epochs=2) == pytest.approx(2 * expected)
+
+
+def page_of_docs():
+    kept = Path("docs/results")
+    models = runpy.run_path("experiments/compare.py")["MODELS"]
+    found = Results.read(kept / "compare-cifar100", kept / "ablate-cifar100", kept / "analysis-cifar100", models)
+    return text(found, Path("docs/results.md"))
+
+
+def test_the_page_in_docs_is_the_one_that_its_records_make(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    # Eleven networks are traced for it: below.
+    monkeypatch.setattr("seanet_jax.studies.page.hours_at_least", lambda models, seeds: 1.0)
+
+    def without_cost(page):
+        return re.sub(r"one H100 needs .*", "", page)
+
+    assert without_cost(Path("docs/results.md").read_text()) == without_cost(page_of_docs())
+
+
+@pytest.mark.slow
+def test_the_cost_in_docs_is_that_of_the_roofline(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert Path("docs/results.md").read_text() == page_of_docs()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "SGD with learning rate 0.1, times 0.1 every 80 epochs, momentum 0.9"),
+        ({"decay_every": None}, "SGD with learning rate 0.1, momentum 0.9"),
+        (
+            {"optimizer": "adam", "decay_every": None, "decay_at": (2, 3)},
+            "Adam with learning rate 0.1, times 0.1 after 2 and 3 epochs, momentum 0.9",
+        ),
+    ],
+)
+def test_a_recipe_in_words(tmp_path, fields, words):
+    assert words in _recipe(Study(tmp_path, TrainConfig(**fields), {"resnet20": {"model": "resnet20"}}))

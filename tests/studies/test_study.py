@@ -1,0 +1,210 @@
+"""Which runs a study trains, in which order, and what it does with those that are there already."""
+
+import concurrent.futures
+import json
+import shutil
+import threading
+
+import filelock
+import pytest
+
+from seanet_jax.errors import InputError
+from seanet_jax.studies import study as module
+from seanet_jax.studies.study import Run, Study
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.loop import TrainingDivergedError
+
+BASE = TrainConfig(dataset="digits", model="resnet20", epochs=2, validation_fraction=0.2)
+VARIANTS = {"plain": {"model": "resnet20"}, "sum": {"model": "seanet20_small"}}
+# Validation accuracies after the last epoch: plain learns best at 0.1, sum at 0.02.
+VAL = {("plain", 0.1): 0.8, ("plain", 0.02): 0.7, ("sum", 0.1): 0.3, ("sum", 0.02): 0.6}
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(tmp_path / "study", BASE, VARIANTS, seeds=3, learning_rates=(0.1, 0.02))
+
+
+@pytest.fixture
+def trained(monkeypatch, study):
+    """Runs that were trained, in order: in place of ``fit``, which writes what a run leaves."""
+    order = []
+
+    def fit(config, compiler_options):
+        order.append(config.out.name)
+        leave_run(study, config)
+
+    monkeypatch.setattr("seanet_jax.studies.study.fit", fit)
+    return order
+
+
+def leave_run(study, config, epochs=2):
+    variant = config.out.name.split("-")[0]
+    about = {"config": config.to_json(), "model_config": {}, "data_sha256": "", "resumed": []}
+    records = [
+        {"epoch": epoch, "step": epoch, "test_accuracy": 0.5, "val_accuracy": VAL[variant, config.learning_rate]}
+        for epoch in range(1, epochs + 1)
+    ]
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "config.json").write_text(json.dumps(about))
+    (config.out / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    summary = {"finished": epochs == config.epochs, "last": records[-1]}
+    (config.out / "summary.json").write_text(json.dumps(summary))
+
+
+def test_seed_0_of_every_rate_comes_first_and_further_seeds_are_trained_at_the_best_rate_alone(study, trained):
+    study.run()
+    assert trained[:4] == ["plain-lr0.1-seed0", "plain-lr0.02-seed0", "sum-lr0.1-seed0", "sum-lr0.02-seed0"]
+    assert trained[4:] == ["plain-lr0.1-seed1", "sum-lr0.02-seed1", "plain-lr0.1-seed2", "sum-lr0.02-seed2"]
+    assert (study.chosen_rate("plain"), study.chosen_rate("sum")) == (0.1, 0.02)
+    assert sorted(study.results("sum")) == [0, 1, 2]
+
+
+def test_what_is_finished_is_skipped_and_what_is_not_is_trained_again(study, trained):
+    study.run()
+    everything = sorted(trained)
+    trained.clear()
+    study.run()
+    assert trained == []
+    shutil.rmtree(study.folder / "sum-lr0.02-seed1")
+    leave_run(study, study.config(Run("plain", 0.1, 2)), epochs=1)
+    study.run()
+    assert sorted(trained) == ["plain-lr0.1-seed2", "sum-lr0.02-seed1"]
+    assert everything == sorted(run.name for run in study.finished())
+
+
+def test_a_run_that_was_begun_is_resumed(monkeypatch, study):
+    resumed = {}
+
+    def fit(config, compiler_options):
+        resumed[config.out.name] = config.resume
+        leave_run(study, config)
+
+    monkeypatch.setattr("seanet_jax.studies.study.fit", fit)
+    leave_run(study, study.config(Run("sum", 0.1, 0)), epochs=1)
+    study.run()
+    assert [name for name, resume in resumed.items() if resume] == ["sum-lr0.1-seed0"]
+
+
+def test_a_run_that_diverged_is_noted_and_not_tried_again(monkeypatch, study, trained):
+    leave = module.fit
+
+    def fit(config, compiler_options):
+        leave(config, compiler_options)
+        if config.learning_rate == 0.1:
+            raise TrainingDivergedError("the training loss is nan")
+
+    monkeypatch.setattr(module, "fit", fit)
+    study.run()
+    assert trained.count("plain-lr0.1-seed0") == 1
+    assert (study.folder / "plain-lr0.1-seed0" / "diverged.txt").read_text() == "the training loss is nan\n"
+    assert study.chosen_rate("plain") == 0.02
+    trained.clear()
+    study.run()
+    assert trained == []
+
+
+def test_a_variant_that_diverges_everywhere_has_no_rate_and_no_results(monkeypatch, study):
+    def fit(config, compiler_options):
+        config.out.mkdir(parents=True)
+        raise TrainingDivergedError("the training loss is nan")
+
+    monkeypatch.setattr("seanet_jax.studies.study.fit", fit)
+    study.run()
+    assert study.chosen_rate("sum") is None
+    assert study.results("sum") == {}
+
+
+def test_what_another_process_trains_is_left_to_it(monkeypatch, study, trained):
+    busy = study.folder / "plain-lr0.1-seed0"
+    busy.mkdir(parents=True)
+    lock = filelock.FileLock(busy / "lock", is_singleton=False)
+    lock.acquire()
+    waits = []
+
+    def sleep(seconds):
+        waits.append(list(trained))
+        lock.release()
+
+    monkeypatch.setattr("seanet_jax.studies.study.time.sleep", sleep)
+    study.run()
+    # All that did not depend on it was trained before the wait.
+    assert waits == [
+        ["plain-lr0.02-seed0", "sum-lr0.1-seed0", "sum-lr0.02-seed0", "sum-lr0.02-seed1", "sum-lr0.02-seed2"]
+    ]
+    assert trained[5] == "plain-lr0.1-seed0"
+
+
+def test_a_folder_that_holds_another_run_or_study_is_refused(study, trained):
+    other = study.config(Run("sum", 0.1, 0))
+    leave_run(study, TrainConfig(**(other.to_json() | {"out": other.out, "batch_size": 32})))
+    with pytest.raises(
+        InputError, match=r"sum-lr0.1-seed0 holds another run \(batch_size: 32 was saved, 64 is asked\)"
+    ):
+        study.run()
+    shutil.rmtree(study.folder)
+    study.run()
+    other_recipe = Study(study.folder, TrainConfig(**(BASE.to_json() | {"momentum": 0.5})), VARIANTS, 3, (0.1, 0.02))
+    with pytest.raises(InputError, match=r"holds another study \(momentum: 0.9 was saved, 0.5 is asked\)"):
+        other_recipe.run()
+    with pytest.raises(InputError, match=r"holds a study of the learning rates \(0.1, 0.02\); give these"):
+        Study(study.folder, BASE, VARIANTS, 3, (0.1,)).run()
+
+
+def test_variants_and_seeds_are_added_to_the_folders_study(study, trained):
+    study.run()
+    Study(study.folder, BASE, {"plain": VARIANTS["plain"]}, 1, (0.1, 0.02)).write()
+    assert Study.read(study.folder) == study
+
+
+def test_processes_that_begin_together_write_one_study(study):
+    names = [f"plain{number}" for number in range(8)]
+    begin = threading.Barrier(len(names))
+
+    def write(name):
+        begin.wait()
+        for _ in range(20):
+            Study(study.folder, BASE, {name: VARIANTS["plain"]}, 1, (0.1, 0.02)).write()
+
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+        for written in [pool.submit(write, name) for name in names]:
+            written.result()
+    assert set(Study.read(study.folder).variants) == set(names)
+
+
+def test_a_study_that_is_refused_leaves_nothing_in_the_folder(study, trained):
+    study.write()
+    (study.folder / "study.lock").unlink()
+    before = sorted(study.folder.iterdir())
+    with pytest.raises(InputError, match="holds a study of the learning rates"):
+        Study(study.folder, BASE, VARIANTS, 3, (0.1,)).run()
+    assert sorted(study.folder.iterdir()) == before
+
+
+def test_a_study_is_read_from_its_folder(study):
+    study.write()
+    assert Study.read(study.folder) == study
+    (study.folder / "study.json").write_text("{")
+    with pytest.raises(InputError, match=r"study\.json is damaged"):
+        Study.read(study.folder)
+    with pytest.raises(InputError, match="holds no study"):
+        Study.read(study.folder / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"variants": {}}, "no networks"),
+        ({"seeds": 0}, "seeds is 0; it must be a positive integer"),
+        ({"learning_rates": ()}, "give at least one"),
+        ({"learning_rates": (0.1, 0.1)}, "each once"),
+        ({"learning_rates": (0.1, -1.0)}, "learning_rate is -1.0; it must be a positive number"),
+        ({"variants": {"x": {"model": "resnet21"}}}, "there is no model 'resnet21'"),
+        ({"base": TrainConfig(dataset="digits")}, "give --validation-fraction"),
+    ],
+)
+def test_what_cannot_be_studied_is_said_before_anything_is_written(tmp_path, changed, message):
+    fields = {"folder": tmp_path / "study", "base": BASE, "variants": VARIANTS, "learning_rates": (0.1, 0.02)}
+    with pytest.raises(InputError, match=message):
+        Study(**(fields | changed))
+    assert not list(tmp_path.iterdir())

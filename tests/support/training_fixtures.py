@@ -1,0 +1,108 @@
+"""A data set and a network small enough to train in a test."""
+
+import contextlib
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+from tensorboardX.proto import event_pb2
+
+from seanet_jax.data import Dataset
+from seanet_jax.models import PRESETS, SEANet, SEANetConfig, weights
+from seanet_jax.training.config import TrainConfig
+
+TINY = SEANetConfig(stage_sizes=(1, 1), widths=(8, 16), stem_width=4, reduction=4, aggregate_factor=2)
+TINY_RUN = {
+    **{"dataset": "digits", "model": "tiny", "batch_size": 8, "eval_batch_size": 10, "epochs": 3},
+    **{"learning_rate": 0.05, "decay_every": 2},
+}
+
+
+def made_dataset(train=40, test=23):
+    """Two classes of 8x8 images told apart by their brightness."""
+    source = np.random.RandomState(0)
+
+    def split(count):
+        labels = source.randint(0, 2, count).astype(np.int32)
+        images = source.randint(0, 100, (count, 8, 8, 3)) + 120 * labels[:, None, None, None]
+        return images.astype(np.uint8), labels
+
+    return Dataset("made", *split(train), *split(test), ("dark", "bright"), (0.4,) * 3, (0.3,) * 3, flip=True)
+
+
+def settled(config):
+    """A network in evaluation mode, with statistics, scales and biases that are not those it starts with."""
+    model = SEANet(config, rngs=nnx.Rngs(0))
+    random = np.random.RandomState(1)
+    arrays = weights.to_arrays(model)
+    for name, array in arrays.items():
+        if name.endswith((".var", ".scale")):
+            arrays[name] = np.exp(0.5 * random.standard_normal(array.shape))
+        elif array.ndim == 1:
+            arrays[name] = 0.5 * random.standard_normal(array.shape)
+    weights.set_arrays(model, arrays, "the test")
+    model.eval()
+    return model
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Makes ``--dataset digits --model tiny`` the small ones; gives a config for a run folder's name."""
+
+    def config(name="run", **fields):
+        return TrainConfig(out=tmp_path / name, **(TINY_RUN | fields))
+
+    with small(made_dataset()):
+        yield config
+
+
+NAMES = ("dark", "<script>alert(1)</script>")
+
+
+@contextlib.contextmanager
+def small(dataset):
+    """Inside, ``--dataset digits --model tiny`` are a small network and these images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", TINY)
+        patch.setattr("seanet_jax.training.images.load", lambda name, data_dir, mapped: dataset)
+        yield
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory):
+    """The folder of a run that learnt little, evaluated at its best epoch. Tests that write take a copy."""
+    from seanet_jax.inference.evaluation import evaluate
+    from seanet_jax.training.run import fit
+
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    with small(dataclasses.replace(made_dataset(), class_names=NAMES)):
+        fit(TrainConfig(out=folder, **(TINY_RUN | {"learning_rate": 0.005})))
+        evaluate(folder, command="seanet evaluate run")
+    return folder
+
+
+def records(folder, timing=False):
+    """The run's records, without what differs from run to run."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    varying = () if timing else ("seconds", "images_per_second")
+    return [{name: value for name, value in line.items() if name not in varying} for line in lines]
+
+
+def read_points(folder):
+    """What TensorBoard shows of a run, by quantity and step: points struck out by a later start are left out."""
+    points = {}
+    for path in sorted((folder / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            if event.session_log.status == event_pb2.SessionLog.START:
+                points = {(tag, step): value for (tag, step), value in points.items() if step < event.step}
+            for value in event.summary.value:
+                if value.tag != "images_per_second":
+                    assert (value.tag, event.step) not in points, "there twice"
+                    points[value.tag, event.step] = value.simple_value
+            data = data[16 + length :]
+    return points

@@ -1,0 +1,333 @@
+import dataclasses
+import functools
+import types
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from seanet_jax import SEANet, SEANetConfig
+from seanet_jax.data.augment import augment
+from seanet_jax.data.dataset import Dataset
+from seanet_jax.image_spec import normalize
+from seanet_jax.layers.modules import BatchNorm
+from seanet_jax.models.network import split_model
+from seanet_jax.models.scores import LOGITS, cross_entropy
+from seanet_jax.training import sharding
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.optimizer import optimizer
+from seanet_jax.training.step import (
+    Images,
+    Metrics,
+    TrainState,
+    create_state,
+    epoch_order,
+    make_eval_step,
+    make_train_step,
+)
+
+CLASSES, TRAIN, TEST, BATCH = 5, 14, 13, 4  # three steps an epoch, two images left out
+STEPS = TRAIN // BATCH
+
+
+@functools.cache
+def dataset(flip=True):
+    rng = np.random.default_rng(0)
+    return Dataset(
+        name="made",
+        train_images=rng.integers(0, 256, (TRAIN, 8, 8, 3), np.uint8),
+        train_labels=rng.integers(0, CLASSES, TRAIN, np.int32),
+        test_images=rng.integers(0, 256, (TEST, 8, 8, 3), np.uint8),
+        test_labels=rng.integers(0, CLASSES, TEST, np.int32),
+        class_names=tuple("abcde"),
+        mean=(0.5, 0.4, 0.6),
+        std=(0.25, 0.2, 0.3),
+        flip=flip,
+    )
+
+
+class Bare(nnx.Module):
+    """What a step needs of a network, its call excepted."""
+
+    config = types.SimpleNamespace(scores=LOGITS)
+
+    def training_scores(self, x):
+        return self(x), jnp.zeros(())
+
+
+class Perceptron(Bare):
+    """A network with parameters and statistics that, unlike one with convolutions, compiles in no time."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.bn = BatchNorm(3)
+        self.kernel = nnx.Param(jnp.asarray(rng.normal(size=(192, CLASSES)) / 14, jnp.float32))
+
+    def __call__(self, x):
+        return self.bn(x).reshape(len(x), -1) @ self.kernel[...]
+
+
+def small_seanet():
+    """With made values: the initial distributions take longer to compile than all the rest."""
+    config = SEANetConfig(stage_sizes=(1,), widths=(4,), stem_width=4, reduction=2, num_classes=CLASSES)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: SEANet(config, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    values = {
+        path: jnp.asarray(rng.uniform(0.5 if path[-1] in ("scale", "var") else -0.5, 1, leaf.shape), jnp.float32)
+        for path, leaf in nnx.to_flat_state(state)
+    }
+    return nnx.merge(graphdef, nnx.from_flat_state(values))
+
+
+def new_model(kind="perceptron"):
+    return Perceptron() if kind == "perceptron" else small_seanet()
+
+
+def train_images(data):
+    return Images(jnp.asarray(data.train_images), jnp.asarray(data.train_labels))
+
+
+@functools.cache
+def recipe():
+    # The rate changes in the run: after its first epoch.
+    return optimizer(TrainConfig(decay_every=1, decay_factor=0.5, weight_decay=0.01), STEPS)
+
+
+def train_step(kind="perceptron", use_augmentation=False, flip=True, *, model=None, data=None):
+    model, data = model or new_model(kind), data or dataset(flip)
+    mesh = sharding.make_mesh()
+    return jax.jit(make_train_step(model, recipe(), data, mesh, batch_size=BATCH, use_augmentation=use_augmentation))
+
+
+jitted_train_step = functools.cache(train_step)
+
+
+# Metrics
+
+
+def test_metrics_sum_losses_hits_and_images():
+    logits = np.random.default_rng(0).normal(size=(6, CLASSES)).astype(np.float32)
+    labels = np.array([0, 1, 2, 3, 4, 0], np.int32)
+    metrics = (
+        Metrics.zero()
+        .add(LOGITS, jnp.asarray(logits), jnp.asarray(labels))
+        .add(LOGITS, jnp.asarray(logits), jnp.asarray(labels))
+    )
+    losses = np.log(np.exp(logits.astype(np.float64)).sum(1)) - logits[np.arange(6), labels]
+    np.testing.assert_allclose(metrics.loss_sum, 2 * losses.sum(), rtol=1e-5)
+    assert metrics.num_correct == 2 * (logits.argmax(1) == labels).sum()
+    assert metrics.num_images == 12
+    chex.assert_type(list(metrics), [jnp.float32, jnp.int32, jnp.int32])
+    chex.assert_shape(list(metrics), ())
+
+
+def test_metrics_ignore_padding_whatever_its_logits():
+    logits = np.random.default_rng(0).normal(size=(4, CLASSES)).astype(np.float32)
+    labels = np.array([3, -1, 1, -1], np.int32)
+    real = Metrics.zero().add(LOGITS, jnp.asarray(logits[::2]), jnp.asarray(labels[::2]))
+    logits[1], logits[3] = np.inf, [9, 0, 0, 0, 0]
+    padded = Metrics.zero().add(LOGITS, jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(padded.loss_sum, real.loss_sum, rtol=1e-6)
+    assert padded.num_correct == real.num_correct
+    assert padded.num_images == 2
+
+
+def test_metrics_of_padding_alone_are_zero():
+    metrics = Metrics.zero().add(LOGITS, jnp.ones((3, CLASSES)), jnp.full(3, -1))
+    assert [float(value) for value in metrics] == [0, 0, 0]
+
+
+# Order
+
+
+def test_epoch_order_is_a_permutation_of_the_images():
+    for epoch in range(3):
+        order = epoch_order(jax.random.key(0), jnp.int32(epoch), num_images=50)
+        chex.assert_type(order, jnp.int32)
+        np.testing.assert_array_equal(np.sort(order), np.arange(50))
+
+
+def test_epoch_order_depends_on_epoch_and_key_alone():
+    order = functools.partial(epoch_order, num_images=50)
+    first = order(jax.random.key(0), jnp.int32(0))
+    np.testing.assert_array_equal(first, order(jax.random.key(0), jnp.int32(0)))
+    assert (first != order(jax.random.key(0), jnp.int32(1))).any()
+    assert (first != order(jax.random.key(1), jnp.int32(0))).any()
+    jitted = jax.jit(epoch_order, static_argnames="num_images")(jax.random.key(0), jnp.int32(0), num_images=50)
+    np.testing.assert_array_equal(first, jitted)
+
+
+# Training
+
+
+@functools.cache
+def by_hand(kind="perceptron"):
+    """An optimiser step and the batch's metrics, of images that are already chosen and normalised."""
+    graphdef, _, _ = split_model(new_model(kind))
+
+    @jax.jit
+    def step(state, images, labels):
+        def loss_fn(params):
+            network = nnx.merge(graphdef, params, state.batch_stats)
+            logits = network(images)
+            return cross_entropy(logits, labels).mean(), (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
+
+        gradients, (logits, stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = recipe().update(gradients, state.opt_state, state.params)
+        new_state = TrainState(
+            state.step + 1, optax.apply_updates(state.params, updates), stats, opt_state, state.metrics
+        )
+        return new_state, Metrics.zero().add(LOGITS, logits, labels)
+
+    return step
+
+
+@pytest.mark.parametrize(("kind", "use_augmentation"), [("seanet", False), ("perceptron", False), ("perceptron", True)])
+def test_steps_equal_hand_written_ones_over_more_than_an_epoch(kind, use_augmentation):
+    data, key = dataset(), jax.random.key(7)
+    train, step = train_images(data), jitted_train_step(kind, use_augmentation)
+    state = expected = create_state(new_model(kind), recipe())
+    sums = Metrics.zero()
+    for number in range(STEPS + 2):
+        epoch, position = divmod(number, STEPS)
+        order = epoch_order(key, jnp.int32(epoch), num_images=TRAIN)
+        state, metrics = step(state, train, order, key)
+
+        chosen = np.asarray(order)[position * BATCH : (position + 1) * BATCH]
+        images = train.images[chosen]
+        if use_augmentation:
+            images = augment(jax.random.fold_in(key, number), images, flip=True)
+        images = normalize(images, data.mean, data.std)
+        expected, batch_metrics = by_hand(kind)(expected, images, train.labels[chosen])
+        sums = jax.tree.map(jnp.add, Metrics.zero() if position == 0 else sums, batch_metrics)
+
+        assert state.step == number + 1
+        for ours, theirs in ((metrics, sums), (state.metrics, sums), (state[:4], expected[:4])):
+            chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert sums.num_images == 2 * BATCH
+
+
+def test_without_flip_images_are_cropped_but_not_mirrored():
+    data, key = dataset(flip=False), jax.random.key(7)
+    order = jnp.arange(TRAIN)
+    state = create_state(new_model(), recipe())
+    images = augment(jax.random.fold_in(key, 0), train_images(data).images[:BATCH], flip=False)
+    expected, _ = by_hand()(state, normalize(images, data.mean, data.std), train_images(data).labels[:BATCH])
+    result, _ = jitted_train_step("perceptron", True, False)(state, train_images(data), order, key)
+    chex.assert_trees_all_close(result.params, expected.params, rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_state_and_inputs_give_the_same_result():
+    state, train = create_state(new_model(), recipe()), train_images(dataset())
+    arguments = (state, train, jnp.arange(TRAIN), jax.random.key(0))
+    first = jitted_train_step("perceptron", True)(*arguments)
+    chex.assert_trees_all_equal(first, jitted_train_step("perceptron", True)(*arguments))
+    other, _ = jitted_train_step("perceptron", True)(state, train, jnp.arange(TRAIN), jax.random.key(1))
+    assert not np.array_equal(first[0].params["kernel"], other.params["kernel"])
+
+
+def test_the_parameters_of_the_model_given_are_not_used():
+    arguments = (train_images(dataset()), jnp.arange(TRAIN), jax.random.key(0))
+    state = create_state(new_model(), recipe())
+    model = new_model()
+    model.kernel[...] = model.kernel[...] * 0
+    result, _ = train_step(model=model)(state, *arguments)
+    chex.assert_trees_all_close(result, jitted_train_step()(state, *arguments)[0], rtol=1e-6, atol=1e-7)
+
+
+class Recorder(Bare):
+    """Counts in its statistics how often it saw which image; an image's pixels are its number."""
+
+    def __init__(self):
+        self.logits = nnx.Param(jnp.zeros(CLASSES))
+        self.seen = nnx.BatchStat(jnp.zeros(TRAIN, jnp.int32))
+
+    def __call__(self, x):
+        numbers = jnp.round(x[:, 0, 0, 0] * 255).astype(jnp.int32)
+        self.seen[...] = self.seen[...].at[numbers].add(1)
+        return jnp.broadcast_to(self.logits[...], (len(x), CLASSES))
+
+
+def test_an_epoch_visits_the_first_images_of_its_order_once_and_the_remainder_never():
+    numbered = np.arange(TRAIN, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    data = dataclasses.replace(
+        dataset(), train_images=numbered, test_images=numbered[:TEST], mean=(0.0,) * 3, std=(1.0,) * 3
+    )
+    step = train_step(model=Recorder(), data=data)
+    state, seen = create_state(Recorder(), recipe()), np.zeros(TRAIN, np.int32)
+    for epoch in range(2):
+        order = epoch_order(jax.random.key(0), jnp.int32(epoch), num_images=TRAIN)
+        for _ in range(STEPS):
+            state, metrics = step(state, train_images(data), order, jax.random.key(0))
+        seen[np.asarray(order)[: STEPS * BATCH]] += 1
+        np.testing.assert_array_equal(state.batch_stats["seen"], seen)
+        assert metrics.num_images == STEPS * BATCH
+
+
+def test_the_first_state():
+    state = create_state(new_model("seanet"), recipe())
+    assert state.step == 0
+    assert [float(value) for value in state.metrics] == [0, 0, 0]
+    momentum = jax.tree.leaves(optax.tree_utils.tree_get(state.opt_state, "trace"))
+    assert len(momentum) == len(jax.tree.leaves(state.params))
+    assert all((leaf == 0).all() for leaf in momentum)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves((state.params, state.batch_stats))} == {"float32"}
+
+
+# Evaluation
+
+
+def padded(images, labels, multiple):
+    """Appends images that would count if their labels did."""
+    extra = -len(images) % multiple
+    return Images(
+        jnp.asarray(np.concatenate([images, np.full((extra, *images.shape[1:]), 200, np.uint8)])),
+        jnp.asarray(np.concatenate([labels, np.full(extra, -1, np.int32)])),
+    )
+
+
+@functools.cache
+def direct_evaluation():
+    """Metrics of all test images in one pass, in NumPy from the logits on."""
+    data, model = dataset(), new_model("seanet")
+    model.eval()
+    logits = nnx.jit(lambda model, x: model(x))(model, normalize(data.test_images, data.mean, data.std))
+    logits = np.asarray(logits, np.float64)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(TEST), data.test_labels]
+    return losses.sum(), (logits.argmax(1) == data.test_labels).sum()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 13, 16])
+def test_evaluation_counts_every_image_once_whatever_the_batch_size(batch_size):
+    data, model = dataset(), new_model("seanet")
+    step = jax.jit(make_eval_step(model, data, sharding.make_mesh()))
+    _, params, batch_stats = split_model(model)
+    images = padded(data.test_images, data.test_labels, batch_size)
+    metrics = Metrics.zero()
+    for start in range(0, len(images.labels), batch_size):
+        batch = Images(*(part[start : start + batch_size] for part in images))
+        metrics = step(metrics, params, batch_stats, batch)
+    loss, correct = direct_evaluation()
+    np.testing.assert_allclose(metrics.loss_sum, loss, rtol=1e-5)
+    assert metrics.num_correct == correct
+    assert metrics.num_images == TEST
+
+
+def test_evaluation_uses_the_parameters_given_and_their_running_statistics():
+    data, model = dataset(), new_model("seanet")
+    step = jax.jit(make_eval_step(model, data, sharding.make_mesh()))
+    _, params, batch_stats = split_model(model)
+    images = Images(jnp.asarray(data.test_images[:4]), jnp.asarray(data.test_labels[:4]))
+    losses = [
+        float(step(Metrics.zero(), p, s, images).loss_sum)
+        for p, s in (
+            (params, batch_stats),
+            (jax.tree.map(lambda p: p * 1.1, params), batch_stats),
+            (params, jax.tree.map(lambda s: s * 1.1, batch_stats)),
+        )
+    ]
+    assert len(set(losses)) == 3
