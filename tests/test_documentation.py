@@ -131,6 +131,7 @@ def run(folder, block):
     assert done.returncode == 0, f"line {block.line}:\n{block.code}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
+@pytest.mark.slow
 # README's studies are run as well; those of the results, on little, take minutes more.
 @pytest.mark.parametrize(
     "document",
@@ -150,6 +151,7 @@ def test_every_block_of_code_runs(document, folder):
         run(folder, block)
 
 
+@pytest.mark.slow
 def test_a_block_that_fails_is_noticed(folder):
     for language, code, reason in (
         ("bash", ".venv/bin/python experiments/digits.py --learning_speed 3", "error: Unrecognized options"),

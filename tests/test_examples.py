@@ -92,11 +92,13 @@ def accuracy(name, *arguments, monkeypatch, capsys):
     return float(re.fullmatch(r"accuracy: (0\.\d{3}|1\.000)\n", capsys.readouterr().out).group(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flax_nnx.py", "flax_linen.py", "plain_jax.py"])
 def test_the_blocks_learn_digits_in_other_frameworks(name, monkeypatch, capsys):
     assert accuracy(name, monkeypatch=monkeypatch, capsys=capsys) > 0.85
 
 
+@pytest.mark.slow
 def test_a_pretrained_network_learns_digits(tmp_path, monkeypatch, capsys):
     settled(TINY).save_pretrained(tmp_path)
     # Of random weights, a stage of them frozen; one in ten would be chance.

@@ -65,6 +65,7 @@ def test_squeeze_excite(operands):
         assert functional.squeeze_excite(*operands).shape == operands[0].shape
 
 
+@pytest.mark.slow
 @given(st.lists(sizes, min_size=1, max_size=4), dtypes, st.integers(1, 3), st.integers(-1, 1))
 def test_squeeze_excite_of_nearly_fitting_kernels(shape, dtype, hidden, slip):
     channels = shape[-1]
@@ -177,6 +178,7 @@ def test_modules(name, x, size, other, flag):
 NETWORK = model_config("resnet20", num_classes=2)
 
 
+@pytest.mark.slow
 @given(arrays)
 def test_a_network(x):
     model = nnx.eval_shape(lambda: seanet_jax.SEANet(NETWORK, rngs=nnx.Rngs(0)))

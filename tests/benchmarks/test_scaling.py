@@ -31,6 +31,7 @@ def test_collectives_are_found_in_a_program():
     ]
 
 
+@pytest.mark.slow
 def test_a_step_exchanges_gradients_once_and_statistics_of_each_layer():
     every = scaling.exchanges("resnet20")
     device = scaling.exchanges("resnet20", statistics="device")

@@ -215,6 +215,7 @@ def test_the_operation_is_told():
 # Folders: without PyTorch.
 
 
+@pytest.mark.slow
 def test_pretrained_weights_become_a_run_and_come_back(tmp_path):
     config = model_config("senet20", num_classes=100, reduction=16)
     model = random_network(config)
@@ -293,6 +294,7 @@ def test_a_network_without_a_preset_cannot_be_a_run(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
+@pytest.mark.slow
 def test_an_imported_run_goes_on_exactly_where_it_was(tiny):
     """What was trained here for two epochs and is made a run anew ends as the run that was never touched."""
     # The limits tell the length of an epoch without the images.

@@ -118,6 +118,7 @@ def test_one_broken_file_among_good_ones_is_named_before_any_answer(folder, pict
     assert not (tmp_path / "sheet.png").exists()
 
 
+@pytest.mark.slow
 def test_a_png_of_the_size_of_cifar_is_answered_exactly_as_its_array(tiny, tmp_path, monkeypatch, capsys):
     small = made_dataset()
     train, test = (images.repeat(4, 1).repeat(4, 2) for images in (small.train_images, small.test_images))

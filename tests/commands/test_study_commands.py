@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from training_fixtures import records
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "support" / "tiny_study.py"
 FLAGS = ("--learning-rates", "0.05", "0.02", "--validation-fraction", "0.2", "--seeds", "2", "--out", "study")
 RATES = ("0.05", "0.02")

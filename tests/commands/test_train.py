@@ -30,6 +30,7 @@ def run(folder, script, *arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_train_stop_and_resume(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
     first = run(tmp_path, "digits.py", *QUICK, "--max-steps", "3", "--out", "run")
@@ -80,6 +81,7 @@ def test_help_is_readable(tmp_path, script):
     assert "--learning-rate" in done.stdout and "Initial learning rate." in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (Path(os.environ.get("TFDS_DATA_DIR", "")) / "cifar100" / "3.0.2").is_dir(),
     reason="TFDS_DATA_DIR names no folder with CIFAR-100",

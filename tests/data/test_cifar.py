@@ -290,6 +290,7 @@ def real():
     return folder
 
 
+@pytest.mark.slow
 def test_the_real_cifar100(real, tmp_path):
     data = load("cifar100", data_dir=real, progress=False)
     assert data.train_images.shape == (50_000, 32, 32, 3)

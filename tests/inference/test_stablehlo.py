@@ -56,6 +56,7 @@ def run(*arguments, cwd):
     )
 
 
+@pytest.mark.slow
 def test_the_artifact_is_the_network(model, folder, tmp_path):
     done = run("-m", "seanet_jax", "export", folder, "net.stablehlo", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

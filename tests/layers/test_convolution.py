@@ -125,6 +125,7 @@ GROUPED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "groups"), GROUPED, ids=str)
 def test_groups_are_convolutions_of_their_own(shape, groups):
     x, kernel, dy = example(shape)
@@ -197,6 +198,7 @@ any_shape = st.tuples(small, st.integers(1, 9), st.integers(1, 9), small, small,
 whole_tiles = st.tuples(small, st.sampled_from((4, 8)), st.sampled_from((4, 8)), small, small, st.just(3), st.just(1))
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
     shape=any_shape | whole_tiles,
@@ -354,6 +356,7 @@ def test_functional_has_it():
     assert functional.conv2d is conv2d
 
 
+@pytest.mark.slow
 def test_the_network_has_the_same_parameters_and_values_whatever_the_method():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 16, 3)), jnp.float32)
     results = {}

@@ -149,6 +149,7 @@ def test_initial_values():
     )
 
 
+@pytest.mark.slow
 def test_the_agreement_is_added_in_training_only_where_it_is_asked_for():
     images = np.random.default_rng(3).normal(size=(4, 16, 16, 3)).astype(np.float32)
     found = {}
@@ -160,6 +161,7 @@ def test_the_agreement_is_added_in_training_only_where_it_is_asked_for():
     assert np.isfinite(found["encapnet_plus_plus"][1]) and found["encapnet_plus_plus"][1] != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_gets_a_finite_gradient(name):
     model = settled(KINDS[name])
@@ -180,6 +182,7 @@ def test_every_parameter_gets_a_finite_gradient(name):
 # As part of other projects
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["encapnet", "encapnet_plus_plus"])
 def test_folding_changes_nothing(name):
     model = settled(KINDS[name])
@@ -191,6 +194,7 @@ def test_folding_changes_nothing(name):
     np.testing.assert_allclose(jitted(folded, X), jitted(model, X), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_come_back_bit_for_bit(name, tmp_path):
     model = settled(KINDS[name])
@@ -251,6 +255,7 @@ def test_images_of_another_size_are_refused():
         model(jnp.zeros((1, 16, 16, 1)))
 
 
+@pytest.mark.slow
 def test_half_precision_is_for_the_maps_alone():
     half = settled(dataclasses.replace(KINDS["encapnet_plus_plus"], dtype="bfloat16"))
     maps = jitted(half, X, "features")

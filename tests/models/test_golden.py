@@ -130,12 +130,14 @@ def test_eval_logits(network):
     assert relative_error(logits, network.golden["eval_logits"]) < network.bounds.logits
 
 
+@pytest.mark.slow
 def test_train_logits_and_loss(network, one_pass):
     loss, logits, _ = one_pass
     assert relative_error(logits, network.golden["train_logits"]) < network.bounds.logits
     assert abs(loss / network.golden["train_loss"] - 1) < network.bounds.logits
 
 
+@pytest.mark.slow
 def test_every_gradient_norm(network, one_pass):
     gradients = one_pass[2]
     norms = network.entries("gradnorm")
@@ -144,6 +146,7 @@ def test_every_gradient_norm(network, one_pass):
         assert abs(np.linalg.norm(leaf(gradients, key)) / theirs - 1) < network.bounds.gradient_norms, key
 
 
+@pytest.mark.slow
 def test_whole_gradients(network, one_pass):
     entries = network.entries("grad")
     assert len(entries) == 8
@@ -152,6 +155,7 @@ def test_whole_gradients(network, one_pass):
         assert np.linalg.norm(difference) / np.linalg.norm(theirs) < network.bounds.gradients, key
 
 
+@pytest.mark.slow
 def test_five_steps_of_sgd(network, five_steps):
     losses, params, _ = five_steps
     assert np.abs(np.array(losses) - network.golden["traj_losses"]).max() < network.bounds.trajectory_losses
@@ -161,6 +165,7 @@ def test_five_steps_of_sgd(network, five_steps):
         assert abs(np.linalg.norm(leaf(params, key)) / theirs - 1) < network.bounds.trajectory_norms, key
 
 
+@pytest.mark.slow
 def test_running_statistics_after_five_steps(network, five_steps):
     entries = network.entries("stat")
     assert len(entries) == 4

@@ -13,6 +13,8 @@ from flax import nnx
 from seanet_jax.models import PRESETS, EncapNet
 from seanet_jax.models.network import split_model
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("encapnet", "encapnet_plus", "encapnet_plus_plus")
 GOLDEN = reference.load()
 # Gradients below this are zero but for rounding: those of biases before a normalisation.

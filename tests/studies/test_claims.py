@@ -87,6 +87,7 @@ def pair(tmp_path_factory):
         yield ours.out, plain.out
 
 
+@pytest.mark.slow
 def test_an_analysis_measures_draws_and_says(pair, tmp_path):
     found = claims.analyze(*pair, tmp_path / "out", images=23, steps=12, learning_rate=0.05, command="the command")
     assert found == json.loads((tmp_path / "out" / "analysis.json").read_text())
@@ -109,6 +110,7 @@ def test_an_analysis_measures_draws_and_says(pair, tmp_path):
         assert 0 < row["before"] <= row["after"] <= 1 and row["before"] <= row["random_groups"] <= 1
 
 
+@pytest.mark.slow
 def test_moments_of_batches_are_those_of_all_images(pair, monkeypatch):
     trained = claims.Trained("ours", None, claims.load_model(pair[0], "latest"))
     whole = claims._moments(trained.model, made_dataset(), 23)
@@ -122,6 +124,7 @@ def test_moments_of_batches_are_those_of_all_images(pair, monkeypatch):
         assert one == pytest.approx(other, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_analysed_is_named_before_anything_is_written(pair, tmp_path):
     ours, plain = pair
     out = tmp_path / "out"

@@ -108,6 +108,7 @@ def test_the_tables_add_up():
     assert first[-2][4] == "memory 100%"
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_tables_and_refuses_in_one_line():
     def run(*arguments):
         command = [sys.executable, "-W", "error", SCRIPT, *arguments]

@@ -218,6 +218,7 @@ def compiled():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.mark.slow
 def test_everything_is_compiled_once_and_by_the_end_of_the_first_epoch(tiny, monkeypatch, compiled):
     @contextlib.contextmanager
     def mark(loop, state):

@@ -30,6 +30,8 @@ from seanet_jax.training.flags import parse, parse_conversion, parse_study
 from seanet_jax.training.run import fit
 from seanet_jax.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("encapnet", "encapnet_plus", "encapnet_plus_plus")
 SMALL = {"widths": (16, 16, 32, 32), "stem_width": 8, "groups": 8}
 # Their own recipe, but for how long and how fast: real digits, ten classes, 46 steps.

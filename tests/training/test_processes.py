@@ -121,6 +121,7 @@ def in_slurm(count, number):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "launch"), [(2, "slurm"), pytest.param(4, "flags", marks=pytest.mark.slow)], ids=["two", "four"]
 )
@@ -134,6 +135,7 @@ def test_processes_give_the_result_of_one(alone, tmp_path, count, launch):
     assert load_model(tmp_path / "run").config == load_model(alone).config
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
     """Two, then one, then two: what a checkpoint gives back is what was saved, or its SHA-256 would be wrong."""
     run(2, "--out", tmp_path / "run", "--max-steps", "7")
@@ -179,6 +181,7 @@ def wait_for(process, text):
     assert any(text in line for line in process.stdout), process.stderr.read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "number"), [(1, signal.SIGTERM), pytest.param(0, signal.SIGINT, marks=pytest.mark.slow)]
 )
@@ -196,6 +199,7 @@ def test_one_process_asked_to_stop_stops_all_with_a_checkpoint(tmp_path, asked, 
     assert f"at step {max(steps)}," in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "killed"), [(2, 1), (2, 0), pytest.param(4, 2, marks=pytest.mark.slow)], ids=["last", "first", "of four"]
 )
@@ -245,6 +249,7 @@ def refused(count, *flags, **keywords):
     return [next(line for line in text.splitlines() if line.startswith("error:")) for text in complaints]
 
 
+@pytest.mark.slow
 def test_a_process_started_otherwise_is_refused_by_all(tmp_path):
     first, second = refused(2, "--out", tmp_path / "run", differing={1: ("--seed", "3", "--batch-size", "4")})
     expected = "batch_size is 8 in process 0 and 4 in process 1; seed is 0 in process 0 and 3 in process 1"
@@ -252,18 +257,21 @@ def test_a_process_started_otherwise_is_refused_by_all(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
     lines = refused(2, "--out", tmp_path / "run", "--batch-size", "9")
     assert lines == ["error: batch_size is 9; it must be a multiple of the 2 devices"] * 2
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_the_first_process_cannot_use_all_refuse(alone):
     first, second = refused(2, "--out", alone)
     assert first == f"error: {alone} holds a run already; --resume continues it, --out names another folder"
     assert second == first
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_shared_is_refused(tmp_path):
     folders = dict.fromkeys(range(2), ("--out", "run"))
     script = tmp_path / "script.py"
@@ -285,6 +293,7 @@ runpy.run_path({experiment!r}, run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_process_with_other_images_is_refused_by_all(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(ANOTHER_IMAGE.format(tests=str(SUPPORT), experiment=str(EXPERIMENT)))

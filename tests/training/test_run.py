@@ -102,6 +102,7 @@ def test_a_stop_inside_an_epoch_is_recorded_until_the_epoch_is_whole(tiny):
     assert [line["epoch"] for line in records(config.out)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_every_epoch_has_an_order_of_its_own_also_after_a_stop(tiny, monkeypatch):
     seen = []
 
@@ -118,6 +119,7 @@ def test_every_epoch_has_an_order_of_its_own_also_after_a_stop(tiny, monkeypatch
     assert len(set(seen)) == 3  # epoch 1, begun before the stop, keeps its order after it
 
 
+@pytest.mark.slow
 def test_more_epochs_continue_a_finished_run(tiny):
     fit(tiny("long", epochs=4))
     fit(tiny("short", epochs=2))
@@ -125,6 +127,7 @@ def test_more_epochs_continue_a_finished_run(tiny):
     assert_same_run(tiny("long", epochs=4), tiny("short", epochs=4))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_its_own_step_though_training_went_on(tiny):
     fit(tiny("long", epochs=3))
     fit(tiny("short", epochs=2))
@@ -144,6 +147,7 @@ def test_resuming_a_finished_run_changes_nothing(tiny, capsys):
     assert before == {path: path.read_bytes() for path in config.out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_at_its_beginning(tiny, capsys):
     whole, killed = tiny("whole"), tiny("killed")
     fit(whole)
@@ -237,6 +241,7 @@ def test_the_host_reads_metrics_only_now_and_then(tiny, monkeypatch):
         assert reads == expected
 
 
+@pytest.mark.slow
 def test_a_validation_split_chooses_the_best_epoch(tiny):
     config = tiny(validation_fraction=0.25, batch_size=6)
     summary = fit(config)
@@ -248,6 +253,7 @@ def test_a_validation_split_chooses_the_best_epoch(tiny):
     assert summary["best"]["epoch"] == best["epoch"]
 
 
+@pytest.mark.slow
 def test_the_saved_networks_have_the_recorded_accuracy(tiny):
     config = tiny(learning_rate=0.3)
     summary = fit(config)

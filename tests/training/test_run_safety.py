@@ -38,6 +38,7 @@ SUPPORT = Path(__file__).parents[1] / "support"
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "digits.py"
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_equals_one_left_in_peace(monkeypatch):
     # Here it is the steps that take long.
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
@@ -115,6 +116,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "number"), [*((place, signal.SIGTERM) for place in PLACES), ("step", signal.SIGINT)])
 def test_a_run_asked_to_stop_saves_and_goes_on_from_there(tiny, in_peace, monkeypatch, place, number):
     whole, stopped = in_peace(checkpoint_steps=2), tiny("stopped", checkpoint_steps=2)
@@ -149,6 +151,7 @@ def test_a_second_interrupt_stops_at_once(tiny, monkeypatch):
         fit(tiny())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_command_says_how_to_go_on(tmp_path, number, status):
     flags = (
@@ -281,6 +284,7 @@ def test_changed_records_are_noticed(saved, tmp_path, capfd):
     assert is_noticed(saved, tmp_path / "run", records, change, capfd)
 
 
+@pytest.mark.slow
 def test_nothing_but_damage_is_an_error_and_never_a_new_start(tiny):
     config = tiny(epochs=2)
     fit(config)
@@ -293,6 +297,7 @@ def test_nothing_but_damage_is_an_error_and_never_a_new_start(tiny):
     assert (config.out / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_checkpoints_that_are_gone_are_an_error_and_never_a_new_start(tiny):
     config = tiny(epochs=2)
     fit(config)
@@ -329,6 +334,7 @@ def test_nothing_in_a_checkpoint_is_executed(saved, tmp_path, capfd):
     assert (tmp_path / "trace").exists()  # the attack works where a pickle is read
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_before_the_damage(tiny, in_peace, capfd):
     whole, damaged = in_peace(), tiny("damaged", epochs=2)
     fit(damaged)
@@ -395,6 +401,7 @@ def curves_under(limit, monkeypatch):
     monkeypatch.setattr(run, "draw_curves", draw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "limit", "what", "left"),
     [
@@ -422,6 +429,7 @@ def test_a_full_disk_is_a_clear_error_and_the_checkpoints_before_it_stay(
     assert read_points(full.out) == read_points(whole.out)
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_status_1_on_a_full_disk(tmp_path):
     flags = ("--model", "resnet20", "--limit-train", "64", "--limit-test", "40", "--batch-size", "32")
     # What is compiled is too large to be kept.

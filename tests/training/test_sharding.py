@@ -40,6 +40,7 @@ def found():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_two_four_and_eight_devices_train_as_one_does(found):
     """Parameters, batch statistics, momentum and metrics after each of 24 steps; ``pytest -s`` prints what is found."""
     assert len(found["differences"]["tiny"]) == 3
@@ -49,22 +50,26 @@ def test_two_four_and_eight_devices_train_as_one_does(found):
     assert found["movement"] > 1
 
 
+@pytest.mark.slow
 def test_an_agreement_is_of_all_devices_images_with_each_other(found):
     assert found["agreement"] < 1e-3
     assert found["agreement of parts"] > 0.01
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_of_the_global_batch_unless_asked_for_each_device(found):
     assert found["global"] < 1e-5
     assert found["per device"] > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["1 to 8", "8 to 1", "2 to 4"])
 def test_a_checkpoint_is_resumed_on_another_number_of_devices(found, change):
     assert found["resumed"][change]["equal"]  # bit for bit
     assert found["resumed"][change]["difference"] < 1e-4
 
 
+@pytest.mark.slow
 def test_the_command_runs_on_all_devices_and_goes_on_with_any_number(tmp_path):
     arguments = ("--no-tune-cpu", "--log-every", "1", "--out", tmp_path / "run")
     first = on_devices(8, "tiny_experiment.py", *arguments, "--max-steps", "7")
@@ -78,6 +83,7 @@ def test_the_command_runs_on_all_devices_and_goes_on_with_any_number(tmp_path):
     assert "device: 1 x cpu" in resumed.stdout and "at step 7\n" in resumed.stdout
 
 
+@pytest.mark.slow
 def test_statistics_of_each_device_are_resumed_on_as_many_only(tiny, monkeypatch):
     config = tiny(batch_statistics="device", epochs=1)
     fit(config)
