@@ -1,0 +1,47 @@
+import sys
+
+import pytest
+
+from seanet_jax import plugins
+from seanet_jax.errors import InputError
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Installs a package, whose module has the given source, with an entry point of the same name."""
+    monkeypatch.setattr(plugins, "_started", False)
+    monkeypatch.setattr(plugins, "_failure", None)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name, source):
+        (tmp_path / f"{name}.py").write_text(source)
+        about = tmp_path / f"{name}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{name} = {name}\n")
+
+    yield write
+    for path in tmp_path.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def test_a_plugin_is_imported_once(install, capsys):
+    install("plugin_that_speaks", "print('imported')")
+    plugins.load_plugins()
+    plugins.load_plugins()
+    assert capsys.readouterr().out == "imported\n"
+
+
+def test_a_plugin_may_look_up_plugins_while_it_is_imported(install):
+    install("plugin_that_looks", "from seanet_jax.plugins import load_plugins\nload_plugins()")
+    plugins.load_plugins()
+    assert "plugin_that_looks" in sys.modules
+
+
+def test_a_plugin_that_fails_is_named_at_every_call(install):
+    install("plugin_that_fails", "import no_such_module")
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"the plugin plugin_that_fails .*No module named 'no_such_module'; repair"
+        ):
+            plugins.load_plugins()
