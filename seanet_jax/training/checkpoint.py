@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from seanet_jax.errors import InputError, RunError
-from seanet_jax.training import processes
+from seanet_jax.training import processes, sharding
 
 State = TypeVar("State")
 Records = list[dict[str, Any]]
@@ -230,8 +230,8 @@ class _Manager(ocp.CheckpointManager):
 
 def _like(template: Any, restored: jax.Array) -> jax.Array:
     """A restored array where its template lies, or on the first device."""
-    sharding = getattr(template, "sharding", None)
-    return restored if sharding is None else sharding.put(np.asarray(restored), sharding)
+    placement = getattr(template, "sharding", None)
+    return restored if placement is None else sharding.put(np.asarray(restored), placement)
 
 
 def _sha256(state: Any, history: Records) -> str:
