@@ -6,8 +6,8 @@ agreement is.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -64,12 +64,12 @@ class EncapNetConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._demand_positive_tuple("widths")
+        self._check_positive_tuple("widths")
         if len(self.widths) != len(_STRIDES):
             raise InputError(f"widths has {len(self.widths)} entries; it must have one for each of 4 modules")
-        self._demand_positive("stem_width", "groups", "image_size")
-        self._demand_flag("aide")
-        self._demand_flag("agreement")
+        self._check_positive("stem_width", "groups", "image_size")
+        self._check_flag("aide")
+        self._check_flag("agreement")
         for name, channels in (("stem_width", (self.stem_width,)), ("widths", self.widths)):
             if any(width % self.groups for width in channels):
                 raise InputError(
@@ -316,6 +316,18 @@ class EncapNet(Network):
     model_type: ClassVar[str] = "encapnet"
     config_class: ClassVar[type[NetworkConfig]] = EncapNetConfig
     folds: ClassVar[Sequence[tuple[str, str]]] = (("stem", "stem_bn"),)
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "optimizer": "adam",
+        "learning_rate": 1e-4,
+        "weight_decay": 5e-4,
+        "batch_size": 256,
+        "epochs": 600,
+        "decay_every": None,
+        "decay_at": (200, 300, 400),
+    }
+
+    config: EncapNetConfig
+    classifier: CapsuleClassifier | None
 
     def __init__(self, config: EncapNetConfig | None = None, *, rngs: nnx.Rngs):
         self.config = config = config or EncapNetConfig()
@@ -327,12 +339,13 @@ class EncapNet(Network):
         )
         self._positions = (config.image_size // 8) ** 2
         self.num_features = config.widths[-1] * self._positions
-        self.classifier = self._new_classifier(rngs)
+        self.classifier = self.new_classifier(rngs)
         third, fourth = config.widths[2:]
         self.agreement3 = Agreement(third, third, stride=1, config=config, rngs=rngs) if config.agreement else None
         self.agreement4 = Agreement(fourth, third, stride=2, config=config, rngs=rngs) if config.agreement else None
 
-    def _new_classifier(self, rngs: nnx.Rngs) -> CapsuleClassifier | None:
+    def new_classifier(self, rngs: nnx.Rngs) -> CapsuleClassifier | None:
+        """Returns a newly initialized classifier; None if the config has no classes."""
         config = self.config
         if not config.num_classes:
             return None
@@ -389,7 +402,7 @@ class EncapNet(Network):
 
     def _maps(self, x: jax.Array) -> list[tuple[jax.Array, ...]]:
         """Of the stem and of each module; the last of each is what the next one sees."""
-        self._demand_images(x)
+        self._check_images(x)
         size = self.config.image_size
         if x.shape[1:3] != (size, size):
             raise InputError(f"the images are {x.shape[1]}x{x.shape[2]} pixels; the network is for {size}x{size}")

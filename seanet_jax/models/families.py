@@ -1,10 +1,14 @@
-"""Which class a config, or a folder of weights, is of."""
+"""The table of network families, and what finds a family by its config or by its name in a file.
+
+A family is a subclass of ``Network`` with a config class of its own. The families of this package are rows of
+``_FAMILIES``; other packages add theirs by ``register_family``.
+"""
 
 import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flax import nnx
 
@@ -13,64 +17,112 @@ from seanet_jax.models import weights
 from seanet_jax.models.encapnet import EncapNet
 from seanet_jax.models.network import Network, NetworkConfig
 from seanet_jax.models.seanet import SEANet
+from seanet_jax.plugins import load_plugins
 
-_FAMILIES: tuple[type[Network], ...] = (SEANet, EncapNet)
+_NetworkT = TypeVar("_NetworkT", bound=Network)
+
+_FAMILIES: list[type[Network]] = [SEANet, EncapNet]
+
+
+def register_family(network_class: type[_NetworkT]) -> type[_NetworkT]:
+    """Adds a family of networks, so that its configs can be built, saved, trained and loaded by name.
+
+    Args:
+        network_class: A subclass of ``Network`` that defines ``model_type`` and ``config_class``, each its own, and
+          ``recipe`` if the family is trained by other settings than the defaults of ``TrainConfig``.
+
+    Returns:
+        The same class, so that this can decorate it.
+
+    Raises:
+        InputError: If another family has the same ``model_type`` or ``config_class``.
+    """
+    for family in _FAMILIES:
+        for name in ("model_type", "config_class"):
+            if getattr(family, name) == getattr(network_class, name):
+                raise InputError(
+                    f"register_family: {network_class.__name__} has the {name} of {family.__name__}, "
+                    f"{getattr(family, name)!r}; each family must have its own"
+                )
+    _FAMILIES.append(network_class)
+    return network_class
+
+
+def family_of(config: NetworkConfig) -> type[Network]:
+    """Returns the network class that is built from configs of this type.
+
+    Raises:
+        InputError: If no registered family has this type of config.
+    """
+    for family in _FAMILIES:
+        if family.config_class is type(config):
+            return family
+    known = ", ".join(family.config_class.__name__ for family in _FAMILIES)
+    raise InputError(f"{type(config).__name__} is no registered family's config_class; those are {known}")
 
 
 def build(config: NetworkConfig, *, rngs: nnx.Rngs) -> Network:
-    """The network of a config.
+    """Builds the network of a config.
 
     Args:
-        config: of either family.
-        rngs: source of the initial parameters, e.g. ``nnx.Rngs(0)``.
+        config: A config of any family.
+        rngs: Source of the initial parameters, e.g. ``nnx.Rngs(0)``.
+
+    Raises:
+        InputError: If no registered family has this type of config.
     """
-    return _family_of(config)(config, rngs=rngs)
+    return family_of(config)(config, rngs=rngs)
 
 
 def from_pretrained(folder: str | os.PathLike[str], **options: Any) -> Network:
-    """The network of a folder of weights, of whatever family.
+    """Builds the network of a folder of weights, whatever its family.
 
     Args:
-        folder: written by ``save_pretrained`` or ``seanet convert``.
-        **options: see ``Network.from_pretrained``.
+        folder: Folder written by ``save_pretrained`` or ``seanet convert``.
+        **options: Options of ``Network.from_pretrained``.
 
     Raises:
-        InputError: the folder's network is of a family that there is not, or as ``Network.from_pretrained``.
+        InputError: If no family has the folder's ``model_type``, or if ``Network.from_pretrained`` raises it.
     """
     path = Path(folder)
-    found = weights.read_about(path).model_type
-    for family in _FAMILIES:
-        if family.model_type == found:
-            return family.from_pretrained(path, **options)
-    known = " or ".join(family.model_type for family in _FAMILIES)
-    raise InputError(f"{path / weights.CONFIG} is of the model_type {found!r}; it must be {known}")
+    family = _family_named(weights.read_about(path).model_type, where=str(path / weights.CONFIG))
+    return family.from_pretrained(path, **options)
 
 
 def config_from_json(fields: Mapping[str, Any]) -> NetworkConfig:
-    """The config that a run's folder holds as JSON, see ``config_to_json``.
+    """Returns the config that ``config_to_json`` wrote, for example in the folder of a run.
 
     Args:
-        fields: of the config, and ``model_type``.
+        fields: The fields of the config, and ``model_type``.
 
     Raises:
-        InputError: a field, or a combination of fields, cannot be built.
-        StopIteration: there is no such family.
-        TypeError: there is no such field.
+        InputError: If no family has this ``model_type``, or if a field or a combination of fields cannot be built.
+        TypeError: If the family's config has no such field.
     """
+    # JSON has no tuples.
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
     }
-    # A run that does not say is from when there was one family.
+    # Runs that were written when there was one family do not name it.
     model_type = values.pop("model_type", SEANet.model_type)
-    family = next(family for family in _FAMILIES if family.model_type == model_type)
-    return family.config_class(**values)
+    return _family_named(model_type, where="the network's config").config_class(**values)
 
 
 def config_to_json(config: NetworkConfig) -> dict[str, Any]:
-    """A config as JSON values, for ``config_from_json``."""
-    return {"model_type": _family_of(config).model_type, **dataclasses.asdict(config)}
+    """Returns a config as JSON values, for ``config_from_json``."""
+    return {"model_type": family_of(config).model_type, **dataclasses.asdict(config)}
 
 
-def _family_of(config: NetworkConfig) -> type[Network]:
-    (family,) = (family for family in _FAMILIES if family.config_class is type(config))
-    return family
+def _family_named(model_type: Any, where: str) -> type[Network]:
+    """Returns the family of a name, which a plugin may add."""
+
+    def find() -> type[Network] | None:
+        return next((family for family in _FAMILIES if family.model_type == model_type), None)
+
+    if (family := find()) is not None:
+        return family
+    load_plugins()
+    if (family := find()) is not None:
+        return family
+    known = " or ".join(family.model_type for family in _FAMILIES)
+    raise InputError(f"{where} is of the model_type {model_type!r}; it must be {known}")

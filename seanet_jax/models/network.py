@@ -1,14 +1,16 @@
-"""What all networks share: fields of their configs, weights in a folder, scores and losses."""
+"""The base classes of all networks: their configs, their scores, and their weights in a folder."""
 
 import abc
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from seanet_jax.errors import InputError, is_integer
 from seanet_jax.image_spec import ImageSpec
@@ -16,100 +18,155 @@ from seanet_jax.models import weights
 from seanet_jax.models.scores import LOGITS, Scores
 
 ComputeDtype = Literal["float32", "bfloat16"]
-# The methods of ``conv2d`` that suit every convolution of a network.
+# The methods of ``conv2d`` that can compute every convolution of a network. Winograd's needs certain kernels and sizes.
 NetworkConvMethod = Literal["auto", "lax", "patches"]
+
+
+def dtype_name(dtype: Any) -> Any:
+    """Returns the name of a compute dtype, for example "bfloat16" for ``jnp.bfloat16``.
+
+    A value that is no compute dtype is returned unchanged, so that the check of a config's fields can name it.
+    """
+    if dtype is None or isinstance(dtype, str):  # NumPy takes None for float64, and many strings for a dtype
+        return dtype
+    try:
+        name = jnp.dtype(dtype).name
+    except (TypeError, ValueError):
+        return dtype
+    return name if name in get_args(ComputeDtype) else dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """The fields that every network's config has; what they mean is said there.
+    """The fields that the configs of all networks have.
+
+    Attributes:
+        num_classes: Number of classes; 0 leaves the classifier out.
+        in_channels: Number of image channels.
+        dtype: Compute dtype of convolutions and matrix products, ``jnp.float32`` or ``jnp.bfloat16`` or their names. It
+          is kept as a name, as in JSON.
+        conv_method: How convolutions are computed, see ``seanet_jax.layers.functional.conv2d``.
+        batch_groups: Number of parts of a training batch that are each normalized by their own statistics.
 
     Raises:
-        InputError: a field cannot be built.
+        InputError: If a field has a value that cannot be built.
     """
 
+    # The meaning of the scores, which decides the loss and the probabilities.
     scores: ClassVar[Scores] = LOGITS
 
     num_classes: int = 10
     in_channels: int = 3
-    dtype: ComputeDtype = "float32"
+    dtype: DTypeLike = "float32"
     conv_method: NetworkConvMethod = "auto"
     batch_groups: int = 1
 
     def __post_init__(self) -> None:
-        self._demand_positive("in_channels", "batch_groups")
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))  # the dataclass is frozen
+        self._check_positive("in_channels", "batch_groups")
         if not is_integer(self.num_classes, minimum=0):
             raise InputError(
                 f"num_classes is {self.num_classes!r}; it must be a positive integer, or 0 for no classifier"
             )
-        self._demand_known("dtype", get_args(ComputeDtype))
-        self._demand_known("conv_method", get_args(NetworkConvMethod))
+        self._check_choice("dtype", get_args(ComputeDtype))
+        self._check_choice("conv_method", get_args(NetworkConvMethod))
 
-    def _demand_positive(self, *names: str) -> None:
+    def _check_positive(self, *names: str) -> None:
         for name in names:
             if not is_integer(getattr(self, name), minimum=1):
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be a positive integer")
 
-    def _demand_positive_tuple(self, name: str) -> None:
+    def _check_positive_tuple(self, name: str) -> None:
         value = getattr(self, name)
         if not isinstance(value, tuple) or not value or not all(is_integer(v, minimum=1) for v in value):
             raise InputError(f"{name} is {value!r}; it must be a non-empty tuple of positive integers")
 
-    def _demand_flag(self, name: str) -> None:
+    def _check_flag(self, name: str) -> None:
         if not isinstance(getattr(self, name), bool):
             raise InputError(f"{name} is {getattr(self, name)!r}; it must be True or False")
 
-    def _demand_known(self, name: str, known: tuple[str, ...]) -> None:
-        if getattr(self, name) not in known:
-            raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
 
 
 class Network(nnx.Module, abc.ABC):
-    """A network built from a config.
+    """A network that is built from a config.
+
+    A new family of networks is a subclass that is registered with ``seanet_jax.models.register_family``.
 
     Attributes:
-        config: the architecture.
-        classifier: from features to scores; None if the config has no classes.
+        config: The architecture, and how it is computed.
+        classifier: The module that maps features to scores; None if the config has no classes.
+        num_features: Number of features of an image, the size of the classifier's input.
     """
 
-    # Of config.json in a folder of weights.
+    # The family's name, which config.json holds in a folder of weights.
     model_type: ClassVar[str]
     config_class: ClassVar[type[NetworkConfig]]
+    # The fields of TrainConfig in which the family was published with another recipe than the defaults.
+    recipe: ClassVar[Mapping[str, Any]] = {}
 
-    config: Any
-    classifier: Any
+    config: NetworkConfig
+    classifier: nnx.Module | None
+    num_features: int
 
     @abc.abstractmethod
     def __init__(self, config: Any = None, *, rngs: nnx.Rngs): ...
 
     @abc.abstractmethod
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Scores of normalised images."""
-
-    @abc.abstractmethod
-    def _new_classifier(self, rngs: nnx.Rngs) -> nnx.Module | None: ...
-
-    def training_scores(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What a training step learns from.
+        """Returns the scores of normalized images, or their features if there is no classifier.
 
         Args:
-            x: as for a call.
+            x: Images ``[N, H, W, in_channels]``, floating point, already normalized.
 
         Returns:
-            The scores, as a call gives them, and a scalar to be added to their mean loss; zero but where a network says
-            otherwise.
+            Scores ``[N, num_classes]`` in float32.
 
         Raises:
-            InputError: as for a call.
+            InputError: If x is not a batch of such images.
+        """
+
+    @abc.abstractmethod
+    def features(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Returns the intermediate feature maps by name, from the first to what the classifier sees.
+
+        Args:
+            x: Images, as for a call.
+
+        Raises:
+            InputError: If x is not a batch of such images.
+        """
+
+    @abc.abstractmethod
+    def new_classifier(self, rngs: nnx.Rngs) -> nnx.Module | None:
+        """Returns a newly initialized classifier for ``config.num_classes``; None if that is 0.
+
+        Args:
+            rngs: Source of the initial parameters.
+        """
+
+    def training_scores(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the scores, and a term that a training step adds to their mean loss.
+
+        Args:
+            x: Images, as for a call.
+
+        Returns:
+            The scores, as a call returns them, and a scalar, which is zero unless a network overrides this.
+
+        Raises:
+            InputError: If x is not a batch of such images.
         """
         return self(x), jnp.zeros(())
 
-    def _demand_images(self, x: jax.Array) -> None:
+    def _check_images(self, x: jax.Array) -> None:
         channels = self.config.in_channels
         if x.ndim != 4 or x.shape[-1] != channels or 0 in x.shape:
             raise InputError(f"the images have shape {x.shape}; they must be [N, H, W, {channels}] and not empty")
         if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise InputError(f"the images are {x.dtype}; they must be floating point, normalised from [0, 1] pixels")
+            raise InputError(f"the images are {x.dtype}; they must be floating point, normalized from [0, 1] pixels")
 
     @classmethod
     def from_pretrained(
@@ -118,25 +175,25 @@ class Network(nnx.Module, abc.ABC):
         *,
         num_classes: int | None = None,
         rngs: nnx.Rngs | None = None,
-        dtype: ComputeDtype = "float32",
+        dtype: DTypeLike = "float32",
         conv_method: NetworkConvMethod = "auto",
     ) -> Self:
-        """A network with the weights of a folder of ``model.safetensors`` and ``config.json``.
+        """Builds a network from a folder of ``model.safetensors`` and ``config.json``.
 
         Args:
-            folder: written by ``save_pretrained`` or ``seanet convert``.
-            num_classes: None keeps the classifier; 0 leaves it out, for use as a backbone; another number puts a new
-              one of that size in its place.
-            rngs: source of a new classifier's parameters.
-            dtype: see the config.
-            conv_method: likewise.
+            folder: Folder written by ``save_pretrained`` or ``seanet convert``.
+            num_classes: None keeps the classifier; 0 leaves it out, which makes the network a backbone; another number
+              replaces it by a new one of that size.
+            rngs: Source of a new classifier's parameters.
+            dtype: Compute dtype, see the config.
+            conv_method: How convolutions are computed, see the config.
 
         Returns:
             The network, in evaluation mode.
 
         Raises:
-            InputError: the folder holds no such files or another kind of network, they are damaged or do not fit
-              together, or a new classifier is asked for without ``rngs``.
+            InputError: If the folder holds no such files or another family's network, if the files are damaged or do
+              not fit together, or if a new classifier is requested without ``rngs``.
         """
         folder = Path(folder)
         saved = weights.read_about(folder)
@@ -149,13 +206,14 @@ class Network(nnx.Module, abc.ABC):
         if unknown:
             raise InputError(f"{folder / weights.CONFIG} has fields that no network has: {', '.join(sorted(unknown))}")
         config = cls.config_class(**saved.fields, dtype=dtype, conv_method=conv_method)
+        # Only shapes: initial values would be computed in vain, since the file's replace them.
         model = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
         weights.set_arrays(model, weights.read_arrays(folder), str(folder / weights.WEIGHTS))
         if num_classes is not None:
             if num_classes and rngs is None:
                 raise InputError("from_pretrained: a new classifier is drawn at random; give rngs, e.g. nnx.Rngs(0)")
             model.config = dataclasses.replace(config, num_classes=num_classes)
-            model.classifier = model._new_classifier(rngs or nnx.Rngs(0))
+            model.classifier = model.new_classifier(rngs or nnx.Rngs(0))
         model.eval()
         return model
 
@@ -163,13 +221,13 @@ class Network(nnx.Module, abc.ABC):
         """Writes the weights as ``model.safetensors`` and the config as ``config.json``, for ``from_pretrained``.
 
         Args:
-            folder: created if it is not there; files of these names in it are replaced.
-            images: how images are normalised and what the classes are called, for ``seanet_jax.commands.predict`` and
-              ``seanet_jax.commands.export``; without it the folder is a backbone's.
+            folder: Folder to write, created if it does not exist. Files of these names in it are replaced.
+            images: How images are normalized and what the classes are called. ``seanet predict`` and ``seanet export``
+              need it; a backbone does without.
 
         Raises:
-            InputError: the folder holds a run, or ``images`` is of other channels or classes than the network.
-            OSError: the files cannot be written.
+            InputError: If the folder holds a run, or if the channels or classes of ``images`` are not the network's.
+            OSError: If the files cannot be written.
         """
         if images is not None:
             ours, theirs = (
@@ -185,6 +243,9 @@ class Network(nnx.Module, abc.ABC):
 
 
 def split_model(model: Network) -> tuple[nnx.GraphDef, Any, Any]:
-    """Structure, parameters and batch statistics of a model, the last two as nested dicts."""
+    """Splits a model into its structure, its parameters and its batch statistics.
+
+    Parameters and batch statistics are nested dicts of arrays, which JAX's transformations take.
+    """
     graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)

@@ -55,18 +55,18 @@ class SEANetConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._demand_positive_tuple("stage_sizes")
-        self._demand_positive_tuple("widths")
+        self._check_positive_tuple("stage_sizes")
+        self._check_positive_tuple("widths")
         if len(self.stage_sizes) != len(self.widths):
             raise InputError(
                 f"widths has {len(self.widths)} entries and stage_sizes {len(self.stage_sizes)}; "
                 "they must have one for each stage"
             )
-        self._demand_positive("stem_width", "reduction", "aggregate_factor")
-        self._demand_flag("squeeze_excite")
-        self._demand_flag("preactivation")
-        self._demand_known("aggregate_placement", get_args(AggregatePlacement))
-        self._demand_known("aggregate_op", AGGREGATE_OPS)
+        self._check_positive("stem_width", "reduction", "aggregate_factor")
+        self._check_flag("squeeze_excite")
+        self._check_flag("preactivation")
+        self._check_choice("aggregate_placement", get_args(AggregatePlacement))
+        self._check_choice("aggregate_op", AGGREGATE_OPS)
         if self.squeeze_excite and self.reduction > min(self.widths):
             raise InputError(
                 f"reduction is {self.reduction}; it must be at most {min(self.widths)}, "
@@ -143,6 +143,9 @@ class SEANet(Network):
     config_class: ClassVar[type[NetworkConfig]] = SEANetConfig
     folds: ClassVar[Sequence[tuple[str, str]]] = (("stem", "stem_bn"),)
 
+    config: SEANetConfig
+    classifier: Linear | None
+
     def __init__(self, config: SEANetConfig | None = None, *, rngs: nnx.Rngs):
         self.config = config = config or SEANetConfig()
         self.stem = Conv(config.in_channels, config.stem_width, 3, method=config.conv_method, rngs=rngs)
@@ -158,9 +161,10 @@ class SEANet(Network):
         self.stages = nnx.List(stages)
         self.head_bn = BatchNorm(channels, groups=groups) if config.preactivation else None
         self.num_features = channels
-        self.classifier = self._new_classifier(rngs)
+        self.classifier = self.new_classifier(rngs)
 
-    def _new_classifier(self, rngs: nnx.Rngs) -> Linear | None:
+    def new_classifier(self, rngs: nnx.Rngs) -> Linear | None:
+        """Returns a newly initialized classifier; None if the config has no classes."""
         config = self.config
         if not config.num_classes:
             return None
@@ -195,7 +199,7 @@ class SEANet(Network):
         Raises:
             InputError: as for a call.
         """
-        self._demand_images(x)
+        self._check_images(x)
         x = self.stem(x.astype(self.config.dtype))
         if self.stem_bn is not None:
             x = jax.nn.relu(self.stem_bn(x))

@@ -8,26 +8,13 @@ from typing import Any, Literal, get_args
 
 from seanet_jax.errors import InputError, is_integer
 from seanet_jax.layers.functional import AggregateOp
-from seanet_jax.models import PRESETS, EncapNetConfig, NetworkConfig, model_config
-from seanet_jax.models.network import ComputeDtype, NetworkConvMethod
+from seanet_jax.models import NetworkConfig, family_of, find_preset, model_config
+from seanet_jax.models.network import ComputeDtype, NetworkConvMethod, dtype_name
 from seanet_jax.models.seanet import AggregatePlacement
 
 DatasetName = Literal["cifar10", "cifar100", "digits"]
 BatchStatistics = Literal["global", "device"]
 OptimizerName = Literal["sgd", "adam"]
-
-# Where it is another than TrainConfig's defaults, which are the published SEANet's.
-_PUBLISHED_RECIPES: dict[type[NetworkConfig], dict[str, Any]] = {
-    EncapNetConfig: {
-        "optimizer": "adam",
-        "learning_rate": 1e-4,
-        "weight_decay": 5e-4,
-        "batch_size": 256,
-        "epochs": 600,
-        "decay_every": None,
-        "decay_at": (200, 300, 400),
-    }
-}
 
 
 def published_recipe(model: str) -> dict[str, Any]:
@@ -36,7 +23,8 @@ def published_recipe(model: str) -> dict[str, Any]:
     Args:
         model: name of a preset; of an unknown one there are none.
     """
-    return dict(_PUBLISHED_RECIPES.get(type(PRESETS.get(model)), {}))  # type: ignore[arg-type]
+    preset = find_preset(model)
+    return {} if preset is None else dict(family_of(preset).recipe)
 
 
 # A resumed run may differ in these: they say where, how long and how often, not what is computed.
@@ -167,6 +155,7 @@ class TrainConfig:
     """What to do when the training loss is NaN or infinite: stop, the last good checkpoint staying, or go on."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))  # jnp.bfloat16 cannot be written as JSON
         if isinstance(self.decay_at, list):  # as JSON has it
             object.__setattr__(self, "decay_at", tuple(self.decay_at))
         choices = {"dataset": DatasetName, "batch_statistics": BatchStatistics, "optimizer": OptimizerName}
