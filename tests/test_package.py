@@ -19,13 +19,22 @@ def python(code):
     ).stdout
 
 
-def test_requirements_are_those_of_the_package():
+def names(requirements, extras):
+    """The distributions that requirements name, with those of the package's own extras."""
+    found = set()
+    for line in requirements:
+        name, extra = re.match(r"([\w-]+)(?:\[(\w+)\])?", line).groups()
+        found |= names(extras[extra], extras) if name == "seanet-jax" else {name}
+    return found
+
+
+def test_requirements_are_those_of_the_package_and_of_training():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.match(r"[\w-]+", line).group() for line in project["dependencies"]}
+    declared = names([*project["dependencies"], "seanet-jax[train]"], project["optional-dependencies"])
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     listed = [line for line in lines if line and not line.startswith("#")]
     assert listed.pop() == "-e ."
-    assert set(listed) == declared
+    assert set(listed) == declared and len(listed) == len(declared)
 
 
 def test_the_version_is_the_same_everywhere():

@@ -26,7 +26,7 @@ def run(*arguments, cwd, **environment):
 def wheel(tmp_path_factory):
     """Built without network from a copy, since setuptools leaves files of its own in what it builds."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("seanet_jax", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -41,7 +41,8 @@ def test_it_holds_the_package_and_nothing_else(wheel):
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     files = (path for path in (ROOT / "seanet_jax").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     assert packed == {path.relative_to(ROOT).as_posix() for path in files}
-    assert {"seanet_jax/py.typed", "seanet_jax/published_curves.csv", "seanet_jax/studies/__init__.py"} <= packed
+    data = {"seanet_jax/py.typed", "seanet_jax/training/published_curves.csv", "seanet_jax/inference/report.html.jinja"}
+    assert data | {"seanet_jax/studies/__init__.py"} <= packed
 
 
 def test_it_is_imported_from_where_it_is_installed(wheel, tmp_path):
