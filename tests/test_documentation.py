@@ -1,7 +1,8 @@
-"""Every block of code in README and docs is run: the commands by a shell, on little (documented.py), Python as it is.
+"""Runs every block of code in README, CONTRIBUTING and docs.
 
-What no test machine has (a cluster, an index of packages) is a stand-in that runs the command it is given, or looks
-whether the files it is given are there.
+A shell runs the commands, on small networks and little data (see documented.py). Python runs as it is written. What no
+test machine has (a cluster, a package index) is a stand-in, which runs the command it is given or checks that the files
+it is given exist.
 """
 
 import dataclasses
@@ -29,11 +30,12 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
-    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+    # changelog.md and contributing.md show the files of those names.
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md") if "--8<--" not in path.read_text()),
 ]
 # Extras, by the package whose absence shows.
 NEEDED = {"docs/pytorch.md": {"torch": "convert"}, "docs/onnx.md": {"jax2onnx": "onnx", "onnxruntime": "onnx"}}
-# What documents speak of as if it were there: folders of runs, by the preset that was trained.
+# Folders of runs that documents use without making them, with the preset of each.
 RUNS = {"runs/cifar100-seanet20-seed0": "seanet20", "A": "seanet20_narrow", "B": "narrow_resnet20"}
 
 _PIP = """
@@ -49,14 +51,15 @@ for word in words[1:]:
         assert extra in project["optional-dependencies"], extra
 """
 
-# Programs, as the shell finds them in a document's folder.
+# The programs that the shell finds in a document's folder, each a line of bash.
 STAND_INS = {
     ".venv/bin/python": f'exec {sys.executable} -W error tests/support/documented.py "$@"',
+    ".venv/bin/seanet": f'exec {sys.executable} -W error tests/support/documented.py -m seanet_jax "$@"',
     ".venv/bin/pip": f"exec {sys.executable} -c '{_PIP}' \"$@\"",
     "bin/python": f'exec {sys.executable} -W error tests/support/documented.py "$@"',
     "bin/python3": '[ "$1 $2" = "-m venv" ]',
     "bin/pip": f"exec {sys.executable} -c '{_PIP}' \"$@\"",
-    # The flags of a launcher are as tested in test_examples.py, or its own; the command begins at the first program.
+    # The command begins at the first word that is a program; the words before it are flags of the launcher.
     "bin/srun": 'while [ ! -x "$1" ]; do shift; done; exec "$@"',
     "bin/mpirun": 'while [ ! -x "$1" ]; do shift; done; exec "$@"',
     "bin/sbatch": 'test -x "$1"',
@@ -82,7 +85,7 @@ def blocks(document):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A checkout with stand-ins, and pictures that documents speak of."""
+    """Returns a copy of the checkout with stand-ins and the images that documents use."""
     for name in ("experiments", "tests", "examples", "benchmarks", "seanet_jax", "pyproject.toml", "requirements.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name, words in STAND_INS.items():
@@ -100,7 +103,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def make_runs(folder, code):
-    """The runs and the checkpoint that a block speaks of, where no block before has made them."""
+    """Makes the runs and the checkpoint that a block uses, unless an earlier block has made them."""
     for name, preset in RUNS.items():
         if re.search(rf"(?<![\w/.-]){name}(?![\w-])", code) and not (folder / name).exists():
             config = TrainConfig(model=preset, epochs=1, batch_size=8, eval_batch_size=20, out=folder / name)
@@ -132,7 +135,7 @@ def run(folder, block):
 
 
 @pytest.mark.slow
-# README's studies are run as well; those of the results, on little, take minutes more.
+# The commands of the results, even on little data, take minutes more.
 @pytest.mark.parametrize(
     "document",
     [pytest.param(name, marks=[pytest.mark.slow] * (name == "docs/results.md")) for name in DOCUMENTS],
@@ -142,7 +145,7 @@ def test_every_block_of_code_runs(document, folder):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[{extra}]'")
     found = blocks(document)
     assert {block.language for block in found} <= {"bash", "python", ""}, "a language that is not run"
-    if document == "README.md":
+    if document == "docs/studies.md":
         shutil.copytree(ROOT / "docs", folder / "docs")  # the records that results.py reads
     for block in found:
         if document == "docs/scaling.md":
@@ -173,7 +176,7 @@ def test_contributors_are_told_where_everything_is():
     assert all((package / name).exists() for name in listed), listed
     there = {path.name + ("/" if path.is_dir() else "") for path in package.iterdir()}
     there = {name for name in there if name.endswith((".py", "/")) and not name.startswith("__")}
-    assert there == set(listed) - {"py.typed"}, "CONTRIBUTING's list of files"
+    assert there == set(listed), "CONTRIBUTING's list of rooms"
 
 
 def test_the_extras_that_documents_name_exist():

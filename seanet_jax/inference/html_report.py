@@ -37,7 +37,7 @@ def html_report(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": "{:.2%}".format, "whole_percent": "{:.0%}".format}
-    template = (resources.files("seanet_jax") / "report.html.jinja").read_text(encoding="utf-8")
+    template = (resources.files("seanet_jax.inference") / "report.html.jinja").read_text(encoding="utf-8")
     bins = about["calibration"]
     columns = [column for column in _COLUMNS if column[1] in records[-1]]
     return environment.from_string(template).render(

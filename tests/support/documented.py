@@ -1,7 +1,7 @@
-"""Runs a Python command of the documentation, as it stands there, on little: tests/test_documentation.py starts it.
+"""Runs a documented command on small networks and little data. tests/test_documentation.py starts it.
 
-What costs hours is made small from outside: every preset is a network of one narrow block, a data set is noise,
-epochs and repetitions are few. Which programs, flags, files and modules there are is left as it is.
+What would take hours is made small from outside: every preset becomes a network of one narrow block, every data set
+becomes noise, and epochs and repetitions are few. Programs, flags, files and modules stay as they are.
 """
 
 import argparse
@@ -20,31 +20,39 @@ from seanet_jax.data.dataset import Dataset
 from seanet_jax.models import PRESETS, EncapNetConfig, NetworkConfig
 from seanet_jax.training.config import DatasetName
 
-# Flags of a command that are given these values in place of its own; those that need what a test has not are dropped.
+# Flags that replace those of a training command. Flags that need a GPU or a cluster are dropped.
 _TRAINING = {"--epochs": "1", "--limit-train": "40", "--limit-test": "20", "--batch-size": "8"}
+_COMPARE = _TRAINING | {"--seeds": "1"}
+_ABLATE = _TRAINING | {"--seeds": "1", "--learning-rates": "0.1"}
+_ANALYZE = {"--images": "20", "--steps": "1"}
+# By program, or by the command of the package.
 _SMALLER = {
     "experiments/digits.py": _TRAINING,
     "experiments/cifar10.py": _TRAINING,
     "experiments/cifar100.py": _TRAINING,
-    # A run that is written; --resume accepts no other recipe.
-    "seanet_jax.commands.convert": _TRAINING,
-    "experiments/compare.py": _TRAINING | {"--seeds": "1"},
-    "experiments/ablate.py": _TRAINING | {"--seeds": "1", "--learning-rates": "0.1"},
+    "seanet train": _TRAINING,
+    # It writes a run, and train --resume accepts no other recipe.
+    "seanet convert": _TRAINING,
+    "seanet compare": _COMPARE,
+    "seanet ablate": _ABLATE,
+    "seanet analyze": _ANALYZE,
+    "experiments/compare.py": _COMPARE,
+    "experiments/ablate.py": _ABLATE,
     "benchmarks/inference.py": {"--models": "resnet20", "--batch-sizes": "2", "--rounds": "1", "--seconds": "0.01"},
-    "experiments/analyze.py": {"--images": "20", "--steps": "1"},
+    "experiments/analyze.py": _ANALYZE,
     "experiments/results.py": {},
 }
 _DROPPED = ("--require-gpu", "--distributed")
-# Programs that another test runs with these flags: here, that they have them.
+# Programs that another test runs; this test checks that they have the documented flags.
 _RUN_ELSEWHERE = ("tests/support/kill_and_resume.py",)
-# Programs without flags that tests/test_examples.py runs: here, that they are there.
+# Programs without flags that tests/test_examples.py runs; this test checks that they exist.
 _EXAMPLES = ("examples/flax_nnx.py", "examples/flax_linen.py", "examples/plain_jax.py")
-# The networks that a study compares where its command names none; where it names some, its last two.
-_MODELS = {"experiments/compare.py": ["senet20", "seanet20_small"]}
+# The networks that a study trains if its command names none. If it names some, the last two are trained.
+_MODELS = {name: ["senet20", "seanet20_small"] for name in ("experiments/compare.py", "seanet compare")}
 
 
 def smaller(program: str, arguments: list[str]) -> list[str]:
-    """The arguments of a documented command, made to cost less."""
+    """Returns the arguments of a documented command, changed to cost less."""
     flags: dict[str, list[str]] = {"": []}
     for argument in arguments:
         if argument.startswith("--"):
@@ -58,7 +66,7 @@ def smaller(program: str, arguments: list[str]) -> list[str]:
 
 
 def small_dataset(name: DatasetName, **_: Any) -> Dataset:
-    """Noise in the place of a data set's images."""
+    """Returns a data set of noise with the shapes and classes of the named one."""
     spec, random = image_spec(name), np.random.default_rng(0)
     arrays = []
     for count in (40, 20):
@@ -68,20 +76,20 @@ def small_dataset(name: DatasetName, **_: Any) -> Dataset:
 
 
 def small_preset(preset: NetworkConfig) -> NetworkConfig:
-    """Few channels, and of a SEANet one block."""
+    """Returns a preset with few channels and, if it is a SEANet, one block."""
     if isinstance(preset, EncapNetConfig):
         return dataclasses.replace(preset, widths=(4, 4, 8, 8), stem_width=4, groups=4)
     return dataclasses.replace(preset, stage_sizes=(1,), widths=(16,), stem_width=4, reduction=8)
 
 
 def make_presets_small() -> None:
-    """Every one of them."""
+    """Replaces every preset by a small one."""
     for name, preset in PRESETS.items():
         PRESETS[name] = small_preset(preset)
 
 
 def make_small() -> None:
-    """Presets, data sets and what studies measure."""
+    """Makes presets, data sets and the measurements of studies small."""
     from seanet_jax.studies import ablate, compare, speed
     from seanet_jax.training import images
 
@@ -93,26 +101,29 @@ def make_small() -> None:
 
 
 def main() -> None:
-    """Runs ``sys.argv[1:]``, a program or ``-m`` and a module with its arguments."""
+    """Runs ``sys.argv[1:]``: a program, or ``-m`` and a module, with its arguments."""
     program, *arguments = sys.argv[1:]
     if program == "-m" and arguments[0] == "pytest":
-        # The tests that a document names are run with the others; here, that there are such tests.
-        if not arguments[1:]:
-            sys.exit()  # all of them: this is one
+        # The tests that a document names run with the others; this checks that they exist.
+        if not any(argument.startswith("tests/") for argument in arguments):
+            sys.exit()  # All tests: this is one of them.
         command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-n0", *arguments[1:]]
         sys.exit(subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode)
+    # As if the process had restarted itself with malloc tuned; a restart would lose what is made small here.
+    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     if program == "-m":
-        name, *arguments = arguments
-        if name == "seanet_jax.commands.convert" and arguments[0].endswith(".pth"):
-            arguments = smaller(name, arguments)
-        sys.argv = [name, *arguments]
+        module, *arguments = arguments
+        assert module == "seanet_jax", module
+        name = f"seanet {arguments[0]}" if arguments else ""
+        # Of the conversions, those of a PyTorch checkpoint write a run, and take the flags of its recipe.
+        if name in _SMALLER and (name != "seanet convert" or arguments[1].endswith(".pth")):
+            arguments = [arguments[0], *smaller(name, arguments[1:])]
+        sys.argv = [module, *arguments]
         make_small()
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
         return
     if program in _EXAMPLES:
         sys.exit(bool(arguments) or not Path(program).exists())
-    # The program and its arguments are what it would start again, tuned.
-    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     sys.argv = [program, *smaller(program, arguments)]
     sys.path.insert(0, str(Path(program).parent))
     if program in _SMALLER:
