@@ -30,8 +30,7 @@ def run() -> None:
     keep_what_is_compiled()
     from seanet_jax.inference.evaluation import evaluate, text
 
-    words = ["python", "-m", "seanet_jax", "evaluate", *sys.argv[1:]]
-    print(text(evaluate(**vars(arguments), command=shlex.join(words))))
+    print(text(evaluate(**vars(arguments), command=shlex.join(["seanet", "evaluate", *sys.argv[1:]]))))
 
 
 def main() -> NoReturn:

@@ -350,6 +350,7 @@ def test_if_writing_fails_nothing_is_left(tmp_path, monkeypatch, name):
 
 def test_what_cannot_be_done_is_refused_before_anything_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["seanet convert"])
     Path("full").mkdir()
     for damaged in ("full/model.safetensors", "full/config.json", "file.pth", "file"):
         Path(damaged).write_bytes(b"damaged")

@@ -77,7 +77,7 @@ def run(*arguments, cwd):
 def here(monkeypatch, *arguments):
     """The same without a process of its own."""
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
-    predict.main()
+    predict.run()
 
 
 def test_the_command_names_what_the_network_answers(folder, pictures, expected, tmp_path):

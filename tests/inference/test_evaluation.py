@@ -133,7 +133,7 @@ def test_a_class_without_test_images_has_no_accuracy(copy, monkeypatch):
 
 def test_the_command_prints_a_short_table(copy, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate.py", str(copy), "--which", "latest"])
-    command.main()
+    command.run()
     about, lines = read(copy), capsys.readouterr().out.splitlines()
     assert about["command"] == f"seanet evaluate {copy} --which latest"
     assert lines[0] == "tiny on digits, latest checkpoint (epoch 3, step 15), 23 test images"
