@@ -237,8 +237,9 @@ class PyTorch:
         torch.manual_seed(0)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         dataset = load("digits")
+        spec = dataset.image_spec
         images = torch.from_numpy(dataset.train_images[: task.batch_size]).permute(0, 3, 1, 2)
-        self._images = ((images / 255 - dataset.mean[0]) / dataset.std[0]).to(memory_format=layout)
+        self._images = ((images / 255 - spec.mean[0]) / spec.std[0]).to(memory_format=layout)
         self._labels = torch.from_numpy(dataset.train_labels[: task.batch_size]).long()
         self._module = SEANet(task.model_config()).to(memory_format=layout)
         self._sgd = torch.optim.SGD(self._module.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)

@@ -83,6 +83,7 @@ def count(model: str, conv_method: str, dtype: str, statistics: str, per_device:
 
     from seanet_jax import SEANet
     from seanet_jax.data import Dataset
+    from seanet_jax.image_spec import ImageSpec
     from seanet_jax.models import model_config
     from seanet_jax.training import sharding
     from seanet_jax.training.config import TrainConfig
@@ -105,8 +106,8 @@ def count(model: str, conv_method: str, dtype: str, statistics: str, per_device:
     state, key = jax.eval_shape(lambda: (create_state(new_model(), recipe), jax.random.key(0)))
     state, key = jax.tree.map(lambda leaf: shaped(leaf.shape, leaf.dtype), (state, key))
     images, labels = np.zeros((size, 32, 32, 3), np.uint8), np.zeros(size, np.int32)
-    names = tuple(str(number) for number in range(CLASSES))
-    dataset = Dataset("paper", images, labels, images, labels, names, (0.5,) * 3, (0.25,) * 3, flip=True)
+    spec = ImageSpec(32, 32, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(CLASSES))))
+    dataset = Dataset("paper", images, labels, images, labels, spec, flip=True)
     data = Images(shaped((IMAGES, 32, 32, 3), jnp.uint8, split=True), shaped((IMAGES,), jnp.int32, split=True))
     step = make_train_step(nnx.eval_shape(new_model), recipe, dataset, mesh, batch_size=size, use_augmentation=True)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))

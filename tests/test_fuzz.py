@@ -18,7 +18,7 @@ import seanet_jax
 from seanet_jax.data import Dataset, load
 from seanet_jax.data.augment import augment
 from seanet_jax.errors import InputError
-from seanet_jax.image_spec import normalize
+from seanet_jax.image_spec import ImageSpec
 from seanet_jax.inference.trained import load_model
 from seanet_jax.layers import capsules, functional, transport
 from seanet_jax.layers.convolution import CONV_METHODS
@@ -149,7 +149,7 @@ def test_augmentation_and_normalisation(images, flip, mean, std):
     with works_or_says_why():
         assert augment(jax.random.key(0), images, flip=flip).shape == images.shape
     with works_or_says_why():
-        assert normalize(images, mean, std).shape == images.shape
+        assert ImageSpec(8, 8, tuple(mean), tuple(std), ("a",)).normalize(images).shape == images.shape
 
 
 MODULES = {
@@ -229,9 +229,9 @@ labels = st.builds(
 @given(images, labels, images, labels, st.lists(st.floats(), max_size=3).map(tuple), st.integers(-1, 5), st.floats())
 def test_data_sets(train_images, train_labels, test_images, test_labels, mean, limit, fraction):
     with works_or_says_why():
-        dataset = Dataset(
-            "made", train_images, train_labels, test_images, test_labels, ("a", "b"), mean, mean, flip=False
-        )
+        # The size is that of the training images, if they have one.
+        spec = ImageSpec(*(*train_images.shape[1:3], 8, 8)[:2], mean, mean, ("a", "b"))
+        dataset = Dataset("made", train_images, train_labels, test_images, test_labels, spec, flip=False)
         dataset.limit(limit, limit).split_validation(fraction)
 
 
@@ -249,8 +249,6 @@ def test_nan_images_are_refused_or_stay_nan():
             np.zeros(2, np.int32),
             np.zeros((1, 8, 8, 3), np.uint8),
             np.zeros(1, np.int32),
-            ("a",),
-            (0.0,) * 3,
-            (1.0,) * 3,
+            ImageSpec(8, 8, (0.0,) * 3, (1.0,) * 3, ("a",)),
             flip=False,
         )

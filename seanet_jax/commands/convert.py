@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ from seanet_jax.models.pytorch import (
 
 # What trains is imported where it is needed: whoever reads a network need not wait for Orbax.
 if TYPE_CHECKING:
-    from seanet_jax.training.config import DatasetName, TrainConfig
+    from seanet_jax.training.config import TrainConfig
     from seanet_jax.training.flags import ConversionCommand
 
 __all__ = ["PyTorchCheckpoint", "convert", "from_state_dict", "read_pytorch", "state_dict", "write_run"]
@@ -259,9 +259,7 @@ def _steps_per_epoch(config: "TrainConfig") -> int:
     return images // config.batch_size
 
 
-def _dataset(
-    asked: "DatasetName | None", config: SEANetConfig, images: ImageSpec | None, source: Path
-) -> "DatasetName":
+def _dataset(asked: str | None, config: SEANetConfig, images: ImageSpec | None, source: Path) -> str:
     """The data set that a network is for.
 
     Args:
@@ -270,22 +268,23 @@ def _dataset(
         images: what they are, if that is known.
         source: of the network, for the message.
     """
-    from seanet_jax.data import image_spec
-    from seanet_jax.training.config import DatasetName
+    from seanet_jax import data
 
-    names: tuple[DatasetName, ...] = get_args(DatasetName)
+    if asked is not None:
+        data.get(asked)
     ours = config.num_classes, config.in_channels
     fitting = [
         name
-        for name, spec in zip(names, map(image_spec, names), strict=True)
-        if (len(spec.class_names), spec.channels) == ours and images in (None, spec)
+        for name, source_of_data in data.DATASETS.items()
+        if (source_of_data.image_spec.num_classes, source_of_data.image_spec.channels) == ours
+        and images in (None, source_of_data.image_spec)
     ]
     if asked in fitting or (fitting and asked is None):
         return asked or fitting[0]
     like = "" if images is None else ", called and normalised as its config.json says"
     raise InputError(
         f"{source} is for {ours[0]} classes of images of {ours[1]} channels{like}, and a run for the images of "
-        f"{asked or ' or '.join(names)}; {_KEEP_IT}"
+        f"{asked or ' or '.join(data.DATASETS)}; {_KEEP_IT}"
     )
 
 

@@ -1,4 +1,4 @@
-"""An image classification data set that fits in memory."""
+"""An image classification data set in memory."""
 
 import dataclasses
 import hashlib
@@ -11,23 +11,21 @@ from seanet_jax.image_spec import ImageSpec
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels of one data set, checked when it is made.
+    """The images and labels of one data set, checked on creation.
 
     Attributes:
-        name: Name under which `seanet_jax.data.load` knows the data set.
+        name: Name of the data set in `seanet_jax.data.DATASETS`.
         train_images: uint8 [N, H, W, C], values 0..255.
         train_labels: int32 [N], values 0..num_classes-1.
         test_images: uint8 [M, H, W, C].
         test_labels: int32 [M].
-        class_names: One name per class, in the order of the labels.
-        mean: Mean per channel of the training pixels, scaled to [0, 1].
-        std: Standard deviation per channel of the same pixels.
-        flip: Whether a mirrored image is still of its class.
-        val_images: uint8 [V, H, W, C] held out of the training images, or None when nothing was held out.
-        val_labels: int32 [V], or None together with `val_images`.
+        image_spec: Size, normalization and class names of the images.
+        flip: Whether a mirrored image still belongs to its class, so that training may mirror images at random.
+        val_images: uint8 [V, H, W, C] held out of the training images, or None if nothing is held out.
+        val_labels: int32 [V], or None if nothing is held out.
 
     Raises:
-        InputError: A field contradicts this description.
+        InputError: If a field contradicts this description.
     """
 
     name: str
@@ -35,36 +33,28 @@ class Dataset:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    image_spec: ImageSpec
     flip: bool
     val_images: np.ndarray | None = None
     val_labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if not self.class_names:
-            raise InputError(f"Data set {self.name}: there must be at least one class name")
         self._check_split("train", self.train_images, self.train_labels)
         self._check_split("test", self.test_images, self.test_labels)
         if (self.val_images is None) != (self.val_labels is None):
             raise InputError(f"Data set {self.name}: val_images and val_labels must be given together")
         if self.val_images is not None and self.val_labels is not None:
             self._check_split("val", self.val_images, self.val_labels)
-        channels = self.train_images.shape[-1]
-        for field in ("mean", "std"):
-            values = getattr(self, field)
-            if len(values) != channels or not np.all(np.isfinite(values)):
-                raise InputError(f"Data set {self.name}: {field} must be {channels} finite numbers, not {values}")
-        if min(self.std) <= 0:
-            raise InputError(f"Data set {self.name}: std must be positive, not {self.std}")
 
     def sha256(self, part: int = 0, parts: int = 1) -> str:
-        """Of all images and labels, or of one of several parts of each split, in hexadecimal digits.
+        """Returns the SHA-256 of all images and labels, or of one part of each split.
 
         Args:
-            part: Which, from 0.
-            parts: How many there are; as long as one another, but for rounding.
+            part: Index of the part, from 0.
+            parts: Number of parts that each split is divided into. They have the same length, up to rounding.
+
+        Returns:
+            64 hexadecimal digits.
         """
         digest = hashlib.sha256()
         for split in ("train", "val", "test"):
@@ -84,39 +74,29 @@ class Dataset:
             raise InputError(f"{where}_labels must be int32 [N], not {labels.dtype} {list(labels.shape)}")
         if not images.size:
             raise InputError(f"{where}_images must hold at least one image, not {list(images.shape)}")
-        if images.shape[1:] != self.train_images.shape[1:]:
+        spec = self.image_spec
+        if images.shape[1:] != (spec.height, spec.width, spec.channels):
             raise InputError(
-                f"{where}_images must be {list(self.train_images.shape[1:])} like train_images, "
+                f"{where}_images must be {[spec.height, spec.width, spec.channels]} as image_spec says, "
                 f"not {list(images.shape[1:])}"
             )
         if len(images) != len(labels):
             raise InputError(f"{where}: {len(images)} images but {len(labels)} labels")
-        if labels.min() < 0 or labels.max() >= self.num_classes:
-            raise InputError(f"{where}_labels must be in 0..{self.num_classes - 1}, not {labels.min()}..{labels.max()}")
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def image_spec(self) -> ImageSpec:
-        """What a network trained on it has to be given, and answers."""
-        _, height, width, _ = self.train_images.shape
-        return ImageSpec(height, width, self.mean, self.std, self.class_names)
+        if labels.min() < 0 or labels.max() >= spec.num_classes:
+            raise InputError(f"{where}_labels must be in 0..{spec.num_classes - 1}, not {labels.min()}..{labels.max()}")
 
     def limit(self, train: int | None, test: int | None) -> "Dataset":
         """Keeps the first images of each split.
 
         Args:
-            train: How many training images to keep; None keeps all.
-            test: How many test images to keep; None keeps all.
+            train: Number of training images to keep; None keeps all.
+            test: Number of test images to keep; None keeps all.
 
         Returns:
-            The smaller data set; its arrays are views of this one's.
+            The smaller data set. Its arrays are views of this data set's arrays.
 
         Raises:
-            InputError: A limit is below 1 or above what there is.
+            InputError: If a limit is below 1 or above the number of images.
         """
         for option, limit, count in (
             ("--limit-train", train, len(self.train_labels)),
@@ -133,16 +113,18 @@ class Dataset:
         )
 
     def split_validation(self, fraction: float) -> "Dataset":
-        """Holds the last training images out for validation, as TFDS's `train[:90%]` and `train[90%:]` do for 0.1.
+        """Holds out the last training images for validation.
+
+        A fraction of 0.1 gives the splits that TFDS calls `train[:90%]` and `train[90%:]`.
 
         Args:
-            fraction: Part of the training images to hold out, between 0 and 1, both excluded.
+            fraction: Fraction of the training images to hold out, between 0 and 1, both excluded.
 
         Returns:
-            The data set with `val_images` and `val_labels`; its arrays are views of this one's.
+            The data set with `val_images` and `val_labels`. Its arrays are views of this data set's arrays.
 
         Raises:
-            InputError: The fraction is out of range or leaves a side empty, or images are already held out.
+            InputError: If the fraction is out of range or leaves a split empty, or if images are already held out.
         """
         if self.val_labels is not None:
             raise InputError(f"Data set {self.name} already has a validation split of {len(self.val_labels)} images")

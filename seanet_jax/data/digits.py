@@ -1,30 +1,34 @@
 """The 1,797 handwritten digits bundled with scikit-learn: a real data set that needs no download."""
 
+from pathlib import Path
+
 import numpy as np
 
 from seanet_jax.data.dataset import Dataset
+from seanet_jax.data.source import DatasetSource
 from seanet_jax.image_spec import ImageSpec
 
-_SIZE = 32  # pixels; the models are made for images of CIFAR's size
+_SIZE = 32  # pixels; the presets are made for images of CIFAR's size
 _TEST_EVERY = 5
 
-TRAIN_COUNT = 1438
-
-# Of the training split below: images.mean() / 255 and images.std() / 255; the three channels are equal.
-_MEAN = (0.3055,) * 3
-_STD = (0.3232,) * 3
-
-IMAGE_SPEC = ImageSpec(_SIZE, _SIZE, _MEAN, _STD, tuple("0123456789"))
+_IMAGES = ImageSpec(
+    height=_SIZE,
+    width=_SIZE,
+    # images.mean() / 255 and images.std() / 255 of the training split below; the three channels are equal.
+    mean=(0.3055,) * 3,
+    std=(0.3232,) * 3,
+    class_names=tuple("0123456789"),
+)
 
 
 def load_digits() -> Dataset:
     """Loads the digits, enlarged bilinearly from 8x8 to 32x32 pixels and repeated to three channels.
 
-    Every fifth example of each class, in the order of scikit-learn's file, is a test example: a fixed and stratified
-    split of 1,438 training and 359 test images.
+    Every fifth example of each class, in the order of scikit-learn's file, is a test example. This gives a fixed and
+    stratified split of 1,438 training and 359 test images.
 
     Returns:
-        The data set; a mirrored digit is not a digit, so `flip` is False.
+        The data set. Its `flip` is False, because a mirrored digit is not a digit.
     """
     from PIL import Image
     from sklearn import datasets
@@ -46,8 +50,13 @@ def load_digits() -> Dataset:
         train_labels=labels[~test],
         test_images=images[test],
         test_labels=labels[test],
-        class_names=IMAGE_SPEC.class_names,
-        mean=_MEAN,
-        std=_STD,
+        image_spec=_IMAGES,
         flip=False,
     )
+
+
+def _load(*, data_dir: Path, progress: bool, mapped: bool) -> Dataset:
+    return load_digits()
+
+
+DIGITS_SOURCE = DatasetSource("digits", "the handwritten digits", _IMAGES, train_count=1438, load=_load)

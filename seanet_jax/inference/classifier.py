@@ -6,7 +6,6 @@ import numpy as np
 from flax import nnx
 
 from seanet_jax.errors import InputError, demand_positive_integers
-from seanet_jax.image_spec import normalize
 from seanet_jax.inference.trained import Trained
 from seanet_jax.models.network import split_model
 
@@ -39,9 +38,7 @@ class Classifier:
         graphdef, *self._state = split_model(trained.model)
         self.kind = trained.model.config.scores
         self._scores = jax.jit(
-            lambda params, batch_stats, batch: nnx.merge(graphdef, params, batch_stats)(
-                normalize(batch, images.mean, images.std)
-            )
+            lambda params, batch_stats, batch: nnx.merge(graphdef, params, batch_stats)(images.normalize(batch))
         )
 
     def __call__(self, images: np.ndarray) -> np.ndarray:

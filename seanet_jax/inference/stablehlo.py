@@ -20,7 +20,7 @@ from jax import export
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import write_whole
-from seanet_jax.image_spec import ImageSpec, normalize
+from seanet_jax.image_spec import ImageSpec
 from seanet_jax.inference.trained import Trained, load
 from seanet_jax.models import Network, build, weights
 from seanet_jax.models.fold import fold_batch_norm
@@ -85,7 +85,7 @@ def probabilities(model: Network, images: ImageSpec) -> Callable[[jax.Array], ja
         images: how they are normalised.
     """
     made = model.config.scores.probabilities
-    return lambda pixels: made(model(normalize(pixels, images.mean, images.std)))
+    return lambda pixels: made(model(images.normalize(pixels)))
 
 
 def export_network(trained: Trained) -> export.Exported:

@@ -19,7 +19,6 @@ from seanet_jax.data import Dataset
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, demand_positive_integers
 from seanet_jax.files import write_whole
-from seanet_jax.image_spec import normalize
 from seanet_jax.inference.trained import load_model
 from seanet_jax.models import SEANet, SEANetConfig
 from seanet_jax.studies import claim_figures
@@ -176,7 +175,7 @@ def _claim(claim: str, figure: str, sentences: tuple[str, str]) -> dict[str, str
 
 
 def _normalized(dataset: Dataset, images: np.ndarray) -> jax.Array:
-    return normalize(jnp.asarray(images), dataset.mean, dataset.std)
+    return dataset.image_spec.normalize(jnp.asarray(images))
 
 
 def _batches(dataset: Dataset, images: int) -> Iterator[jax.Array]:

@@ -16,7 +16,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from seanet_jax.data import load
+from seanet_jax.data import image_spec, load
 from seanet_jax.files import write_whole
 from seanet_jax.models import NetworkConfig, SEANetConfig
 from seanet_jax.models.multiply_adds import multiply_adds, parameters
@@ -26,8 +26,6 @@ from seanet_jax.studies.study import Run, Study
 from seanet_jax.training import sharding
 from seanet_jax.training.flags import StudyCommand
 from seanet_jax.training.progress import say
-
-CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 
 # Classification error in percent, SEANet talk (MIND 2019): the best epoch on the test images, one run each.
 TALK = {
@@ -139,7 +137,7 @@ def _measure_speeds(study: Study, compiler_options: Mapping[str, str]) -> None:
 def network(study: Study, variant: str) -> NetworkConfig:
     """The network of a variant, for the study's data set."""
     config = study.config(Run(variant, study.rates(variant)[0], 0))
-    return config.model_config(num_classes=CLASSES[config.dataset])
+    return config.model_config(num_classes=image_spec(config.dataset).num_classes)
 
 
 def rows(study: Study) -> list[Row]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from seanet_jax import style
+from seanet_jax.data import DATASETS
 from seanet_jax.errors import InputError, demand_positive_integers
 from seanet_jax.studies.network_lines import line_of
 from seanet_jax.training.curves import published_curves
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 # A network's runs, one a seed, each its records by epoch.
 Runs = Sequence[Sequence[Record]]
-
-_DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 # Errors that fall further than by this factor are drawn on a log axis, where the end of a run is not flat.
 _LINEAR_UP_TO = 4
@@ -159,12 +158,13 @@ def against_published(curves: Mapping[str, Mapping[str, Runs]], *, datasets: Seq
     """
     from matplotlib.ticker import MultipleLocator
 
-    if not datasets or any(dataset not in _DATASETS for dataset in datasets):
-        raise InputError(f"datasets is {list(datasets)!r}; published runs to draw are of {', '.join(_DATASETS)}")
+    published = {name: source.title for name, source in DATASETS.items() if published_curves(name)}
+    if not datasets or any(dataset not in published for dataset in datasets):
+        raise InputError(f"datasets is {list(datasets)!r}; published runs to draw are of {', '.join(published)}")
     figure, panels = style.figure(1, len(datasets), width=3.4 * len(datasets), height=3.6, sharey=True)
     handles: dict[str, Any] = {}
     for axes, dataset in zip(panels, datasets, strict=True):
-        style.label(axes, x="epoch", y="accuracy (%)" if axes is panels[0] else "", title=_DATASETS[dataset])
+        style.label(axes, x="epoch", y="accuracy (%)" if axes is panels[0] else "", title=published[dataset])
         ours = {
             model: [_curve(model, runs, f"{split}_accuracy", error=False) for split in ("train", "test")]
             for model, runs in curves.get(dataset, {}).items()

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from seanet_jax import style
+from seanet_jax import data, style
 from seanet_jax.errors import InputError
 from seanet_jax.files import write_whole
 from seanet_jax.studies import ablate, compare, figures
@@ -23,8 +23,6 @@ from seanet_jax.training.run_folder import Record
 
 # A GPU reaches a part of the roofline; which part here, nobody has measured.
 _REACHED = (0.1, 0.3)
-
-_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "the handwritten digits"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +157,7 @@ def _title(study: Study) -> str:
     base = study.base
     images = "all training images" if base.limit_train is None else f"{base.limit_train:,} training images"
     reduced = "" if _is_full(base) else "A reduced study: "
-    return f"{reduced}{_NAMES[base.dataset]}, {images}, {base.epochs} epochs"
+    return f"{reduced}{data.get(base.dataset).title}, {images}, {base.epochs} epochs"
 
 
 def _is_full(base: TrainConfig) -> bool:

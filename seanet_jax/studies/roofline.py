@@ -30,6 +30,7 @@ from flax import nnx
 
 from seanet_jax.data import Dataset
 from seanet_jax.errors import InputError
+from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import SEANet, SEANetConfig, model_config
 from seanet_jax.models.multiply_adds import equations, parameters
 from seanet_jax.training import sharding
@@ -92,8 +93,8 @@ def traced(model: str, batch_size: int, mode: str, size: int = SIZE) -> jax.stag
     abstract, mesh, recipe = nnx.eval_shape(new_model), sharding.make_mesh(), optimizer(TrainConfig(), 1)
     state = jax.eval_shape(lambda: create_state(new_model(), recipe))
     images, labels = np.zeros((batch_size, size, size, 3), np.uint8), np.zeros(batch_size, np.int32)
-    names = tuple(str(number) for number in range(CLASSES))
-    dataset = Dataset("paper", images, labels, images, labels, names, (0.5,) * 3, (0.25,) * 3, flip=True)
+    spec = ImageSpec(size, size, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(CLASSES))))
+    dataset = Dataset("paper", images, labels, images, labels, spec, flip=True)
     data = jax.eval_shape(Images, images, labels)
     # All of the images are one batch.
     if mode == "train":

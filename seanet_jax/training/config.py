@@ -6,13 +6,13 @@ import math
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from seanet_jax.data import DATASETS, is_known
 from seanet_jax.errors import InputError, is_integer
 from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import NetworkConfig, family_of, find_preset, model_config
 from seanet_jax.models.network import ComputeDtype, NetworkConvMethod, dtype_name
 from seanet_jax.models.seanet import AggregatePlacement
 
-DatasetName = Literal["cifar10", "cifar100", "digits"]
 BatchStatistics = Literal["global", "device"]
 OptimizerName = Literal["sgd", "adam"]
 
@@ -52,7 +52,7 @@ class TrainConfig:
         InputError: a field has a value that cannot work.
     """
 
-    dataset: DatasetName = "cifar100"
+    dataset: str = "cifar100"
     """Images to learn."""
 
     model: str = "seanet20"
@@ -158,7 +158,9 @@ class TrainConfig:
         object.__setattr__(self, "dtype", dtype_name(self.dtype))  # jnp.bfloat16 cannot be written as JSON
         if isinstance(self.decay_at, list):  # as JSON has it
             object.__setattr__(self, "decay_at", tuple(self.decay_at))
-        choices = {"dataset": DatasetName, "batch_statistics": BatchStatistics, "optimizer": OptimizerName}
+        if not is_known(self.dataset):
+            raise InputError(f"dataset is {self.dataset!r}; it must be one of {', '.join(DATASETS)}")
+        choices = {"batch_statistics": BatchStatistics, "optimizer": OptimizerName}
         for name, known in ((name, get_args(kind)) for name, kind in choices.items()):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")

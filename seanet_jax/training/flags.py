@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from seanet_jax.data import DATASETS
 from seanet_jax.errors import InputError
 from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models.seanet import AggregatePlacement
-from seanet_jax.training.config import BatchStatistics, DatasetName, OptimizerName, TrainConfig, published_recipe
+from seanet_jax.training.config import BatchStatistics, OptimizerName, TrainConfig, published_recipe
 from seanet_jax.training.processes import ProcessGroup
 
 _FlagsT = TypeVar("_FlagsT", bound="_UncheckedFlags")
@@ -76,7 +77,7 @@ class ConversionCommand:
     source: Path
     target: Path
     which: Literal["best", "latest"] | None
-    dataset: DatasetName | None
+    dataset: str | None
     aggregate_op: AggregateOp | None
     recipe: TrainConfig
 
@@ -84,6 +85,9 @@ class ConversionCommand:
 @dataclasses.dataclass(frozen=True)
 class _UncheckedFlags(TrainConfig):
     """The flags as parsed: checked afterwards, so that the config's own sentences reach the user unwrapped."""
+
+    # The config accepts any text, so that a plugin's data set can be named; --help lists the known ones.
+    dataset: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(DATASETS)}}}")] = "cifar100"
 
     def __post_init__(self) -> None:
         pass
@@ -146,7 +150,7 @@ class _ConversionFlags(_UncheckedFlags):
     which: Literal["best", "latest"] | None = None
     """Checkpoint of a run to be read; None is the best."""
 
-    of_dataset: Annotated[DatasetName | None, tyro.conf.arg(name="dataset")] = None
+    of_dataset: Annotated[str | None, tyro.conf.arg(name="dataset", metavar=f"{{{','.join(DATASETS)}}}")] = None
     """Images that the run goes on with; None is the CIFAR that has the network's number of classes."""
 
     of_aggregate_op: Annotated[AggregateOp | None, tyro.conf.arg(name="aggregate-op")] = None
@@ -155,7 +159,7 @@ class _ConversionFlags(_UncheckedFlags):
     # A checkpoint's momentum is SGD's.
     optimizer: tyro.conf.Fixed[OptimizerName] = "sgd"
     # Found in the source.
-    dataset: tyro.conf.Fixed[DatasetName] = "cifar100"
+    dataset: tyro.conf.Fixed[str] = "cifar100"
     model: tyro.conf.Fixed[str] = "seanet20"
     squeeze_excite: tyro.conf.Fixed[bool | None] = None
     reduction: tyro.conf.Fixed[int | None] = None

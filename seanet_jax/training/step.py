@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 
 from seanet_jax.data.augment import augment
 from seanet_jax.data.dataset import Dataset
-from seanet_jax.image_spec import normalize
 from seanet_jax.models import Network
 from seanet_jax.models.network import split_model
 from seanet_jax.models.scores import Scores
@@ -142,7 +141,7 @@ def make_train_step(
     def loss_fn(params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
         network = nnx.merge(graphdef, params, batch_stats)
         scores, agreement = network.training_scores(images)
-        chex.assert_shape(scores, (batch_size, dataset.num_classes))
+        chex.assert_shape(scores, (batch_size, dataset.image_spec.num_classes))
         new_stats = nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
         return kind.loss(scores, labels).mean() + agreement, (scores, new_stats)
 
@@ -154,7 +153,7 @@ def make_train_step(
         labels = jax.lax.with_sharding_constraint(train.labels[chosen], batch)
         if use_augmentation:
             images = augment(jax.random.fold_in(key, state.step), images, flip=dataset.flip)
-        images = normalize(images, dataset.mean, dataset.std)
+        images = dataset.image_spec.normalize(images)
 
         gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (_, (scores, batch_stats)), gradients = gradient_fn(state.params, state.batch_stats, images, labels)
@@ -188,6 +187,6 @@ def make_eval_step(model: Network, dataset: Dataset, mesh: Mesh) -> EvalStep:
     def eval_step(metrics: Metrics, params: Any, batch_stats: Any, batch: Images) -> Metrics:
         images, labels = jax.lax.with_sharding_constraint(batch, sharding.split_batch(mesh))
         network = nnx.merge(graphdef, params, batch_stats)
-        return metrics.add(model.config.scores, network(normalize(images, dataset.mean, dataset.std)), labels)
+        return metrics.add(model.config.scores, network(dataset.image_spec.normalize(images)), labels)
 
     return eval_step

@@ -103,7 +103,7 @@ class Trainer:
         self._init_key, self._order_key, self.augment_key = split()
 
         self.model_config = config.model_config(
-            dataset.num_classes, in_channels=dataset.train_images.shape[-1], devices=mesh.size
+            dataset.image_spec.num_classes, in_channels=dataset.image_spec.channels, devices=mesh.size
         )
         descent = optimizer(config, self.steps_per_epoch)
         # Jitted, because outside of jit every shape of parameters is compiled on its own.

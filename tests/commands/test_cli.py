@@ -77,7 +77,7 @@ WRONG = {
     ("--aggregate-factor", "5"): "aggregate_factor is 5; it must divide",
     ("--reduction", "64"): "reduction is 64; it must be at most 32",
     ("--aggregate-op", "median"): r"'median'.*'--aggregate-op'.*'mean'",
-    ("--dataset", "mnist"): r"'mnist'.*'--dataset'.*'cifar10', 'cifar100', 'digits'",
+    ("--dataset", "mnist"): "dataset is 'mnist'; it must be one of cifar10, cifar100, digits",
     ("--epoch", "3"): "Unrecognized options: --epoch",
     ("--epochs",): "Missing value.*--epochs",
 }

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from seanet_jax.data.augment import PADDING, augment
-from seanet_jax.image_spec import normalize
 
 SIDE = 5
 jitted = jax.jit(augment, static_argnames="flip")
@@ -110,22 +109,3 @@ def test_shape_and_dtype_are_kept(flip, dtype):
     outputs = jax.eval_shape(lambda images: augment(jax.random.key(0), images, flip=flip), images)
     chex.assert_shape(outputs, (3, 8, 6, 2))
     assert outputs.dtype == jnp.dtype(dtype)
-
-
-def test_normalize_equals_numpy():
-    images = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), np.uint8)
-    mean, std = (0.49, 0.48, 0.44), (0.2, 0.25, 0.3)
-    outputs = normalize(jnp.asarray(images), mean, std)
-    chex.assert_shape(outputs, images.shape)
-    chex.assert_type(outputs, jnp.float32)
-    expected = (images.astype(np.float64) / 255 - np.array(mean)) / np.array(std)
-    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_normalized_training_pixels_have_mean_zero_and_deviation_one():
-    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 2), np.uint8)
-    pixels = images.astype(np.float64) / 255
-    mean, std = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
-    outputs = np.asarray(normalize(jnp.asarray(images), tuple(mean), tuple(std)), np.float64)
-    np.testing.assert_allclose(outputs.mean((0, 1, 2)), 0, atol=1e-5)
-    np.testing.assert_allclose(outputs.std((0, 1, 2)), 1, atol=1e-5)

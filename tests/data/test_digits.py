@@ -7,7 +7,7 @@ def test_digits():
     data = load("digits")
     assert data.train_images.shape == (1438, 32, 32, 3)
     assert data.test_images.shape == (359, 32, 32, 3)
-    assert data.class_names == tuple("0123456789")
+    assert data.image_spec.class_names == tuple("0123456789")
     assert not data.flip
     assert (data.image_spec, len(data.train_images)) == (image_spec("digits"), train_count("digits"))
     assert data.train_images.max() == 255 and data.train_images.min() == 0
@@ -35,5 +35,5 @@ def test_every_digit_is_kept_and_each_third_of_five_is_a_test_digit():
 
 def test_mean_and_std_are_those_of_the_train_split():
     data = load("digits")
-    np.testing.assert_allclose(data.mean, data.train_images.mean((0, 1, 2)) / 255, atol=5e-5)
-    np.testing.assert_allclose(data.std, data.train_images.std((0, 1, 2)) / 255, atol=5e-5)
+    np.testing.assert_allclose(data.image_spec.mean, data.train_images.mean((0, 1, 2)) / 255, atol=5e-5)
+    np.testing.assert_allclose(data.image_spec.std, data.train_images.std((0, 1, 2)) / 255, atol=5e-5)

@@ -50,7 +50,7 @@ def test_prepared_data_read_like_the_original(name, prepared_once, tmp_path):
     same = load_cifar(spec, tmp_path, False)
     for field in ("train_images", "train_labels", "test_images", "test_labels"):
         np.testing.assert_array_equal(getattr(data, field), getattr(same, field))
-    assert data.class_names == same.class_names
+    assert data.image_spec == same.image_spec
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -232,7 +232,7 @@ def test_missing_data_are_downloaded_prepared_and_read(tmp_path, monkeypatch, ca
     printed = capsys.readouterr()
     assert printed.out == ""
     assert [line.split()[0] for line in printed.err.splitlines()] == ["Downloading", "Decoding"]
-    assert load_cifar(SPEC, root, False).class_names == data.class_names  # and now without the server
+    assert load_cifar(SPEC, root, False).image_spec == data.image_spec  # and now without the server
 
 
 @pytest.fixture

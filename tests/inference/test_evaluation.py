@@ -22,7 +22,7 @@ from seanet_jax.inference.trained import load
 from seanet_jax.models.scores import LOGITS
 from seanet_jax.training.run_folder import RunFolder
 
-DATASET = dataclasses.replace(made_dataset(), class_names=NAMES)
+DATASET = made_dataset(class_names=NAMES)
 
 
 def read(folder):

@@ -18,7 +18,6 @@ import numpy as np
 from seanet_jax.data import image_spec
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.models import PRESETS, EncapNetConfig, NetworkConfig
-from seanet_jax.training.config import DatasetName
 
 # Flags that replace those of a training command. Flags that need a GPU or a cluster are dropped.
 _TRAINING = {"--epochs": "1", "--limit-train": "40", "--limit-test": "20", "--batch-size": "8"}
@@ -65,14 +64,14 @@ def smaller(program: str, arguments: list[str]) -> list[str]:
     return [word for name, values in flags.items() if name not in _DROPPED for word in (name, *values) if word]
 
 
-def small_dataset(name: DatasetName, **_: Any) -> Dataset:
+def small_dataset(name: str, **_: Any) -> Dataset:
     """Returns a data set of noise with the shapes and classes of the named one."""
     spec, random = image_spec(name), np.random.default_rng(0)
     arrays = []
     for count in (40, 20):
         arrays.append(random.integers(0, 256, (count, spec.height, spec.width, spec.channels), np.uint8))
         arrays.append(random.integers(0, len(spec.class_names), count, np.int32))
-    return Dataset(name, *arrays, spec.class_names, spec.mean, spec.std, flip=True)
+    return Dataset(name, *arrays, spec, flip=True)
 
 
 def small_preset(preset: NetworkConfig) -> NetworkConfig:

@@ -1,7 +1,6 @@
 """A data set and a network small enough to train in a test."""
 
 import contextlib
-import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +9,7 @@ from flax import nnx
 from tensorboardX.proto import event_pb2
 
 from seanet_jax.data import Dataset
+from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import PRESETS, SEANet, SEANetConfig, weights
 from seanet_jax.training.config import TrainConfig
 
@@ -20,7 +20,7 @@ TINY_RUN = {
 }
 
 
-def made_dataset(train=40, test=23):
+def made_dataset(train=40, test=23, class_names=("dark", "bright")):
     """Two classes of 8x8 images told apart by their brightness."""
     source = np.random.RandomState(0)
 
@@ -29,7 +29,8 @@ def made_dataset(train=40, test=23):
         images = source.randint(0, 100, (count, 8, 8, 3)) + 120 * labels[:, None, None, None]
         return images.astype(np.uint8), labels
 
-    return Dataset("made", *split(train), *split(test), ("dark", "bright"), (0.4,) * 3, (0.3,) * 3, flip=True)
+    spec = ImageSpec(8, 8, (0.4,) * 3, (0.3,) * 3, class_names)
+    return Dataset("made", *split(train), *split(test), spec, flip=True)
 
 
 def settled(config):
@@ -77,7 +78,7 @@ def evaluated(tmp_path_factory):
     from seanet_jax.training.run import fit
 
     folder = tmp_path_factory.mktemp("evaluated") / "run"
-    with small(dataclasses.replace(made_dataset(), class_names=NAMES)):
+    with small(made_dataset(class_names=NAMES)):
         fit(TrainConfig(out=folder, **(TINY_RUN | {"learning_rate": 0.005})))
         evaluate(folder, command="seanet evaluate run")
     return folder

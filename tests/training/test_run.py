@@ -258,7 +258,8 @@ def test_the_saved_networks_have_the_recorded_accuracy(tiny):
     config = tiny(learning_rate=0.3)
     summary = fit(config)
     data = made_dataset()
-    images = (data.test_images / np.float32(255) - np.float32(data.mean)) / np.float32(data.std)
+    spec = data.image_spec
+    images = (data.test_images / np.float32(255) - np.float32(spec.mean)) / np.float32(spec.std)
     for which, record in (("best", summary["best"]), ("latest", summary["last"])):
         predicted = load_model(config.out, which)(images.astype(np.float32)).argmax(-1)
         assert np.mean(np.asarray(predicted) == data.test_labels) == pytest.approx(record["test_accuracy"])

@@ -13,7 +13,7 @@ from flax import nnx
 from seanet_jax import SEANet, SEANetConfig
 from seanet_jax.data.augment import augment
 from seanet_jax.data.dataset import Dataset
-from seanet_jax.image_spec import normalize
+from seanet_jax.image_spec import ImageSpec
 from seanet_jax.layers.modules import BatchNorm
 from seanet_jax.models.network import split_model
 from seanet_jax.models.scores import LOGITS, cross_entropy
@@ -43,9 +43,7 @@ def dataset(flip=True):
         train_labels=rng.integers(0, CLASSES, TRAIN, np.int32),
         test_images=rng.integers(0, 256, (TEST, 8, 8, 3), np.uint8),
         test_labels=rng.integers(0, CLASSES, TEST, np.int32),
-        class_names=tuple("abcde"),
-        mean=(0.5, 0.4, 0.6),
-        std=(0.25, 0.2, 0.3),
+        image_spec=ImageSpec(8, 8, (0.5, 0.4, 0.6), (0.25, 0.2, 0.3), tuple("abcde")),
         flip=flip,
     )
 
@@ -201,7 +199,7 @@ def test_steps_equal_hand_written_ones_over_more_than_an_epoch(kind, use_augment
         images = train.images[chosen]
         if use_augmentation:
             images = augment(jax.random.fold_in(key, number), images, flip=True)
-        images = normalize(images, data.mean, data.std)
+        images = data.image_spec.normalize(images)
         expected, batch_metrics = by_hand(kind)(expected, images, train.labels[chosen])
         sums = jax.tree.map(jnp.add, Metrics.zero() if position == 0 else sums, batch_metrics)
 
@@ -216,7 +214,7 @@ def test_without_flip_images_are_cropped_but_not_mirrored():
     order = jnp.arange(TRAIN)
     state = create_state(new_model(), recipe())
     images = augment(jax.random.fold_in(key, 0), train_images(data).images[:BATCH], flip=False)
-    expected, _ = by_hand()(state, normalize(images, data.mean, data.std), train_images(data).labels[:BATCH])
+    expected, _ = by_hand()(state, data.image_spec.normalize(images), train_images(data).labels[:BATCH])
     result, _ = jitted_train_step("perceptron", True, False)(state, train_images(data), order, key)
     chex.assert_trees_all_close(result.params, expected.params, rtol=1e-4, atol=1e-5)
 
@@ -295,7 +293,7 @@ def direct_evaluation():
     """Metrics of all test images in one pass, in NumPy from the logits on."""
     data, model = dataset(), new_model("seanet")
     model.eval()
-    logits = nnx.jit(lambda model, x: model(x))(model, normalize(data.test_images, data.mean, data.std))
+    logits = nnx.jit(lambda model, x: model(x))(model, data.image_spec.normalize(data.test_images))
     logits = np.asarray(logits, np.float64)
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(TEST), data.test_labels]
     return losses.sum(), (logits.argmax(1) == data.test_labels).sum()

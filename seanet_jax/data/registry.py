@@ -1,0 +1,105 @@
+"""The table of data sets."""
+
+import os
+from pathlib import Path
+
+from seanet_jax.data.cifar import CIFAR10_SOURCE, CIFAR100_SOURCE
+from seanet_jax.data.dataset import Dataset
+from seanet_jax.data.digits import DIGITS_SOURCE
+from seanet_jax.data.source import DatasetSource
+from seanet_jax.data.tfds import default_data_dir
+from seanet_jax.errors import InputError
+from seanet_jax.image_spec import ImageSpec
+from seanet_jax.plugins import load_plugins
+
+DATASETS: dict[str, DatasetSource] = {
+    source.name: source for source in (CIFAR10_SOURCE, CIFAR100_SOURCE, DIGITS_SOURCE)
+}
+"""The known data sets by name. `register_dataset` adds to it."""
+
+
+def register_dataset(source: DatasetSource) -> None:
+    """Adds a data set, which can then be named wherever a built-in one can.
+
+    Args:
+        source: The data set.
+
+    Raises:
+        InputError: If a data set of this name exists already.
+    """
+    if source.name in DATASETS:
+        raise InputError(f"There is a data set {source.name!r} already; register yours under another name")
+    DATASETS[source.name] = source
+
+
+def is_known(name: object) -> bool:
+    """Returns whether a data set of this name exists. Plugins are loaded if it is not in the table yet."""
+    if not isinstance(name, str):
+        return False
+    if name not in DATASETS:
+        load_plugins()
+    return name in DATASETS
+
+
+def get(name: str) -> DatasetSource:
+    """Returns the description of a data set.
+
+    Args:
+        name: Name of the data set. Plugins are loaded if it is not in the table yet.
+
+    Raises:
+        InputError: If the name is unknown.
+    """
+    if not is_known(name):
+        raise InputError(f"There is no data set {name!r}; known are {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def load(
+    name: str, *, data_dir: str | os.PathLike[str] | None = None, progress: bool = True, mapped: bool = False
+) -> Dataset:
+    """Loads a data set into memory.
+
+    Args:
+        name: Name of the data set, for example "cifar100"; `DATASETS` holds the known ones.
+        data_dir: Folder that holds the data, or in which they are stored after a download. CIFAR may be there as
+            prepared by TFDS, or as the original folder or archive. The digits need no folder. None is
+            `$TFDS_DATA_DIR` if that is set, and otherwise `~/tensorflow_datasets`.
+        progress: Whether to show progress bars if stderr is a terminal.
+        mapped: Whether decoded images may stay on disk until they are used, in which case their checksums are not
+            compared. This is for a process that needs only a part of them.
+
+    Returns:
+        The data set. Its content and order depend on the name alone.
+
+    Raises:
+        InputError: If the name is unknown, or if the data are damaged, or are missing and cannot be downloaded or
+            stored.
+    """
+    source = get(name)
+    folder = Path(data_dir) if data_dir is not None else default_data_dir()
+    return source.load(data_dir=folder.expanduser(), progress=progress, mapped=mapped)
+
+
+def image_spec(name: str) -> ImageSpec:
+    """Returns the size, normalization and class names of a data set's images, without loading them.
+
+    Args:
+        name: Name of the data set.
+
+    Raises:
+        InputError: If the name is unknown.
+    """
+    return get(name).image_spec
+
+
+def train_count(name: str) -> int:
+    """Returns the number of a data set's training images, without loading them.
+
+    Args:
+        name: Name of the data set.
+
+    Raises:
+        InputError: If the name is unknown.
+    """
+    return get(name).train_count

@@ -1,0 +1,118 @@
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seanet_jax import plugins
+from seanet_jax.data import (
+    DATASETS,
+    Dataset,
+    DatasetSource,
+    get,
+    image_spec,
+    is_known,
+    load,
+    register_dataset,
+    train_count,
+)
+from seanet_jax.errors import InputError
+from seanet_jax.image_spec import ImageSpec
+from seanet_jax.training.config import TrainConfig
+
+SPEC = ImageSpec(4, 4, (0.5,), (0.2,), ("a", "b"))
+
+
+def load_noise(*, data_dir, progress, mapped):
+    images, labels = np.zeros((6, 4, 4, 1), np.uint8), np.zeros(6, np.int32)
+    return Dataset("noise", images, labels, images, labels, SPEC, flip=False)
+
+
+NOISE = DatasetSource("noise", "Noise", SPEC, train_count=6, load=load_noise)
+
+
+@pytest.fixture
+def table():
+    """The table of data sets, restored after the test."""
+    before = dict(DATASETS)
+    yield DATASETS
+    DATASETS.clear()
+    DATASETS.update(before)
+
+
+def test_the_built_in_data_sets_have_titles():
+    assert {name: source.title for name, source in DATASETS.items()} == {
+        "cifar10": "CIFAR-10",
+        "cifar100": "CIFAR-100",
+        "digits": "the handwritten digits",
+    }
+
+
+@pytest.mark.parametrize("look_up", [load, image_spec, train_count, get])
+def test_an_unknown_name_lists_the_known(look_up):
+    with pytest.raises(InputError, match="no data set 'mnist'; known are cifar10, cifar100, digits"):
+        look_up("mnist")
+
+
+def test_a_registered_data_set_is_known_everywhere(table):
+    assert not is_known("noise")
+    with pytest.raises(InputError, match="dataset is 'noise'; it must be one of cifar10, cifar100, digits"):
+        TrainConfig(dataset="noise")
+    register_dataset(NOISE)
+    assert is_known("noise") and get("noise") is NOISE
+    assert (image_spec("noise"), train_count("noise")) == (SPEC, 6)
+    assert load("noise").name == "noise"
+    assert TrainConfig(dataset="noise").dataset == "noise"
+
+
+@pytest.mark.parametrize("name", ["digits", "noise"])
+def test_a_name_is_registered_once(name, table):
+    register_dataset(NOISE)
+    before = dict(table)
+    with pytest.raises(InputError, match=f"There is a data set '{name}' already"):
+        register_dataset(DatasetSource(name, "Other", SPEC, train_count=6, load=load_noise))
+    assert table == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": ""}, "name is ''"),
+        ({"name": None}, "name is None"),
+        ({"train_count": 0}, "train_count is 0; it must be a positive integer"),
+    ],
+)
+def test_a_source_that_contradicts_its_description_is_refused(changes, message):
+    fields = {"name": "noise", "title": "Noise", "image_spec": SPEC, "train_count": 6, "load": load_noise}
+    with pytest.raises(InputError, match=message):
+        DatasetSource(**fields | changes)
+
+
+@pytest.mark.parametrize("name", [None, 3, ["digits"]])
+def test_what_is_no_text_is_no_name(name):
+    assert not is_known(name)
+
+
+def test_a_plugin_registers_its_data_set_when_the_name_is_unknown(table, monkeypatch):
+    class EntryPoint:
+        def load(self):
+            register_dataset(NOISE)
+
+    monkeypatch.setattr(plugins, "_started", False)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [EntryPoint()])
+    assert image_spec("digits") != SPEC
+    assert "noise" not in table
+    assert image_spec("noise") == SPEC
+    assert "noise" in table
+
+
+def test_the_data_dir_is_the_argument_then_the_variable_then_the_default(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("seanet_jax.data.cifar.load_cifar", lambda spec, folder, progress, mapped: seen.append(folder))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", "/from/env")
+    load("cifar10", data_dir="~/given")
+    load("cifar10")
+    monkeypatch.setenv("TFDS_DATA_DIR", "")
+    load("cifar10")
+    assert seen == [tmp_path / "given", Path("/from/env"), tmp_path / "tensorflow_datasets"]
