@@ -252,9 +252,8 @@ class Recorder(Bare):
 
 def test_an_epoch_visits_the_first_images_of_its_order_once_and_the_remainder_never():
     numbered = np.arange(TRAIN, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    data = dataclasses.replace(
-        dataset(), train_images=numbered, test_images=numbered[:TEST], mean=(0.0,) * 3, std=(1.0,) * 3
-    )
+    spec = ImageSpec(2, 2, (0.0,) * 3, (1.0,) * 3, tuple("abcde"))
+    data = dataclasses.replace(dataset(), train_images=numbered, test_images=numbered[:TEST], image_spec=spec)
     step = train_step(model=Recorder(), data=data)
     state, seen = create_state(Recorder(), recipe()), np.zeros(TRAIN, np.int32)
     for epoch in range(2):
