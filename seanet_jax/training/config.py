@@ -1,4 +1,4 @@
-"""One frozen config describes a training run; the command line, config.json and the training loop share it."""
+"""The configuration of a training run, shared by the command line, ``config.json`` and the training loop."""
 
 import dataclasses
 import itertools
@@ -18,16 +18,16 @@ OptimizerName = Literal["sgd", "adam"]
 
 
 def published_recipe(model: str) -> dict[str, Any]:
-    """The fields of ``TrainConfig`` in which a network was published with another recipe than its defaults.
+    """Returns the fields of ``Recipe`` that a network was published with, where they differ from its defaults.
 
     Args:
-        model: name of a preset; of an unknown one there are none.
+        model: Name of a preset. An unknown name has no such fields.
     """
     preset = find_preset(model)
     return {} if preset is None else dict(family_of(preset).recipe)
 
 
-# A resumed run may differ in these: they say where, how long and how often, not what is computed.
+# A resumed run may differ in these fields: they say where, how long and how often, not what is computed.
 _FREE_ON_RESUME = (
     "epochs",
     "max_steps",
@@ -43,120 +43,134 @@ _FREE_ON_RESUME = (
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """A training run. The defaults are the published recipe (SEANet talk, MIND 2019) on CIFAR-100.
-
-    EncapNet has another: ``TrainConfig(model="encapnet", **published_recipe("encapnet"))``.
-
-    Raises:
-        InputError: a field has a value that cannot work.
-    """
+class _Task:
+    """The fields of ``TrainConfig`` that name the data set and the network."""
 
     dataset: str = "cifar100"
-    """Images to learn."""
+    """Data set to train on."""
 
     model: str = "seanet20"
-    """Name of a preset, for example seanet20, seanet20_narrow or resnet56; a wrong name lists them all."""
+    """Preset of the network, for example seanet20, seanet20_narrow or resnet56; a wrong name lists them all."""
 
     squeeze_excite: bool | None = None
-    """Whether blocks recalibrate their channels; None keeps the preset's."""
+    """Whether residual blocks have squeeze-excitation; None keeps the preset's choice."""
 
     reduction: int | None = None
-    """Channels per hidden unit of squeeze-excitation; None keeps the preset's."""
+    """Channels per hidden unit of squeeze-excitation; None keeps the preset's value."""
 
     aggregate_placement: Literal["preset"] | AggregatePlacement = "preset"
-    """Where channels are aggregated: as the preset has it, after each stage, inside each block, or nowhere."""
+    """Where channels are aggregated: after each stage, inside each block, nowhere, or as in the preset."""
 
     aggregate_op: Literal["preset"] | AggregateOp = "preset"
-    """How a group of channels becomes one."""
+    """How each group of channels is reduced to one channel, or as in the preset."""
 
     aggregate_factor: int | None = None
-    """Channels in a group; None keeps the preset's."""
+    """Channels in each aggregated group; None keeps the preset's value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The fields of ``TrainConfig`` that say how a network is trained, whatever the network and the data set.
+
+    The defaults are the published recipe (SEANet talk, MIND 2019).
+    """
 
     dtype: ComputeDtype = "float32"
-    """Compute dtype of convolutions and matrix products. Parameters and batch statistics are always float32."""
+    """Dtype in which convolutions and matrix products are computed. Parameters and batch statistics stay float32."""
 
     conv_method: NetworkConvMethod = "auto"
-    """How convolutions are computed: auto is the fastest on the device, lax is XLA's own. They differ by rounding."""
+    """Algorithm of convolutions: auto picks the fastest on the device, lax is XLA's own. Results differ by rounding."""
 
     epochs: int = 200
     """Passes over the training images."""
 
-    max_steps: int | None = None
-    """Stop after this many optimiser steps in total, counted from the run's beginning, even inside an epoch."""
-
-    batch_statistics: BatchStatistics = "global"
-    """Whose batch a training step normalises by: all devices' together, or each device's own, as under pmap."""
-
     batch_size: int = 64
-    """Images per optimiser step, over all devices. An epoch's remainder that does not fill a batch is left out."""
-
-    eval_batch_size: int = 250
-    """Images per evaluation step, rounded up to a multiple of the devices. Changes no result: each counts once."""
+    """Training images per step, over all devices. Each epoch drops the images left over after its last full batch."""
 
     optimizer: OptimizerName = "sgd"
-    """SGD with momentum, or Adam."""
+    """Optimizer: SGD with momentum, or Adam."""
 
     learning_rate: float = 0.1
     """Initial learning rate."""
 
     decay_every: int | None = 80
-    """Epochs after which the learning rate is multiplied by decay_factor, again and again; None is not at all."""
+    """Multiply the learning rate by decay_factor every this many epochs; None disables this schedule."""
 
     decay_at: tuple[int, ...] = ()
-    """Epochs after which it is, where decay_every is None."""
+    """Epochs at which the learning rate is multiplied by decay_factor, if decay_every is None."""
 
     decay_factor: float = 0.1
-    """Factor of the learning rate."""
+    """Factor by which each decay multiplies the learning rate."""
 
     momentum: float = 0.9
-    """Of SGD (not Nesterov's), or Adam's beta 1; its beta 2 is 0.999."""
+    """Momentum of SGD (not Nesterov), or beta 1 of Adam, whose beta 2 is 0.999."""
 
     weight_decay: float = 1e-4
-    """Added to the gradient of every parameter, times the parameter, before the optimiser sees it."""
+    """L2 penalty: this factor times each parameter is added to its gradient before the optimizer's update."""
 
     augment: bool = True
-    """Zero-pad by 4 pixels, crop at random and, where a mirrored image keeps its class, mirror half of them."""
-
-    validation_fraction: float = 0.0
-    """Share of the training images, from their end, held out to choose the best epoch; 0 chooses on the test images."""
+    """Augment training images: pad with 4 pixels of zeros, crop at random, and mirror half if the classes allow it."""
 
     limit_train: int | None = None
-    """Use only the first so many training images."""
+    """Use only this many training images, the first ones; None uses all."""
 
     limit_test: int | None = None
-    """Use only the first so many test images."""
+    """Use only this many test images, the first ones; None uses all."""
 
     seed: int = 0
-    """Determines initial parameters, order of images and augmentation."""
+    """Random seed of the initial parameters, the order of the images and the augmentation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Recipe, _Task):
+    """Configuration of a training run: the data set, the network, the recipe and where the run writes.
+
+    The defaults are the published recipe (SEANet talk, MIND 2019) on CIFAR-100. EncapNet was published with another:
+    ``TrainConfig(model="encapnet", **published_recipe("encapnet"))``.
+
+    Raises:
+        InputError: If a field has a value that cannot work.
+    """
+
+    max_steps: int | None = None
+    """Stop after this many optimizer steps since the start of the run, even inside an epoch; None sets no limit."""
+
+    batch_statistics: BatchStatistics = "global"
+    """Images over which batch normalization computes its statistics: the global batch, or each device's part of it."""
+
+    eval_batch_size: int = 250
+    """Images per evaluation step, rounded up to a multiple of the devices. Results do not depend on it."""
+
+    validation_fraction: float = 0.0
+    """Fraction of training images, the last ones, held out to choose the best epoch; 0 chooses on the test images."""
 
     data_dir: Path | None = None
-    """Folder with CIFAR, prepared by TFDS or as the original files; else TFDS_DATA_DIR, else TFDS's default folder."""
+    """Folder with CIFAR, prepared by TFDS or as the original files; None: TFDS_DATA_DIR, or TFDS's default folder."""
 
     out: Path | None = None
-    """Folder of the run; by default runs/<dataset>-<model>-seed<seed>."""
+    """Folder of the run; None: runs/<dataset>-<model>-seed<seed>."""
 
     resume: bool = False
     """Continue the run in the folder from its latest checkpoint."""
 
     require_gpu: bool = False
-    """Fail when JAX finds no GPU, instead of training on the CPU."""
+    """Fail if JAX finds no GPU, instead of training on the CPU."""
 
     log_every: int = 50
     """Steps between progress lines when the output is not a terminal."""
 
     checkpoint_every: int = 1
-    """Epochs between checkpoints; the end of the run is always saved."""
+    """Epochs between checkpoints. The end of the run is always saved."""
 
     checkpoint_steps: int | None = None
-    """Optimiser steps between further checkpoints, inside epochs; None saves at the end of epochs only."""
+    """Optimizer steps between additional checkpoints inside epochs; None saves only at the ends of epochs."""
 
     on_nan: Literal["stop", "continue"] = "stop"
-    """What to do when the training loss is NaN or infinite: stop, the last good checkpoint staying, or go on."""
+    """What to do if the training loss is NaN or infinite: stop, which keeps the last good checkpoint, or continue."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", dtype_name(self.dtype))  # jnp.bfloat16 cannot be written as JSON
-        if isinstance(self.decay_at, list):  # as JSON has it
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))  # JSON can hold its name only
+        if isinstance(self.decay_at, list):  # JSON has no tuples
             object.__setattr__(self, "decay_at", tuple(self.decay_at))
         if not is_known(self.dataset):
             raise InputError(f"dataset is {self.dataset!r}; it must be one of {', '.join(DATASETS)}")
@@ -165,45 +179,46 @@ class TrainConfig:
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         for name in ("epochs", "batch_size", "eval_batch_size", "log_every", "checkpoint_every"):
-            self._demand(name, "a positive integer", is_integer(getattr(self, name), minimum=1))
+            self._require(name, "a positive integer", is_integer(getattr(self, name), minimum=1))
         for name in ("max_steps", "limit_train", "limit_test", "checkpoint_steps", "decay_every"):
             value = getattr(self, name)
-            self._demand(name, "a positive integer or None", value is None or is_integer(value, minimum=1))
-        self._demand("on_nan", "stop or continue", self.on_nan in ("stop", "continue"))
-        self._demand("seed", "an integer from 0 to 2**32 - 1", is_integer(self.seed, minimum=0) and self.seed < 2**32)
-        self._demand("learning_rate", "a positive number", _is_number(self.learning_rate) and self.learning_rate > 0)
+            self._require(name, "a positive integer or None", value is None or is_integer(value, minimum=1))
+        self._require("on_nan", "stop or continue", self.on_nan in ("stop", "continue"))
+        self._require("seed", "an integer from 0 to 2**32 - 1", is_integer(self.seed, minimum=0) and self.seed < 2**32)
+        self._require("learning_rate", "a positive number", _is_number(self.learning_rate) and self.learning_rate > 0)
         rising = isinstance(self.decay_at, tuple) and all(
             is_integer(later, minimum=earlier + 1) for earlier, later in itertools.pairwise((0, *self.decay_at))
         )
-        self._demand("decay_at", "epochs from 1 in rising order, or none", rising)
+        self._require("decay_at", "epochs from 1 in rising order, or none", rising)
         if self.decay_at and self.decay_every is not None:
             raise InputError(
                 f"decay_every is {self.decay_every} and decay_at is {self.decay_at}; only one can be followed: make "
                 "decay_every None, or leave decay_at empty"
             )
-        self._demand(
+        self._require(
             "decay_factor", "above 0 and at most 1", _is_number(self.decay_factor) and 0 < self.decay_factor <= 1
         )
-        self._demand("momentum", "at least 0 and below 1", _is_number(self.momentum) and 0 <= self.momentum < 1)
-        self._demand("weight_decay", "at least 0", _is_number(self.weight_decay) and self.weight_decay >= 0)
+        self._require("momentum", "at least 0 and below 1", _is_number(self.momentum) and 0 <= self.momentum < 1)
+        self._require("weight_decay", "at least 0", _is_number(self.weight_decay) and self.weight_decay >= 0)
         fraction = self.validation_fraction
-        self._demand("validation_fraction", "at least 0 and below 1", _is_number(fraction) and 0 <= fraction < 1)
+        self._require("validation_fraction", "at least 0 and below 1", _is_number(fraction) and 0 <= fraction < 1)
+        # Checks the preset and its overrides now, before any data is read. The number of classes does not matter yet.
         self.model_config(num_classes=10)
 
-    def _demand(self, name: str, allowed: str, holds: bool) -> None:
+    def _require(self, name: str, allowed: str, holds: bool) -> None:
         if not holds:
             raise InputError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
 
     def model_config(self, num_classes: int, in_channels: int = 3, devices: int = 1) -> NetworkConfig:
-        """The network this run trains.
+        """Returns the configuration of the network that this run trains.
 
         Args:
-            num_classes: of the data set.
-            in_channels: of its images.
-            devices: the batch is divided among.
+            num_classes: Number of classes of the data set.
+            in_channels: Number of image channels.
+            devices: Number of devices that share a batch.
 
         Raises:
-            InputError: the preset is unknown or an override does not fit it.
+            InputError: If the preset is unknown or an override does not fit it.
         """
         overridable = ("squeeze_excite", "reduction", "aggregate_placement", "aggregate_op", "aggregate_factor")
         given = {name: getattr(self, name) for name in overridable}
@@ -220,11 +235,11 @@ class TrainConfig:
 
     @property
     def run_folder(self) -> Path:
-        """Where the run writes."""
+        """Folder in which the run writes."""
         return self.out or Path("runs") / f"{self.dataset}-{self.model}-seed{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
+        """Returns the fields as JSON values."""
         values = dataclasses.asdict(self)
         plain = {Path: str, tuple: list}
         return {
@@ -233,17 +248,18 @@ class TrainConfig:
         }
 
     def differences(self, saved: dict[str, Any], *, harmless: bool = False) -> list[str]:
-        """How this run differs from the saved: lines such as ``batch_size: 64 was saved, 32 is asked``.
+        """Lists the differences from a saved run, in lines such as ``batch_size: 64 was saved, 32 is asked``.
 
         Args:
-            saved: a run's ``to_json()``.
-            harmless: whether to tell of what may differ when a run is resumed, instead of what would make it another.
+            saved: The saved run's ``to_json()``.
+            harmless: If True, lists the fields that may change when a run is resumed; if False, all the others, whose
+              change would make it another run.
         """
         asked = self.to_json()
         names = [
             name for name in asked.keys() | saved.keys() if (name in _FREE_ON_RESUME) == harmless and name != "resume"
         ]
-        # A field that is not there was added since, with a default that changes nothing.
+        # A field missing from an older file was added later, with a default that keeps the old behavior.
         saved = TrainConfig().to_json() | saved
         return [
             f"{name}: {saved.get(name)!r} was saved, {asked.get(name)!r} is asked"

@@ -1,6 +1,7 @@
-"""The flags of the experiments: every field of ``TrainConfig``, and what concerns the process alone.
+"""The command-line flags of training, of studies and of the conversion, read by tyro.
 
-Those of ``seanet_jax.commands.convert`` are the fields that make a recipe.
+Every field of ``TrainConfig`` is a flag of training. A study adds networks, seeds and learning rates; the conversion
+has the fields of ``Recipe`` alone. The fields' docstrings are the text of --help.
 """
 
 import argparse
@@ -16,22 +17,24 @@ import tyro
 from seanet_jax.data import DATASETS
 from seanet_jax.errors import InputError
 from seanet_jax.layers.functional import AggregateOp
-from seanet_jax.models.seanet import AggregatePlacement
-from seanet_jax.training.config import BatchStatistics, OptimizerName, TrainConfig, published_recipe
+from seanet_jax.training.config import OptimizerName, Recipe, TrainConfig, published_recipe
 from seanet_jax.training.processes import ProcessGroup
 
-_FlagsT = TypeVar("_FlagsT", bound="_UncheckedFlags")
+_FlagsT = TypeVar("_FlagsT", bound=Recipe)
+
+# Any text is accepted, so that a plugin's data set can be named; --help lists the known ones.
+_KNOWN_DATASETS = tyro.conf.arg(metavar=f"{{{','.join(DATASETS)}}}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What a command line asks for.
+    """What the command line of a training run asks for.
 
     Attributes:
-        config: of the run.
-        tune_cpu: see ``_Flags``.
-        compilation_cache: likewise.
-        processes: how this one finds the others; None if it is alone.
+        config: Configuration of the run.
+        tune_cpu: Whether to tune malloc and XLA, if the CPU is the only device.
+        compilation_cache: Whether to keep compiled programs on disk.
+        processes: How to find the other processes of the run, or None if there is one process.
     """
 
     config: TrainConfig
@@ -45,12 +48,12 @@ class StudyCommand:
     """What the command line of a study asks for.
 
     Attributes:
-        config: what its runs share; ``out``, where it is given, is the study's folder.
-        models: names of presets, each with the fields of the config that are its own where no flag says otherwise.
-        seeds: how many.
-        learning_rates: to choose from.
-        tune_cpu: see ``_Flags``.
-        compilation_cache: likewise.
+        config: Configuration shared by all runs. ``out``, if given, is the folder of the study.
+        models: The presets to train. Each maps to the fields in which its own published recipe differs from ``config``.
+        seeds: Number of runs of each network.
+        learning_rates: Initial learning rates to choose from.
+        tune_cpu: Whether to tune malloc and XLA, if the CPU is the only device.
+        compilation_cache: Whether to keep compiled programs on disk.
     """
 
     config: TrainConfig
@@ -66,12 +69,12 @@ class ConversionCommand:
     """What the command line of ``seanet_jax.commands.convert`` asks for.
 
     Attributes:
-        source: of the network.
-        target: to be written.
-        which: see ``_ConversionFlags``.
-        dataset: see ``_ConversionFlags.of_dataset``.
-        aggregate_op: see ``_ConversionFlags.of_aggregate_op``.
-        recipe: of the run to be written; its data set and network are yet to be found.
+        source: The network to read.
+        target: The file or folder to write.
+        which: Checkpoint to read from a run; None reads the best.
+        dataset: Data set of the run to write; None finds it from the number of classes.
+        aggregate_op: Aggregation of a PyTorch checkpoint; None is the published one, sum.
+        recipe: Configuration of the run to write. Its data set and its network are not known yet.
     """
 
     source: Path
@@ -83,55 +86,50 @@ class ConversionCommand:
 
 
 @dataclasses.dataclass(frozen=True)
-class _UncheckedFlags(TrainConfig):
-    """The flags as parsed: checked afterwards, so that the config's own sentences reach the user unwrapped."""
+class _ProcessFlags(TrainConfig):
+    dataset: Annotated[str, _KNOWN_DATASETS] = "cifar100"
+    """Data set to train on."""
 
-    # The config accepts any text, so that a plugin's data set can be named; --help lists the known ones.
-    dataset: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(DATASETS)}}}")] = "cifar100"
-
-    def __post_init__(self) -> None:
-        pass
-
-
-@dataclasses.dataclass(frozen=True)
-class _ProcessFlags(_UncheckedFlags):
     tune_cpu: bool = True
-    """Where JAX has the CPU alone: restart with malloc tuned, and tune XLA. Faster; sums round differently."""
+    """If JAX has only the CPU: restart with a tuned malloc and tune XLA. Faster; sums round differently."""
 
     compilation_cache: bool = True
-    """Keep what is compiled, for faster starts, in JAX_COMPILATION_CACHE_DIR or else in ~/.cache/seanet_jax."""
+    """Keep compiled programs in JAX_COMPILATION_CACHE_DIR, or else in ~/.cache/seanet_jax, for faster starts."""
+
+    def __post_init__(self) -> None:
+        """Skips the checks: tyro would wrap their messages. ``_read`` makes a checked config of the flags."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Flags(_ProcessFlags):
     distributed: bool = False
-    """Train together with the other processes of this Slurm, Open MPI, Kubernetes or TPU job, as JAX detects them."""
+    """Train together with the other processes of this Slurm, Open MPI, Kubernetes or TPU job, which JAX detects."""
 
     coordinator: str | None = None
-    """Train together with other processes, started by hand: host:port at which process 0 listens."""
+    """Train together with processes that are started by hand: host:port at which process 0 listens."""
 
     num_processes: int | None = None
-    """How many there are."""
+    """Number of processes that are started by hand."""
 
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """Index of this process, from 0, if the processes are started by hand."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _StudyFlags(_ProcessFlags):
     models: tuple[str, ...] = ()
-    """Names of presets."""
+    """Presets to train."""
 
     seeds: int = 3
-    """Runs of each network, from the seeds 0, 1, ..."""
+    """Number of runs of each network, with the seeds 0, 1, ..."""
 
     learning_rates: tuple[float, ...] = ()
-    """Initial rates; of several, each network gets the one that is best on held-out images, see validation-fraction."""
+    """Initial learning rates. If there are several, each network gets its best on the validation images."""
 
     out: Path | None = None
-    """Folder of the study."""
+    """Folder of the study; None: the study's default folder."""
 
-    # The study sets these, or they would make its runs end early.
+    # The study sets these for each of its runs, or they would end its runs early.
     model: tyro.conf.Fixed[str] = "seanet20"
     learning_rate: tyro.conf.Fixed[float] = 0.1
     seed: tyro.conf.Fixed[int] = 0
@@ -140,60 +138,38 @@ class _StudyFlags(_ProcessFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class _ConversionFlags(_UncheckedFlags):
+class _ConversionFlags(Recipe):
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")] = tyro.MISSING
-    """A PyTorch checkpoint, the folder of a run, or a folder of pretrained weights."""
+    """Network to read: a PyTorch checkpoint, the folder of a run, or a folder of pretrained weights."""
 
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")] = tyro.MISSING
-    """To be written: a name that ends in .pth or .pt becomes a PyTorch state dict, any other a folder."""
+    """Where to write: a name that ends in .pth or .pt becomes a PyTorch state dict, any other name a folder."""
 
     which: Literal["best", "latest"] | None = None
-    """Checkpoint of a run to be read; None is the best."""
+    """Checkpoint to read from a run; None is the best."""
 
-    of_dataset: Annotated[str | None, tyro.conf.arg(name="dataset", metavar=f"{{{','.join(DATASETS)}}}")] = None
-    """Images that the run goes on with; None is the CIFAR that has the network's number of classes."""
+    dataset: Annotated[str | None, _KNOWN_DATASETS] = None
+    """Data set on which the new run continues; None is the CIFAR data set with the network's number of classes."""
 
-    of_aggregate_op: Annotated[AggregateOp | None, tyro.conf.arg(name="aggregate-op")] = None
-    """How a group of channels becomes one, which a PyTorch checkpoint does not say; None is sum, as published."""
+    aggregate_op: AggregateOp | None = None
+    """Aggregation of the network, which a PyTorch checkpoint does not say; None is sum, as published."""
 
-    # A checkpoint's momentum is SGD's.
+    # The momentum in a PyTorch checkpoint is SGD's.
     optimizer: tyro.conf.Fixed[OptimizerName] = "sgd"
-    # Found in the source.
-    dataset: tyro.conf.Fixed[str] = "cifar100"
-    model: tyro.conf.Fixed[str] = "seanet20"
-    squeeze_excite: tyro.conf.Fixed[bool | None] = None
-    reduction: tyro.conf.Fixed[int | None] = None
-    aggregate_placement: tyro.conf.Fixed[Literal["preset"] | AggregatePlacement] = "preset"
-    aggregate_op: tyro.conf.Fixed[Literal["preset"] | AggregateOp] = "preset"
-    aggregate_factor: tyro.conf.Fixed[int | None] = None
-    # The network has seen all training images and knows of no devices.
-    validation_fraction: tyro.conf.Fixed[float] = 0.0
-    batch_statistics: tyro.conf.Fixed[BatchStatistics] = "global"
-    # What --resume may be told anew, or tells itself.
-    max_steps: tyro.conf.Fixed[int | None] = None
-    eval_batch_size: tyro.conf.Fixed[int] = 250
-    data_dir: tyro.conf.Fixed[Path | None] = None
-    out: tyro.conf.Fixed[Path | None] = None
-    resume: tyro.conf.Fixed[bool] = False
-    require_gpu: tyro.conf.Fixed[bool] = False
-    log_every: tyro.conf.Fixed[int] = 50
-    checkpoint_every: tyro.conf.Fixed[int] = 1
-    checkpoint_steps: tyro.conf.Fixed[int | None] = None
-    on_nan: tyro.conf.Fixed[Literal["stop", "continue"]] = "stop"
 
 
 def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Command:
-    """Reads the flags.
+    """Reads the flags of a training run.
 
     Args:
-        defaults: values of flags not given, unless the network that is named was published with another recipe: then
-            that is the default.
-        description: shown above the flags by --help.
-        arguments: without the program's name.
+        defaults: Values of the flags that are not given. If --model names a network that was published with another
+            recipe, that recipe takes their place.
+        description: Text that --help shows above the flags.
+        arguments: Command line without the program's name.
 
     Raises:
-        InputError: a flag is unknown or its value cannot work.
-        SystemExit: with status 0, after --help.
+        InputError: If a flag is unknown or its value cannot work.
+        SystemExit: After --help, with status 0.
     """
     own = published_recipe(_named_model(arguments, defaults.model))
     config, parsed = _read(_Flags(**(_fields(defaults) | own)), description, arguments)
@@ -214,15 +190,16 @@ def parse_study(
     """Reads the flags of a study.
 
     Args:
-        defaults: values of flags not given. A network that was published with another recipe has its own instead.
-        models: where none are named.
-        learning_rates: likewise.
-        description: shown above the flags by --help.
-        arguments: without the program's name.
+        defaults: Values of the flags that are not given. A network that was published with another recipe gets that
+            recipe instead.
+        models: Presets to train if no flag names any.
+        learning_rates: Initial learning rates to choose from if no flag gives any.
+        description: Text that --help shows above the flags.
+        arguments: Command line without the program's name.
 
     Raises:
-        InputError: a flag is unknown or its value cannot work.
-        SystemExit: with status 0, after --help.
+        InputError: If a flag is unknown or its value cannot work.
+        SystemExit: After --help, with status 0.
     """
     flags = _StudyFlags(**_fields(defaults), models=models, learning_rates=learning_rates)
     config, parsed = _read(flags, description, arguments)
@@ -239,16 +216,16 @@ def parse_study(
 def _own_fields(
     model: str, flags: _StudyFlags, shared: _StudyFlags, description: str, arguments: list[str]
 ) -> dict[str, Any]:
-    """In what a network's recipe differs from that of the study, if all that no flag says is as it was published."""
+    """Returns the fields in which a network's published recipe differs from the study's. Flags override both."""
     recipe = published_recipe(model)
     if not recipe:
         return {}
-    # The rates of a study are several.
+    # A study has a list of learning rates in place of one.
     rate = recipe.pop("learning_rate")
     try:
         _, parsed = _read(dataclasses.replace(flags, **recipe, learning_rates=(rate,)), description, arguments)
     except InputError as error:
-        raise InputError(f"{model}, by the recipe of its own: {error}") from None
+        raise InputError(f"{model}, by its published recipe: {error}") from None
     own = {name: value for name in recipe if (value := getattr(parsed, name)) != getattr(shared, name)}
     return own if parsed.learning_rates == shared.learning_rates else {"learning_rate": rate, **own}
 
@@ -257,26 +234,23 @@ def parse_conversion(description: str, arguments: list[str]) -> ConversionComman
     """Reads the flags of ``seanet_jax.commands.convert``.
 
     Args:
-        description: shown above the flags by --help.
-        arguments: without the program's name.
+        description: Text that --help shows above the flags.
+        arguments: Command line without the program's name.
 
     Raises:
-        InputError: a flag is unknown or its value cannot work.
-        SystemExit: with status 0, after --help.
+        InputError: If a flag is unknown or its value cannot work.
+        SystemExit: After --help, with status 0.
     """
-    flags = _ConversionFlags(**_fields(TrainConfig()))
-    recipe, parsed = _read(flags, description, arguments)
-    return ConversionCommand(
-        parsed.source, parsed.target, parsed.which, parsed.of_dataset, parsed.of_aggregate_op, recipe
-    )
+    recipe, parsed = _read(_ConversionFlags(), description, arguments, of=Recipe)
+    return ConversionCommand(parsed.source, parsed.target, parsed.which, parsed.dataset, parsed.aggregate_op, recipe)
 
 
 def as_flags(config: TrainConfig, defaults: TrainConfig) -> list[str]:
-    """The arguments that make ``parse`` give this config.
+    """Returns the arguments for which ``parse`` returns a config.
 
     Args:
-        config: what they are to give.
-        defaults: values of flags not given.
+        config: The config to return.
+        defaults: Values of the flags that are not given.
     """
     flags = []
     for name, value in _fields(config).items():
@@ -293,19 +267,31 @@ def as_flags(config: TrainConfig, defaults: TrainConfig) -> list[str]:
 
 
 def _named_model(arguments: list[str], default: str) -> str:
-    """The value of --model, before anything else is known of the arguments."""
+    """Returns the value of --model. Its recipe is the default of other flags, so it is read before all of them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model", nargs="?")
     found, _ = parser.parse_known_args(arguments)
     return found.model or default
 
 
-def _fields(config: TrainConfig) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
+def _fields(config: Recipe, of: type[Recipe] = TrainConfig) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(of)}
 
 
-def _read(default: _FlagsT, description: str, arguments: list[str]) -> tuple[TrainConfig, _FlagsT]:
-    """The config that the flags make, and the flags."""
+def _read(
+    default: _FlagsT, description: str, arguments: list[str], of: type[Recipe] = TrainConfig
+) -> tuple[TrainConfig, _FlagsT]:
+    """Parses the arguments.
+
+    Args:
+        default: Values of the flags that are not given.
+        description: Text that --help shows above the flags.
+        arguments: Command line without the program's name.
+        of: Class whose fields are taken from the flags into the config. The config's other fields keep their defaults.
+
+    Returns:
+        The checked config, and all flags.
+    """
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -320,11 +306,11 @@ def _read(default: _FlagsT, description: str, arguments: list[str]) -> tuple[Tra
         if error.code == 0:
             raise
         raise InputError(_in_one_line(complaint.getvalue())) from None
-    return TrainConfig(**_fields(parsed)), parsed
+    return TrainConfig(**_fields(parsed, of)), parsed
 
 
 def _in_one_line(box: str) -> str:
-    """The message inside tyro's box: the lines between its title and its first rule or gap."""
+    """Returns the message in a box that tyro draws: the lines between its title and its first rule or empty line."""
     lines = [line.strip().strip("│").strip() for line in box.splitlines()[1:]]
     message: list[str] = []
     for line in lines:
