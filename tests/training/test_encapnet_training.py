@@ -226,9 +226,7 @@ def test_a_flag_that_is_given_is_for_all_networks():
     assert command.models["encapnet"] == own
     assert command.learning_rates == (0.1, 0.01)
     # Nor is one left unheeded.
-    with pytest.raises(
-        InputError, match=r"encapnet, by its published recipe: decay_every is 4 and decay_at is \(200,"
-    ):
+    with pytest.raises(InputError, match=r"encapnet, by its published recipe: decay_every is 4 and decay_at is \(200,"):
         parse_study(TrainConfig(), ("resnet20", "encapnet"), (0.1,), "", ["--decay-every", "4"])
     command = parse_study(TrainConfig(), ("resnet20", "encapnet"), (0.1,), "", ["--decay-every", "4", "--decay-at"])
     assert command.models["encapnet"].keys() & {"decay_every", "decay_at"} == set()
