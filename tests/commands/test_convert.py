@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import errno
-import io
 import json
 import os
 import pickle
@@ -21,12 +20,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from networks import random_network
 from training_fixtures import TINY, made_dataset, records
 
 from seanet_jax import InputError, SEANet, SEANetConfig
-from seanet_jax.commands.convert import convert, from_state_dict, read_pytorch, state_dict, write_run
+from seanet_jax.commands.convert import convert, read_pytorch, state_dict, write_run
 from seanet_jax.data import image_spec
 from seanet_jax.errors import RunError
 from seanet_jax.inference.trained import load, load_model
@@ -43,11 +41,6 @@ from seanet_jax.training.step import create_state
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[convert]'")
-
-
 @pytest.fixture
 def opponent(torch, monkeypatch):
     """The network in PyTorch."""
@@ -55,16 +48,6 @@ def opponent(torch, monkeypatch):
     from pytorch_seanet import SEANet as Opponent
 
     return Opponent
-
-
-def random_network(config, seed=0):
-    """Every array random, running statistics too."""
-    model = nnx.eval_shape(lambda: SEANet(config, rngs=nnx.Rngs(0)))
-    draw = np.random.RandomState(seed)
-    arrays = {name: draw.uniform(0.1, 1, shape).astype(np.float32) for name, shape in weights.shapes(model).items()}
-    weights.set_arrays(model, arrays, "the test")
-    model.eval()
-    return model
 
 
 def run(*arguments):
@@ -84,132 +67,6 @@ def latest(folder):
     config = TrainConfig(**json.loads((folder / "config.json").read_text())["config"])
     with Checkpoints(folder) as checkpoints:
         return checkpoints.restore_latest(create_state(model, optimizer(config, 1)))[0]
-
-
-# Names, layouts, architectures: without PyTorch.
-
-
-@pytest.mark.parametrize("dataset", reference.CLASSES)
-def test_names_order_and_layouts_are_the_releases(dataset):
-    golden = reference.load(dataset)
-    published = reference.weights(golden)
-    model = from_state_dict({f"module.{name}": array for name, array in published.items()})
-    assert model.config == model_config("seanet20", num_classes=reference.CLASSES[dataset])
-    expected = {
-        ".".join(map(str, reference.path(name))): reference.to_ours(array).astype(np.float32)
-        for name, array in published.items()
-    }
-    chex.assert_trees_all_equal(weights.to_arrays(model), expected)
-    back = state_dict(model)
-    assert [[name, list(array.shape)] for name, array in back.items()] == json.loads(str(golden["state_dict_order"]))
-    for name, array in back.items():
-        assert array.dtype == np.float32 and array.flags.c_contiguous
-        np.testing.assert_array_equal(array, published[name].astype(np.float32))
-
-
-@pytest.mark.parametrize(
-    "name", ["seanet20_block", "seanet20_narrow", "seanet20_small", "senet20", "resnet32", "wide_resnet20"]
-)
-def test_networks_of_the_family_are_recognised(name):
-    config = model_config(name, num_classes=100)
-    model = random_network(config)
-    arrays = state_dict(model)
-    again = from_state_dict(arrays)
-    assert again.config == config
-    chex.assert_trees_all_equal(weights.to_arrays(again), weights.to_arrays(model))
-    for key, array in arrays.items():
-        ours = weights.to_arrays(model)[".".join(map(str, reference.path(key)))]
-        np.testing.assert_array_equal(ours, reference.to_ours(array))
-
-
-@st.composite
-def configs(draw):
-    stages = draw(st.integers(1, 3))
-    factor, placement = draw(st.integers(2, 4)), draw(st.sampled_from(["stage", "block", "none"]))
-    widths = draw(st.lists(st.integers(1, 5).map(lambda n: n * factor), min_size=stages, max_size=stages))
-    return SEANetConfig(
-        stage_sizes=tuple(draw(st.lists(st.integers(1, 2), min_size=stages, max_size=stages))),
-        widths=tuple(widths),
-        stem_width=draw(st.integers(1, 8)),
-        squeeze_excite=draw(st.booleans()),
-        reduction=draw(st.integers(1, min(widths))),
-        aggregate_placement=placement,
-        aggregate_factor=factor,
-        num_classes=draw(st.integers(1, 4)),
-        in_channels=draw(st.integers(1, 4)),
-    )
-
-
-@settings(max_examples=30)
-@given(configs())
-def test_any_architecture_is_found_in_names_and_shapes(config):
-    model = random_network(config)
-    again = from_state_dict(state_dict(model))
-    chex.assert_trees_all_equal(weights.to_arrays(again), weights.to_arrays(model))
-    free = {"reduction": config.reduction}  # what leaves the same hidden units is the same
-    if config.aggregate_placement == "none":
-        free["aggregate_factor"] = config.aggregate_factor
-    assert dataclasses.replace(again.config, **free) == config
-
-
-def test_every_wrong_array_is_named_at_once_as_pytorch_does():
-    arrays = state_dict(random_network(TINY))
-    del arrays["layer2.0.se.fc.0.bias"], arrays["fc.bias"]
-    arrays["layer1.0.bn1.weight"] = np.ones(9, np.float32)
-    arrays["layer2.0.conv2.weight"] = arrays["layer2.0.conv2.weight"][..., 0]
-    arrays["conv1.weight"] = arrays["conv1.weight"].astype(np.int64)
-    arrays["layer1.9999.conv1.weight"] = arrays["extra"] = np.ones(3, np.float32)
-    with pytest.raises(InputError) as caught:
-        from_state_dict(arrays, where="best.pth")
-    assert str(caught.value) == (
-        "best.pth does not fit the network: layer2.0.se.fc.0.bias is missing; fc.bias is missing; "
-        "layer1.9999.conv1.weight is no array of this network; extra is no array of this network; "
-        "conv1.weight is int64 and must be floating point; layer1.0.bn1.weight has shape (9,) and must have (8,); "
-        "layer2.0.conv2.weight has shape (16, 16, 3) and must have (16, 16, 3, 3)"
-    )
-
-
-def changed(name, value):
-    return lambda arrays: arrays | {name: value}
-
-
-@pytest.mark.parametrize(
-    ("change", "operation", "message"),
-    [
-        (lambda arrays: {}, "sum", "no SEANet, SENet or ResNet as published: .* and there are none"),
-        (lambda arrays: {"features.0": arrays["fc.weight"]}, "sum", "and there are features.0$"),
-        (
-            lambda arrays: {n: a for n, a in arrays.items() if "layer1" not in n},
-            "sum",
-            "there must be arrays of layer1,",
-        ),
-        (
-            lambda arrays: {n: a for n, a in arrays.items() if not re.search(r"^bn1|downsample\.1", n)},
-            "sum",
-            "is of a pre-activated network, without BatchNorm after the stem and in shortcuts, and those are not",
-        ),
-        (changed("fc.bias", np.full(10, np.nan)), "sum", "NaN, infinite or too large for float32 in fc.bias$"),
-        (changed("fc.bias", np.full(10, 1e300)), "sum", "NaN, infinite or too large for float32 in fc.bias$"),
-        (lambda arrays: arrays, "median", "cannot be: aggregate_op is 'median'; it must be one of sum, mean, max"),
-        (
-            lambda arrays: state_dict(random_network(dataclasses.replace(TINY, aggregate_placement="none"))),
-            "max",
-            "aggregates nothing, and aggregate_op is 'max'",
-        ),
-    ],
-)
-def test_what_is_no_network_is_refused_in_one_sentence(change, operation, message):
-    with pytest.raises(InputError, match=message) as caught:
-        from_state_dict(change(state_dict(random_network(TINY))), operation)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_operation_is_told():
-    arrays = state_dict(random_network(TINY))
-    x = np.random.RandomState(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
-    logits = {op: np.asarray(from_state_dict(arrays, op)(x)) for op in ("sum", "mean")}
-    assert not np.allclose(logits["sum"], logits["mean"])
-    assert from_state_dict(arrays).config.aggregate_op == "sum"
 
 
 # Folders: without PyTorch.
@@ -462,16 +319,6 @@ def test_networks_of_the_family_come_and_go_bit_for_bit(torch, tmp_path):
     assert all(torch.equal(third[key], saved[key]) for key in saved)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_other_precisions_become_float32(dtype, torch, tmp_path):
-    saved = {n: torch.tensor(a).to(getattr(torch, dtype)) for n, a in state_dict(random_network(TINY)).items()}
-    torch.save({"state_dict": saved}, tmp_path / "half.pth")
-    found = read_pytorch(tmp_path / "half.pth")
-    assert found.epoch is None and found.momentum is None
-    for name, array in state_dict(found.model).items():
-        np.testing.assert_array_equal(array, saved[name].float().numpy())
-
-
 def test_pre_activated_networks_are_not_pytorchs(torch, tmp_path):
     random_network(model_config("preact_resnet20")).save_pretrained(tmp_path / "weights")
     with pytest.raises(InputError, match="a pre-activated network cannot be written for PyTorch"):
@@ -510,37 +357,6 @@ def test_files_that_hold_code_are_refused_and_run_nothing(torch, tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: \S+ holds torch\.nn\.modules\.linear\.Linear, which [^\n]+\n", done.stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
-
-
-def test_damaged_and_other_files_are_refused_in_one_sentence(torch, tmp_path):
-    path = tmp_path / "model.pth"
-
-    def of(content, **options):
-        buffer = io.BytesIO()
-        torch.save(content, buffer, **options)
-        return buffer.getvalue()
-
-    good = of({name: torch.tensor(array) for name, array in state_dict(random_network(TINY)).items()})
-    old = of({"conv1.weight": torch.ones(9999)}, _use_new_zipfile_serialization=False)
-    damaged = "is no PyTorch checkpoint, or damaged; fetch it again, or name another"
-    for content, message in (
-        *((part, damaged) for part in (b"", b"text", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", good[:-100], good[:99])),
-        *((part, damaged) for part in (old[:-100], old[:99], old[:9])),
-        (of(torch.ones(3)), "holds a Tensor; it must hold a state dict, or a dict with one as weight or state_dict"),
-        (of({"model": {}, "epoch": 3}), "holds a dict of model, epoch; it must hold a state dict"),
-        (of({"epoch": 3, "weight": torch.ones(3)}), "holds a dict of epoch, weight; it must"),
-        (of({0: torch.ones(3)}), "is no SEANet, SENet or ResNet as published: .* there are 0$"),
-        (of({"state_dict": {"fc.weight": 3}}), "fc.weight is no dense array of numbers"),
-        (of({"state_dict": {"fc.weight": torch.ones(3, 3).to_sparse()}}), "fc.weight is no dense array of numbers"),
-        (of({"state_dict": {}, "epoch": -1}), "epoch is -1; it must be an integer from 0"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(InputError, match=message) as caught:
-            read_pytorch(path)
-        assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
-    path.unlink()
-    with pytest.raises(InputError, match=r"cannot be read \(No such file or directory\)$"):
-        read_pytorch(path)
 
 
 def random_batch(seed):
@@ -587,28 +403,3 @@ def test_the_step_after_an_import_is_pytorchs_next(by_address, torch, opponent, 
     nnx.update(model, optax.apply_updates(state.params, updates))
     expected = {name: array.numpy() for name, array in network.state_dict().items() if "num_batches" not in name}
     chex.assert_trees_all_close(state_dict(model), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_momentum_that_is_not_the_networks_is_refused(torch, tmp_path):
-    arrays = {name: torch.tensor(array) for name, array in state_dict(random_network(TINY)).items()}
-    keys = list(range(sum("running" not in name for name in arrays)))
-    state = {key: {"momentum_buffer": torch.ones(3)} for key in keys[1:]}
-    group = {"params": keys}
-    for optimizer_state, message in (
-        ("adam", "the optimizer is not one of a single group of parameters; save the network's state dict alone"),
-        ({"state": state, "param_groups": [group, group]}, "the optimizer is not one of a single group"),
-        (
-            {"state": state, "param_groups": [{"params": keys[1:]}]},
-            r"the optimizer has \d+ parameters, and the network",
-        ),
-        (
-            {"state": state, "param_groups": [group]},
-            r"the optimizer's momentum does not fit the network: conv1\.weight is missing; bn1\.weight has shape",
-        ),
-    ):
-        torch.save({"weight": arrays, "optimizer_state_dict": optimizer_state}, tmp_path / "model.pth")
-        with pytest.raises(InputError, match=message) as caught:
-            read_pytorch(tmp_path / "model.pth")
-        assert "\n" not in str(caught.value)
-    torch.save({"weight": arrays, "optimizer": {"state": {}, "param_groups": [group]}}, tmp_path / "model.pth")
-    assert read_pytorch(tmp_path / "model.pth").momentum is None

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seanet_jax import PRESETS, EncapNet, EncapNetConfig, InputError, SEANet, create_model
+from seanet_jax import PRESETS, EncapNet, EncapNetConfig, InputError, create_model
 from seanet_jax.layers.modules import BatchNorm
-from seanet_jax.models import build, config_from_json, config_to_json, from_pretrained, weights
+from seanet_jax.models import from_pretrained, weights
 from seanet_jax.models.encapnet import CapsuleBlock, MasterAideConv, MasterConv
 from seanet_jax.models.fold import fold_batch_norm
 from seanet_jax.models.network import split_model
@@ -207,26 +207,6 @@ def test_weights_come_back_bit_for_bit(name, tmp_path):
     features = jitted(model, X, "features")["capsules"].reshape(3, -1)
     np.testing.assert_allclose(jitted(backbone, X), features, rtol=1e-5, atol=1e-7)
     chex.assert_shape(jitted(EncapNet.from_pretrained(tmp_path, num_classes=7, rngs=nnx.Rngs(0)), X), (3, 7))
-
-
-def test_a_folder_of_another_family_is_named(tmp_path):
-    settled(KINDS["encapnet"]).save_pretrained(tmp_path)
-    with pytest.raises(
-        InputError, match=r"of the type encapnet, not seanet; seanet_jax\.models\.from_pretrained reads"
-    ):
-        SEANet.from_pretrained(tmp_path)
-    about = json.loads((tmp_path / "config.json").read_text()) | {"model_type": "vit"}
-    (tmp_path / "config.json").write_text(json.dumps(about))
-    with pytest.raises(InputError, match="model_type 'vit'; it must be seanet or encapnet"):
-        from_pretrained(tmp_path)
-
-
-def test_a_config_as_json_and_back():
-    for config in (*KINDS.values(), PRESETS["seanet20"]):
-        assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
-        assert type(nnx.eval_shape(lambda config=config: build(config, rngs=nnx.Rngs(0)))).config_class is type(config)
-    # A run of before there were two families.
-    assert config_from_json(dataclasses.asdict(PRESETS["resnet20"])) == PRESETS["resnet20"]
 
 
 @pytest.mark.parametrize(
