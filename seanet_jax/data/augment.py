@@ -1,26 +1,29 @@
-"""What happens to a batch on the device, inside the jitted step: augmentation and normalisation."""
+"""Augmentation of a batch on the device, inside the jitted training step."""
 
 import jax
 import jax.numpy as jnp
 
 from seanet_jax.errors import InputError
 
-PADDING = 4
+PADDING = 4  # pixels on each side
 
 
 def augment(key: jax.Array, images: jax.Array, *, flip: bool) -> jax.Array:
-    """Pads with zeros, crops at random to the old size and mirrors each image with probability one half.
+    """Pads each image by four black pixels, crops it to its former size at random, and mirrors it at random.
+
+    He et al., "Deep Residual Learning for Image Recognition", section 4.2, pad, crop and mirror in the same way. The
+    padding is black, not the mean of the training pixels, because images are augmented before normalization.
 
     Args:
-        key: determines every choice.
-        images: ``[N, H, W, C]``, raw pixels: the padding is black, not the mean.
-        flip: whether to mirror at all.
+        key: Random key. It determines every crop and every mirrored image.
+        images: Raw pixels ``[N, H, W, C]``, before normalization.
+        flip: Whether to mirror each image with probability one half. If False, no image is mirrored.
 
     Returns:
-        ``[N, H, W, C]``, of the same dtype.
+        ``[N, H, W, C]``, of the same dtype as the images.
 
     Raises:
-        InputError: the images have another rank.
+        InputError: If the images are not of rank 4.
     """
     if images.ndim != 4:
         raise InputError(f"augment: the images have shape {images.shape}; they must be [N, H, W, C]")

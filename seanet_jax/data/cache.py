@@ -1,4 +1,4 @@
-"""Decoded arrays on disk, so that only the first load of a data set decodes its PNG images."""
+"""A cache of decoded arrays on disk, so that only the first load of a data set decodes its PNG images."""
 
 import hashlib
 import os
@@ -10,23 +10,33 @@ from pathlib import Path
 
 import numpy as np
 
-from seanet_jax.data.progress import say
+from seanet_jax.data.progress import print_to_stderr
 
 Arrays = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
 
-_FORMAT = 1  # part of every fingerprint: a change of what is stored makes old files be rebuilt
+# Part of every fingerprint. Increase it when the stored arrays change, so that older files are rebuilt.
+_FORMAT = 1
 
 
 def cache_dir() -> Path:
-    """The folder of cached arrays: `$XDG_CACHE_HOME/seanet_jax`, by default `~/.cache/seanet_jax`."""
+    """Returns the cache folder: `$XDG_CACHE_HOME/seanet_jax`, or `~/.cache/seanet_jax` if that is not set."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG specification has relative paths ignored; an unset variable is the empty relative path.
+    # The XDG specification says to ignore relative paths. An unset variable is the empty relative path here.
     return (base if base.is_absolute() else Path.home() / ".cache") / "seanet_jax"
 
 
 def fingerprint(sources: Iterable[Path]) -> str:
-    """16 hexadecimal digits that change when a source file is moved, replaced or edited."""
+    """Returns a fingerprint that changes when a source file is moved, replaced or edited.
+
+    It depends on the paths, sizes and modification times of the files. Their content is not read, which saves time.
+
+    Args:
+        sources: The source files; they must exist.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     digest = hashlib.sha256(str(_FORMAT).encode())
     for path in sorted(path.resolve() for path in sources):
         status = path.stat()
@@ -37,35 +47,40 @@ def fingerprint(sources: Iterable[Path]) -> str:
 def cached(
     name: str, sources: Iterable[Path], shapes: Shapes, build: Callable[[], Arrays], *, mapped: bool = False
 ) -> Arrays:
-    """Reads arrays from the cache, or builds and stores them.
+    """Reads arrays from the cache, or builds them and stores them there.
 
-    A cache that is damaged or cannot be written is no error: one line on stderr tells of it.
+    A cache that is damaged or cannot be written is not an error. It is reported in one line on stderr.
 
     Args:
-        name: Name of the data set; there is one cache file per name.
-        sources: The files the arrays are made from; they must exist.
-        shapes: Shape and NumPy kind (such as "u1", or "U" for text of any length) of every array.
-        build: Makes the arrays from the sources.
-        mapped: Whether arrays may stay in the cache until they are used, their checksums unchecked.
+        name: Name of the data set. There is one cache file per name.
+        sources: The files that the arrays are built from; they must exist.
+        shapes: Shape and NumPy kind of every array by name. A kind is, for example, "u1", or "U" for text of any
+            length.
+        build: Function that builds the arrays from the sources.
+        mapped: Whether to map the arrays into memory instead of reading them. They are then read from disk where they
+            are used, and their checksums are not compared.
 
     Returns:
-        The arrays, under the names in `shapes`.
+        The arrays by the names in `shapes`.
     """
     path = cache_dir() / f"{name}-{fingerprint(sources)}.npz"
     try:
         return _read(path, shapes, mapped)
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except Exception as error:  # zipfile and numpy raise a dozen types for the same fact: the file is damaged
-        say(f"The cache {path} cannot be read ({error}); building it anew")
+    except Exception as error:  # for a damaged file, zipfile and numpy raise a dozen types of exception
+        print_to_stderr(f"The cache {path} cannot be read ({error}); building it again")
     arrays = build()
     try:
         _write(path, arrays)
+        # Files of other fingerprints are out of date and would fill the disk.
         for other in path.parent.glob(f"{name}-*.npz"):
             if other != path:
                 other.unlink(missing_ok=True)
     except OSError as error:
-        say(f"The decoded images could not be cached in {path.parent} ({error}); the next start will decode them again")
+        print_to_stderr(
+            f"The decoded images could not be cached in {path.parent} ({error}); the next start will decode them again"
+        )
     return arrays
 
 
@@ -74,7 +89,7 @@ def _read(path: Path, shapes: Shapes, mapped: bool) -> Arrays:
         with zipfile.ZipFile(path) as archive:
             arrays = {name: _map(path, archive, f"{name}.npy") for name in shapes}
     else:
-        # Reading a member to its end makes zipfile compare its CRC.
+        # zipfile compares the CRC of a member when that is read to its end, as numpy does here.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays_in_file:
             arrays = {name: arrays_in_file[name] for name in shapes}
     for name, (shape, kind) in shapes.items():
@@ -85,7 +100,7 @@ def _read(path: Path, shapes: Shapes, mapped: bool) -> Arrays:
 
 
 def _map(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
-    """An array of an .npz whose bytes are read when they are used: np.load does not map archives."""
+    """Maps an array of an uncompressed .npz into memory, which np.load does not do for archives."""
     info = archive.getinfo(member)
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{member} is compressed")
@@ -95,9 +110,10 @@ def _map(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
         header = file.tell()
     if fortran_order or dtype.hasobject:
-        raise ValueError(f"{member} is no plain array")
+        raise ValueError(f"{member} is not a plain array in C order")
     with path.open("rb") as file:
-        # A member's own header ends with the lengths of two fields that follow it (PKZIP's APPNOTE, 4.3.7).
+        # The 30 bytes of a member's header end with the lengths of the two fields that follow it, its name and extra
+        # data (PKZIP's APPNOTE, section 4.3.7). The lengths in the archive's directory can differ from these.
         file.seek(info.header_offset + 26)
         name_length, extra_length = struct.unpack("<HH", file.read(4))
     start = info.header_offset + 30 + name_length + extra_length + header
@@ -106,6 +122,7 @@ def _map(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
 
 def _write(path: Path, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own, because several processes may write the same cache at once. The last to finish wins.
     descriptor, temporary = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

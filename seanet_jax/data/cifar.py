@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from whichever form of them is at hand."""
+"""CIFAR-10 and CIFAR-100, read from whichever of their distributed forms is there."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from seanet_jax.data import original, tfds
 from seanet_jax.data.cache import Arrays, cached
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.data.original import CIFAR10, CIFAR100, SIDE, CifarSpec
-from seanet_jax.data.progress import say
+from seanet_jax.data.progress import print_to_stderr
 from seanet_jax.data.source import DatasetSource
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
@@ -19,25 +19,26 @@ _STD = (0.2023, 0.1994, 0.2010)
 
 
 def load_cifar(spec: CifarSpec, data_dir: Path, progress: bool, *, mapped: bool = False) -> Dataset:
-    """Loads a CIFAR from a data folder, which TFDS fills first when it holds none.
+    """Loads a CIFAR data set from a data folder, and downloads it to that folder first if it is missing.
 
-    The folder is searched for the data set prepared by TFDS, then for the original folders, then for the original
-    archives. Whichever is found, the images come in TFDS's order.
+    The folder is searched for the data set as prepared by TFDS, then for the original folders, then for the original
+    archives. The images are in the order of TFDS in every case, so that a seed gives the same run.
 
     Args:
         spec: `seanet_jax.data.original.CIFAR10` or `CIFAR100`.
         data_dir: The data folder.
         progress: Whether progress bars are wanted.
-        mapped: Whether decoded images may stay on disk until they are used, and unchecked.
+        mapped: Whether decoded images may stay on disk until they are used, in which case their checksums are not
+            compared.
 
     Returns:
         The data set.
 
     Raises:
-        InputError: The data are damaged, or are neither at hand nor to be downloaded.
+        InputError: If the data are damaged, or are missing and cannot be downloaded or stored.
     """
     if data_dir.exists() and not data_dir.is_dir():
-        raise InputError(f"The data folder {data_dir} is a file; give the folder that holds it")
+        raise InputError(f"The data folder {data_dir} is a file; it must be the folder that holds it")
     if not tfds.is_prepared(spec, data_dir):
         found = original.find(spec, data_dir)
         if found is not None:
@@ -47,7 +48,7 @@ def load_cifar(spec: CifarSpec, data_dir: Path, progress: bool, *, mapped: bool 
 
 
 def _from_original(spec: CifarSpec, layout: original.Layout, path: Path) -> Arrays:
-    say(f"Reading {spec.title} from {path}")
+    print_to_stderr(f"Reading {spec.title} from {path}")
     content = original.read(spec, layout, path)
     arrays: Arrays = {"class_names": np.array(content.names["label"])}
     for name, split in (("train", content.train), ("test", content.test)):
@@ -85,7 +86,7 @@ def _download(spec: CifarSpec, data_dir: Path, progress: bool) -> None:
             f"{spec.python.archive}) and {spec.url} cannot be downloaded ({reason}): give --data-dir a folder that "
             "holds one of these, or use the data set digits (experiments/digits.py), which needs no network"
         )
-    say(f"Downloading {spec.title} from {spec.url} and preparing it in {data_dir}")
+    print_to_stderr(f"Downloading {spec.title} from {spec.url} and preparing it in {data_dir}")
     tfds.download_and_prepare(spec, data_dir, lambda archive: original.read(spec, spec.binary, archive), progress)
 
 

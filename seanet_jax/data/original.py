@@ -1,4 +1,8 @@
-"""CIFAR as its authors distribute it: binary records or Python pickles, in a folder or in a .tar.gz archive."""
+"""CIFAR as its authors distribute it: binary records or Python pickles, in a folder or in a .tar.gz archive.
+
+The files come from outside and are not trusted. Sizes are limited before anything is read, archives are never unpacked
+to disk, and pickles can create nothing but arrays and plain containers.
+"""
 
 import dataclasses
 import gzip
@@ -6,7 +10,7 @@ import io
 import pickle
 import tarfile
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +19,24 @@ import numpy as np
 from seanet_jax.errors import InputError
 
 SIDE = 32  # pixels
-_PIXELS = 3 * SIDE * SIDE  # bytes of one image: a red, a green and a blue plane
-_TEXT_LIMIT = 1 << 16  # bytes; the real name files and pickled meta data hold less than 3 KB
+_PIXELS = 3 * SIDE * SIDE  # bytes of an image, which is stored as a red, a green and a blue plane
+_TEXT_LIMIT = 1 << 16  # bytes; the real files of class names hold less than 3 KB
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One form in which a CIFAR is distributed.
+    """The files of one form in which a CIFAR data set is distributed.
 
     Attributes:
         folder: Name of the folder inside the archive.
         archive: File name of the archive.
-        train_files: Files of the training split in order, each with the same number of images.
+        train_files: Files of the training split, in order. Each holds the same number of images.
         test_files: Files of the test split.
-        label_keys: Keys of the labels in a pickled batch, in the order of `CifarSpec.label_keys`; empty for binary
+        name_files: Files of the class names. Binary records have one text file per kind of label; pickles have one
+            pickle.
+        label_keys: Keys of the labels in a pickled batch, in the order of `CifarSpec.label_keys`. Empty for binary
             records.
-        name_files: Files with the class names: one per kind of label for binary records, and one pickle otherwise.
-        name_keys: Keys of the class names in that pickle; empty for binary records.
+        name_keys: Keys of the class names in their pickle, in the same order. Empty for binary records.
     """
 
     folder: str
@@ -44,26 +49,26 @@ class Layout:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All file names of the layout."""
+        """Names of all files."""
         return self.train_files + self.test_files + self.name_files
 
 
 @dataclasses.dataclass(frozen=True)
 class CifarSpec:
-    """What a CIFAR data set consists of.
+    """The labels, sizes and files of a CIFAR data set.
 
     Attributes:
         name: Name in TFDS and in `seanet_jax.data`.
-        title: Name in messages.
-        version: Version of TFDS's layout on disk.
-        url: The archive that TFDS downloads; it is of the layout `binary`.
-        label_keys: Kinds of label under TFDS's names, in the order of the bytes before an image in a binary record.
-        label_counts: Number of classes per kind of label.
-        class_names: Of the label that is learned, in the order of its values.
+        title: Name in messages and figures.
+        version: Version of the data set in TFDS.
+        url: URL of the archive that TFDS downloads. It has the layout `binary`.
+        label_keys: Names of the kinds of label in TFDS, in the order of the bytes before an image in a binary record.
+        label_counts: Number of classes for each kind of label.
+        class_names: Class names of the kind "label", which networks learn, in the order of its values.
         train_count: Number of training images.
         test_count: Number of test images.
-        binary: The files of the version for C programs.
-        python: The files of the version for Python.
+        binary: Files of the version for C programs.
+        python: Files of the version for Python.
     """
 
     name: str
@@ -80,13 +85,18 @@ class CifarSpec:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes of the label that is learned, which is the fine one of CIFAR-100."""
+        """Number of classes of the kind "label", which are the fine labels of CIFAR-100."""
         return self.label_counts[self.label_keys.index("label")]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 [N, 32, 32, 3], and int32 [N] for every kind of label."""
+    """The images and labels of a split.
+
+    Attributes:
+        images: uint8 [N, 32, 32, 3].
+        labels: int32 [N] for each kind of label.
+    """
 
     images: np.ndarray
     labels: dict[str, np.ndarray]
@@ -94,7 +104,13 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Original:
-    """The splits in the order of the files, and the class names of every kind of label."""
+    """The content of the original files.
+
+    Attributes:
+        train: Training split, in the order of the files.
+        test: Test split, in the order of the files.
+        names: Class names for each kind of label.
+    """
 
     train: Split
     test: Split
@@ -170,21 +186,22 @@ CIFAR100 = CifarSpec(
 
 
 def find(spec: CifarSpec, data_dir: Path) -> tuple[Layout, Path] | None:
-    """Looks for the original files.
+    """Looks for the original files, in folders before archives.
 
     Args:
         spec: The data set.
-        data_dir: A folder that holds an original folder or archive, or is an original folder itself.
+        data_dir: A folder that holds an original folder or archive, or an original folder itself.
 
     Returns:
-        The layout and the path of its folder or archive, or None when there is neither.
+        The layout and the path of its folder or archive, or None if there is neither.
     """
     layouts = (spec.binary, spec.python)
     for layout in layouts:
         if (data_dir / layout.folder).is_dir():
             return layout, data_dir / layout.folder
     for layout in layouts:
-        # A renamed folder counts when it is complete; one with the original name counts always.
+        # A folder of the original name always counts, so that an error names what it lacks. A renamed one must be
+        # complete, because any folder might be meant.
         complete = all((data_dir / name).is_file() for name in layout.files)
         if data_dir.is_dir() and (complete or data_dir.resolve().name == layout.folder):
             return layout, data_dir
@@ -199,14 +216,14 @@ def read(spec: CifarSpec, layout: Layout, path: Path) -> Original:
 
     Args:
         spec: The data set.
-        layout: One of the specification's layouts.
-        path: The folder of that layout, or its archive, which is read in memory and never unpacked.
+        layout: `spec.binary` or `spec.python`.
+        path: The folder or archive of that layout. An archive is read in memory and never unpacked to disk.
 
     Returns:
-        The images and labels in the order of the files.
+        The images and labels in the order of the files, and the class names.
 
     Raises:
-        InputError: A file is missing, truncated, too large or not of this data set; the message names it.
+        InputError: If a file is missing, truncated, too large or not of this data set. The message names it.
     """
     per_train_file = spec.train_count // len(layout.train_files)
     per_test_file = spec.test_count // len(layout.test_files)
@@ -220,7 +237,7 @@ def read(spec: CifarSpec, layout: Layout, path: Path) -> Original:
     parse = _parse_pickled if layout.label_keys else _parse_binary
 
     def split(names: tuple[str, ...]) -> Split:
-        # pop: the raw bytes of a file are not needed beside its arrays
+        # Popped, so that the raw bytes of a file are freed once its arrays exist.
         parts = [parse(spec, layout, contents.pop(name), counts[name], where(name)) for name in names]
         return Split(
             images=np.concatenate([part.images for part in parts]),
@@ -235,12 +252,12 @@ def read(spec: CifarSpec, layout: Layout, path: Path) -> Original:
 
 
 def _size_limit(spec: CifarSpec, layout: Layout, count: int | None) -> int:
-    """The most bytes a file of `count` images (None: of class names) may have."""
+    """Returns the largest size in bytes of a file of `count` images, or of class names if `count` is None."""
     if count is None:
         return _TEXT_LIMIT
     if not layout.label_keys:
         return count * (len(spec.label_keys) + _PIXELS)
-    # Pickles also hold file names and labels, and one rewritten by Python 3 spends two bytes on some pixels.
+    # A pickle also holds file names and labels, and Python 3 writes some pixels as two bytes.
     return 2 * count * (_PIXELS + 256) + _TEXT_LIMIT
 
 
@@ -249,7 +266,7 @@ def _read_folder(spec: CifarSpec, folder: Path, limits: dict[str, int]) -> dict[
     for name, limit in limits.items():
         path = folder / name
         if not path.is_file():
-            raise InputError(f"{path} is missing; the folder must hold {_listed(limits)} of {spec.title}")
+            raise InputError(f"{path} is missing; the folder must hold {', '.join(limits)} of {spec.title}")
         try:
             _check_size(spec, str(path), path.stat().st_size, limit)
             contents[name] = path.read_bytes()
@@ -260,7 +277,7 @@ def _read_folder(spec: CifarSpec, folder: Path, limits: dict[str, int]) -> dict[
 
 def _read_archive(spec: CifarSpec, layout: Layout, path: Path, limits: dict[str, int]) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
-    # The real archives hold little beside the files wanted; more than this is no archive of CIFAR.
+    # The real archives hold little besides these files. A larger one is not an archive of CIFAR.
     total_limit = 2 * sum(limits.values()) + (1 << 20)
     try:
         with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
@@ -273,7 +290,7 @@ def _read_archive(spec: CifarSpec, layout: Layout, path: Path, limits: dict[str,
                 _check_size(spec, f"{member.name} in {path}", member.size, limits[name])
                 file = archive.extractfile(member)
                 contents[name] = file.read() if file else b""
-            while stream.read(1 << 20):  # gzip compares its checksum at the end of the stream
+            while stream.read(1 << 20):  # to the end, where gzip compares its checksum
                 if stream.tell() > total_limit:
                     raise InputError(f"{path} unpacks to more than the {total_limit} bytes that {spec.title} can have")
     except InputError:
@@ -289,10 +306,6 @@ def _read_archive(spec: CifarSpec, layout: Layout, path: Path, limits: dict[str,
 def _check_size(spec: CifarSpec, where: str, size: int, limit: int) -> None:
     if size > limit:
         raise InputError(f"{where} has {size} bytes; that file of {spec.title} has at most {limit}")
-
-
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(names)
 
 
 def _parse_binary(spec: CifarSpec, layout: Layout, content: bytes, count: int, where: str) -> Split:
@@ -318,7 +331,8 @@ def _parse_pickled(spec: CifarSpec, layout: Layout, content: bytes, count: int, 
         values = batch.get(stored)
         if not isinstance(values, list) or len(values) != count or not all(type(value) is int for value in values):
             raise InputError(f"{where}: {stored!r} must be a list of {count} integers")
-        labels[key] = np.clip(np.array(values, dtype=object), -1, 256).astype(np.int32)  # clip: never overflows
+        # Clipped first, because a large integer would overflow int32 and might become a valid label.
+        labels[key] = np.clip(np.array(values, dtype=object), -1, 256).astype(np.int32)
     return _checked_split(spec, pixels, labels, where)
 
 
@@ -346,7 +360,7 @@ def _parse_names(
     for key, count, (place, values) in zip(spec.label_keys, spec.label_counts, found, strict=True):
         if not isinstance(values, list) or len(values) != count or not all(isinstance(v, str) and v for v in values):
             got = f"{len(values)}" if isinstance(values, list) else "none"
-            raise InputError(f"{place} must hold the {count} class names of {spec.title}, and holds {got}")
+            raise InputError(f"{place} must hold the {count} class names of {spec.title}, but holds {got}")
         names[key] = tuple(values)
     return names
 
@@ -359,13 +373,14 @@ def _lines(content: bytes, where: str) -> list[str]:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    # Python 3 pickles bytes for Python 2 as a call of _codecs.encode with this one encoding.
+    # For Python 2, Python 3 pickles bytes as a call of _codecs.encode with this encoding.
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"encoding {encoding!r}")
     return text.encode(encoding)
 
 
-# The two functions NumPy names in its pickles, asked of NumPy itself because their module has moved and is private.
+# The two functions that NumPy names in its pickles. They are taken from NumPy objects, because their module is private
+# and has moved.
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 _FROMBUFFER = np.empty(0, np.uint8).__reduce_ex__(5)[0]
 
@@ -384,20 +399,20 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays and plain containers; a pickle that names anything else fails before that is called."""
+    """Unpickles NumPy arrays and plain containers. A pickle that names anything else fails before that is called."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which a batch of CIFAR never does") from None
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no batch of CIFAR does") from None
 
 
 def _unpickle(content: bytes, where: str) -> dict[str, Any]:
-    """Reads a pickled dictionary, written by Python 2 or 3, with its keys and any byte strings in lists as text."""
+    """Reads a dictionary pickled by Python 2 or 3. Its keys, and byte strings in its lists, become text."""
     try:
         value = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except Exception as error:  # damaged pickles raise nearly every type there is
+    except Exception as error:  # a damaged pickle can raise nearly any exception
         raise InputError(f"{where} is damaged or not a pickled batch of CIFAR: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{where} must hold a pickled dictionary, not {type(value).__name__}")

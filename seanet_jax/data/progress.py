@@ -1,4 +1,4 @@
-"""What the user sees on stderr while data are read."""
+"""Messages and progress bars on stderr while data are read."""
 
 import sys
 from collections.abc import Iterator
@@ -7,27 +7,34 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 
-def say(message: str) -> None:
-    """Prints one line on stderr."""
+def print_to_stderr(message: str) -> None:
+    """Prints a line on stderr, because stdout is for results."""
     print(message, file=sys.stderr, flush=True)
 
 
 def shows_bar(progress: bool) -> bool:
-    """Whether a progress bar is wanted and stderr can show one."""
+    """Returns whether a progress bar is wanted and stderr is a terminal, which can show it.
+
+    Args:
+        progress: Whether a progress bar is wanted.
+    """
     return progress and sys.stderr.isatty()
 
 
 @contextmanager
 def progress_bar(message: str, total: int, progress: bool) -> Iterator[tqdm]:
-    """Gives a progress bar where one can be shown, and otherwise says the message once.
+    """Shows a progress bar on a terminal, and otherwise prints the message once.
 
     Args:
-        message: What is being done.
-        total: Number of steps.
-        progress: Whether a bar is wanted.
+        message: Text beside the bar.
+        total: Number of images to process.
+        progress: Whether a progress bar is wanted.
+
+    Yields:
+        The bar, to be updated by the number of processed images. It is invisible if there is no terminal.
     """
     visible = shows_bar(progress)
     if not visible:
-        say(message)
+        print_to_stderr(message)
     with tqdm(total=total, desc=message, unit=" images", disable=not visible) as bar:
         yield bar

@@ -1,8 +1,8 @@
-"""CIFAR as TensorFlow Datasets keeps it, read and written without TensorFlow.
+"""CIFAR as TensorFlow Datasets (TFDS) stores it, read and written without TensorFlow.
 
-TFDS without TensorFlow downloads, checks and reads, but cannot unpack an archive or encode an image. Here the archive
-is read by `seanet_jax.data.original` and the images are encoded by Pillow; everything else is TFDS's own work, so that
-what is written is what any user of TFDS reads.
+Without TensorFlow, TFDS can download, check and read data, but cannot unpack an archive or encode an image. Here
+`seanet_jax.data.original` reads the archive and Pillow encodes the images. TFDS does everything else, so that other
+programs can read the result with TFDS.
 """
 
 import contextlib
@@ -22,35 +22,39 @@ from seanet_jax.data.original import SIDE, CifarSpec, Original, Split
 from seanet_jax.data.progress import progress_bar, shows_bar
 from seanet_jax.errors import InputError
 
-_BATCH = 1000  # records read at once
+_BATCH = 1000  # number of records read at once
 _PROBE_SECONDS = 10
 
 
 def default_data_dir() -> Path:
-    """TFDS's data folder: `$TFDS_DATA_DIR`, by default `~/tensorflow_datasets`."""
+    """Returns the data folder of TFDS: `$TFDS_DATA_DIR`, or `~/tensorflow_datasets` if that is not set."""
     return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
 
 
 def prepared_folder(spec: CifarSpec, data_dir: Path) -> Path:
-    """The folder in which TFDS keeps the prepared data set."""
+    """Returns the folder in which TFDS stores the prepared data set."""
     return data_dir / spec.name / spec.version
 
 
 def is_prepared(spec: CifarSpec, data_dir: Path) -> bool:
-    """Whether TFDS has finished preparing the data set in `data_dir`."""
+    """Returns whether TFDS has finished preparing the data set in `data_dir`."""
+    # TFDS writes this file last.
     return (prepared_folder(spec, data_dir) / "dataset_info.json").is_file()
 
 
 def order(split: str, count: int) -> np.ndarray:
-    """The order in which TFDS stores a split of examples numbered from 0: by the MD5 of its name and the number.
+    """Returns the order in which TFDS stores the examples of a split.
+
+    TFDS sorts by the MD5 of the split's name followed by the example's number, which counts from 0.
 
     Args:
         split: "train" or "test".
         count: Number of examples.
 
     Returns:
-        int64 [count]: the numbers of the examples in TFDS's order.
+        int64 [count], the numbers of the examples in the order of TFDS.
     """
+    # MD5 is part of the format of TFDS and protects nothing.
     key = [hashlib.md5(f"{split}{i}".encode(), usedforsecurity=False).digest() for i in range(count)]
     return np.array(sorted(range(count), key=key.__getitem__))
 
@@ -60,14 +64,15 @@ def read_prepared(spec: CifarSpec, data_dir: Path, progress: bool) -> tuple[Spli
 
     Args:
         spec: The data set.
-        data_dir: TFDS's data folder.
+        data_dir: The data folder of TFDS.
         progress: Whether a progress bar is wanted.
 
     Returns:
-        The training split, the test split (both with the labels "label" alone) and the class names.
+        The training split, the test split and the class names. Both splits have only the labels named "label".
 
     Raises:
-        InputError: A file is missing, damaged, of another format or of another size; the message names it.
+        InputError: If a file is missing or damaged, or has an unexpected format or number of images. The message names
+            the file.
     """
     import tensorflow_datasets as tfds
 
@@ -79,23 +84,23 @@ def read_prepared(spec: CifarSpec, data_dir: Path, progress: bool) -> tuple[Spli
         names = builder.info.features["label"].names
         counts = {split: builder.info.splits[split].num_examples for split in ("train", "test")}
         files = {split: [Path(path) for path in builder.info.splits[split].filepaths] for split in counts}
-    except Exception as error:  # TFDS passes on whatever JSON, protobuf and the file system raise
-        raise InputError(f"{info_file} is damaged or not of {spec.title} as TFDS prepares it: {error}") from error
+    except Exception as error:  # TFDS passes on any exception of JSON, protobuf or the file system
+        raise InputError(f"{info_file} is damaged or not of {spec.title} as prepared by TFDS: {error}") from error
     if file_format != "array_record":
         raise InputError(
             f"{folder} is prepared as {file_format}; it must be prepared with file_format='array_record', "
-            "which is read without TensorFlow"
+            "which can be read without TensorFlow"
         )
     names_file = folder / "label.labels.txt"
-    if not names_file.is_file():  # TFDS would make up names
+    if not names_file.is_file():  # TFDS would invent names
         raise InputError(f"{names_file} is missing; it must hold the {spec.num_classes} class names of {spec.title}")
     if len(names) != spec.num_classes:
         raise InputError(
-            f"{names_file} must hold the {spec.num_classes} class names of {spec.title}, and holds {len(names)}"
+            f"{names_file} must hold the {spec.num_classes} class names of {spec.title}, but holds {len(names)}"
         )
     if counts != {"train": spec.train_count, "test": spec.test_count}:
         raise InputError(
-            f"{info_file} tells of {counts['train']} training and {counts['test']} test images; "
+            f"{info_file} describes {counts['train']} training and {counts['test']} test images; "
             f"{spec.title} has {spec.train_count} and {spec.test_count}"
         )
     with progress_bar(f"Decoding {spec.title} from {folder}", sum(counts.values()), progress) as bar:
@@ -111,7 +116,7 @@ def _read_split(builder: Any, split: str, files: list[Path], count: int, bar: An
     stored = 0
     for file in files:
         if not file.is_file():
-            raise InputError(f"{file} is missing, though {file.parent / 'dataset_info.json'} tells of it")
+            raise InputError(f"{file} is missing, but {file.parent / 'dataset_info.json'} names it")
         try:
             reader = array_record_module.ArrayRecordReader(str(file))
             stored += reader.num_records()
@@ -124,7 +129,7 @@ def _read_split(builder: Any, split: str, files: list[Path], count: int, bar: An
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
     labels = np.empty(count, np.int32)
     try:
-        # Pillow decodes in a third of the time TFDS takes; threads do not help, as the images are too small.
+        # Pillow takes a third of the time that TFDS takes to decode. Threads do not help, because the images are small.
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         for start in range(0, count, _BATCH):
             keys = range(start, min(start + _BATCH, count))
@@ -132,11 +137,11 @@ def _read_split(builder: Any, split: str, files: list[Path], count: int, bar: An
                 images[key] = _decode_png(example["image"])
                 labels[key] = example["label"]
             bar.update(len(keys))
-    except Exception as error:  # RuntimeError of ArrayRecord, DecodeError of protobuf, OSError of Pillow, ...
+    except Exception as error:  # for example RuntimeError, protobuf's DecodeError or Pillow's OSError
         raise InputError(f"{where} is truncated or damaged: {error}") from error
     wrong = np.flatnonzero((labels < 0) | (labels >= builder.info.features["label"].num_classes))
     if wrong.size:
-        raise InputError(f"{where}: the label of image {wrong[0]} is {labels[wrong[0]]}, which is no class")
+        raise InputError(f"{where}: the label of image {wrong[0]} is {labels[wrong[0]]}, which is not a class")
     return Split(images=images, labels={"label": labels})
 
 
@@ -159,10 +164,13 @@ def _encode_png(pixels: np.ndarray) -> bytes:
 
 
 def unreachable(url: str) -> str | None:
-    """Asks whether a URL can be downloaded; TFDS itself would try for minutes.
+    """Finds out whether a URL can be downloaded, within seconds. TFDS itself would try for minutes.
+
+    Args:
+        url: The URL.
 
     Returns:
-        None when it can, and otherwise the reason in a few words.
+        None if it can be downloaded, and otherwise the reason in a few words.
     """
     import requests
 
@@ -178,25 +186,25 @@ def unreachable(url: str) -> str | None:
 def download_and_prepare(
     spec: CifarSpec, data_dir: Path, read_archive: Callable[[Path], Original], progress: bool
 ) -> None:
-    """Downloads the binary archive, checks it against TFDS's checksum and prepares it in TFDS's layout.
+    """Downloads the binary archive, checks it against the checksum that TFDS knows, and prepares it as TFDS does.
 
-    Everything is made in a temporary folder inside `data_dir` and moved into place when it is complete: the archive
-    to `downloads`, the data set to its prepared folder. A failure leaves `data_dir` as it was.
+    Everything is written to a temporary folder inside `data_dir`. When it is complete, the archive is moved to
+    `downloads` and the data set to its prepared folder. A failure leaves `data_dir` as it was.
 
     Args:
         spec: The data set.
-        data_dir: TFDS's data folder; made when it does not exist.
-        read_archive: Reads the downloaded archive.
+        data_dir: The data folder of TFDS. It is created if it does not exist.
+        read_archive: Function that reads the downloaded archive.
         progress: Whether progress bars are wanted.
 
     Raises:
-        InputError: The download broke off, the checksum is wrong, or the disk cannot be written.
+        InputError: If the download breaks off, the checksum is wrong or the data cannot be stored.
     """
     import requests
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
-    with _made_folders(data_dir / spec.name) as folder:
+    with _removed_on_failure(data_dir / spec.name) as folder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=f".{spec.name}-", dir=data_dir))
@@ -211,7 +219,7 @@ def download_and_prepare(
             _move_into_place(spec, work, data_dir)
         except NonMatchingChecksumError as error:
             raise InputError(
-                f"The download of {spec.url} is not the file TFDS knows: its SHA-256 checksum or size differs; "
+                f"The download of {spec.url} has another SHA-256 checksum or size than TFDS expects; "
                 "try again later, or give --data-dir a folder that holds the data"
             ) from error
         except (tfds.download.DownloadError, requests.RequestException) as error:
@@ -223,8 +231,8 @@ def download_and_prepare(
 
 
 @contextlib.contextmanager
-def _made_folders(folder: Path) -> Iterator[Path]:
-    """Removes on failure what is empty of `folder` and its parents, as far as they did not exist before."""
+def _removed_on_failure(folder: Path) -> Iterator[Path]:
+    """Removes `folder` and its parents after a failure, if they are empty and did not exist before."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield folder
@@ -237,7 +245,7 @@ def _made_folders(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _quiet(tfds: Any, progress: bool) -> Iterator[None]:
-    """Keeps TFDS from writing to stdout, and its bars from where they cannot be shown."""
+    """Keeps TFDS from writing to stdout, and hides its progress bars if stderr is not a terminal."""
     visible = shows_bar(progress)
     if not visible:
         tfds.disable_progress_bar()
@@ -258,7 +266,7 @@ def _prepare(tfds: Any, spec: CifarSpec, work: Path, read_archive: Callable[[Pat
             builder.info.features[key].names = names
         return {"train": _examples("train", original.train), "test": _examples("test", original.test)}
 
-    # TFDS's own method unpacks the archive and encodes the images with TensorFlow.
+    # The method of TFDS unpacks the archive and encodes the images with TensorFlow.
     builder._split_generators = split_generators
     builder.download_and_prepare(
         download_dir=work / "downloads",
@@ -277,9 +285,9 @@ def _move_into_place(spec: CifarSpec, work: Path, data_dir: Path) -> None:
     try:
         prepared_folder(spec, work).rename(prepared_folder(spec, data_dir))
     except OSError:
-        if not is_prepared(spec, data_dir):  # another process may have been quicker
+        if not is_prepared(spec, data_dir):  # another process may have finished first
             raise
-    with contextlib.suppress(OSError):  # the archive is kept for TFDS's use, and is not needed any more
+    with contextlib.suppress(OSError):  # a kept archive saves TFDS a download, but is not needed here
         for path in (work / "downloads").rglob("*"):
             if path.is_file():
                 target = data_dir / path.relative_to(work)
