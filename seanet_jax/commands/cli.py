@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from seanet_jax.commands.cpu_tuning import restart_tuned
@@ -82,10 +83,26 @@ def run_and_exit(action: Callable[[Process], None], again: str, *, trains: bool 
         interrupt = sys.modules.get("seanet_jax.training.interrupt")
         if interrupt is not None and isinstance(error, interrupt.StoppedError):
             _exit(128 + error.signal, f"{error}; {again} goes on from there", process)
+        if sentence := _missing_package(error):
+            _exit(2, f"error: {sentence}", process)
         if not process.together:
             raise
         _exit(1, traceback.format_exc(), process)
     sys.exit(0)
+
+
+# Extras with everything that a command needs; what is not here needs "train".
+_EXTRAS = {"seanet predict": "predict", "seanet export": "predict", "seanet convert": "convert"}
+
+
+def _missing_package(error: Exception) -> str | None:
+    """Returns what to install, if the error is the absence of a package that one of the extras brings."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    from seanet_jax.extras import explain
+
+    user = Path(sys.argv[0]).name  # "seanet train", or the name of a script
+    return explain(error, user, _EXTRAS.get(user, "train"))
 
 
 def keep_what_is_compiled() -> None:
