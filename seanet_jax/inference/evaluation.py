@@ -59,7 +59,7 @@ def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None,
             f"{folder} holds pretrained weights, which do not say what to test them on; name a run's folder"
         )
     run = RunFolder(folder)
-    fields, _ = run.read_config()
+    fields = run.read().config
     config = TrainConfig(**(fields | {"data_dir": data_dir, "out": None, "resume": False}))
     records = run.read_records()
     if not records:
@@ -69,7 +69,7 @@ def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None,
     trained = load(folder, which)
     dataset = load_dataset(config)
     # A converted network was trained elsewhere, on images this project has not seen.
-    if run.read_data_sha256() not in (None, dataset.sha256()):
+    if run.read().data_sha256 not in (None, dataset.sha256()):
         raise InputError(
             f"{folder} was trained on other images of the name {config.dataset}; "
             "give the folder that holds them with --data-dir"
@@ -171,7 +171,7 @@ def _write(
     if about["mistakes"]:
         files["evaluation/mistakes.png"] = contact_sheet([_cell(mistake, dataset) for mistake in about["mistakes"]])
     files["evaluation/evaluation.json"] = json.dumps(about, indent=2, allow_nan=False) + "\n"
-    saved = config.to_json() | run.read_config()[0]
+    saved = config.to_json() | run.read().config
     quantities: tuple[Quantity, ...] = ("loss", "accuracy")
     for quantity in quantities:
         # One at a time: side by side they could not be read on a phone.

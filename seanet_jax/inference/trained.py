@@ -61,12 +61,12 @@ def saved_network(run_folder: Path) -> tuple[Network, TrainState]:
     Raises:
         InputError: the folder is not that of a run.
     """
-    config, model_config = RunFolder(run_folder).read_config()
-    descent = optimizer(TrainConfig(**config), steps_per_epoch=1)
+    saved = RunFolder(run_folder).read()
+    descent = optimizer(TrainConfig(**saved.config), steps_per_epoch=1)
 
     # Drawing initial parameters, to no use, would take longer than reading the trained ones.
     def network() -> Network:
-        return build(config_from_json(model_config), rngs=nnx.Rngs(0))
+        return build(config_from_json(saved.model_config), rngs=nnx.Rngs(0))
 
     return nnx.eval_shape(network), jax.eval_shape(lambda: create_state(network(), descent))
 

@@ -144,7 +144,7 @@ def analyze(
 
 
 def _read(folder: Path, data_dir: Path | None) -> Trained:
-    saved, _ = RunFolder(folder).read_config()
+    saved = RunFolder(folder).read().config
     config = TrainConfig(**(saved | {"data_dir": data_dir, "out": None, "resume": False}))
     model = load_model(folder, "latest")
     if not isinstance(model, SEANet):

@@ -167,7 +167,7 @@ class Study:
         folder = RunFolder(self.folder / run.name)
         if not (folder.path / "config.json").exists():
             return "diverged" if (folder.path / _DIVERGED).exists() else ""
-        saved, _ = folder.read_config()
+        saved = folder.read().config
         if differences := self.config(run).differences(saved):
             raise InputError(
                 f"{folder.path} holds another run ({'; '.join(differences)}); "
@@ -245,7 +245,7 @@ class Study:
                 continue
             waiting = False
             say(f"{run.name}, one of {len(runs)} runs that can be trained now")
-            resume = RunFolder(self.folder / run.name).is_touched()
+            resume = RunFolder(self.folder / run.name).was_started()
             try:
                 fit(dataclasses.replace(self.config(run), resume=resume), compiler_options=compiler_options)
             except RunInUseError:

@@ -1,21 +1,23 @@
-"""The files of a run, other than its checkpoints: what is in them and when they may be written.
+"""The files of a run's folder except its checkpoints: what they hold and when they may be written.
 
-    config.json     the run's config, the network's, its images' SHA-256, size, normalisation and classes, and what was
-                    changed when it was resumed
+    config.json     configurations of the run and its network; SHA-256, size, normalization and classes of its images;
+                    changes at each resume
     metrics.jsonl   one record per epoch
-    summary.json    last and best epoch, parameters, seed, versions, device, environment
+    summary.json    last and best epoch, parameter count, seed, versions, device, environment
     curves.png      drawn by seanet_jax.training.curves
-    tensorboard/    likewise
+    tensorboard/    written by seanet_jax.training.tensorboard
     checkpoints/    written by seanet_jax.training.checkpoint
-    evaluation/     written by seanet_jax.inference.evaluation, if it is asked to
-    report.html     likewise
+    evaluation/     written by seanet_jax.inference.evaluation on request
+    report.html     written by seanet_jax.inference.evaluation on request
     lock            held by the process that writes here
 
-Of several processes the first writes; the others only read. Accuracies are fractions, times seconds, losses of the
-network's kind of scores (``seanet_jax.models.scores``): cross entropies in nats, or margin losses.
+If several processes train together, the first one writes and the others only read. Accuracies are fractions, times are
+seconds. The kind of the network's scores (``seanet_jax.models.scores``) says what the losses are: cross entropies in
+nats, or margin losses.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -34,7 +36,7 @@ from seanet_jax.training.config import TrainConfig
 
 Record = dict[str, Any]
 
-# Begins the names of the files by which processes see whether their folder is the same.
+# Prefix of the empty files by which processes see whether they share a folder.
 _TOKEN = ".shared-"
 
 
@@ -42,15 +44,40 @@ class RunInUseError(InputError):
     """Another process is writing in the folder."""
 
 
+@dataclasses.dataclass(frozen=True)
+class SavedConfig:
+    """The contents of ``config.json``.
+
+    Attributes:
+        config: Fields of the run's ``TrainConfig``, as JSON values.
+        model_config: Fields of the network's configuration, as JSON values.
+        images: Specification of the images and classes; None if an early version wrote the file, which did not say.
+        data_sha256: SHA-256 of the images and labels; None if the network was trained elsewhere.
+        resumed: For each time the run was resumed, the step and the changes to the configuration.
+    """
+
+    config: dict[str, Any]
+    model_config: dict[str, Any]
+    images: ImageSpec | None
+    data_sha256: str | None
+    resumed: list[dict[str, Any]]
+
+
 class RunFolder:
-    """A run's folder.
+    """The folder of a run.
 
     Args:
-        path: of the folder; need not exist.
+        path: The folder. It need not exist.
+
+    Attributes:
+        path: The folder.
+        curves: The figure of loss and error over epochs.
+        tensorboard: The folder of TensorBoard events.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        self._saved: SavedConfig | None = None
         self._config = path / "config.json"
         self._metrics = path / "metrics.jsonl"
         self._summary = path / "summary.json"
@@ -59,34 +86,38 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
 
     def check(self, config: TrainConfig) -> None:
-        """Demands that a run with this config may write here; writes nothing.
+        """Checks that a run with this configuration may write here. Writes nothing.
+
+        Args:
+            config: The run's configuration.
 
         Raises:
-            InputError: a new run's folder is in use, or there is no such run to resume, or it is another run.
+            InputError: If a new run's folder holds something already, or a resumed run is not there or has another
+                configuration.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out: {self.path} is a file; name a folder")
         if config.resume:
-            if self._is_begun() and (differences := config.differences(self._read()["config"])):
+            if self._has_begun() and (differences := config.differences(self.read().config)):
                 raise InputError(
                     f"--resume: {self.path} holds another run ({'; '.join(differences)}); "
                     "give the saved values, or name another folder with --out"
                 )
         elif self._config.exists():
             raise InputError(f"{self.path} holds a run already; --resume continues it, --out names another folder")
-        elif self.path.exists() and not all(map(self._is_of_the_start, self.path.iterdir())):
+        elif self.path.exists() and not all(map(self._is_startup_file, self.path.iterdir())):
             raise InputError(f"--out: {self.path} is not empty and not a run; name a new or empty folder")
 
-    def _is_of_the_start(self, path: Path) -> bool:
-        """Whether a run leaves this file that was killed before it began."""
+    def _is_startup_file(self, path: Path) -> bool:
+        """Whether a run writes this file before ``config.json``. A run killed that early leaves nothing else."""
         return path in (self._lock, temporary_of(self._config)) or path.name.startswith(_TOKEN)
 
-    def _is_begun(self) -> bool:
-        """Whether there is more than a lock: a run killed as early as that is resumed by starting it."""
+    def _has_begun(self) -> bool:
+        """Whether there is more than a lock. A run killed that early is resumed by starting it."""
         return self._config.exists() or not self._lock.exists()
 
     def in_use(self) -> bool:
-        """Whether another process writes here now."""
+        """Whether another process is writing here."""
         if not self._lock.exists():
             return False
         try:
@@ -95,20 +126,22 @@ class RunFolder:
         except filelock.Timeout:
             return True
 
-    def is_touched(self) -> bool:
-        """Whether a run was begun here, however early it was killed: it is resumed, not started."""
+    def was_started(self) -> bool:
+        """Whether a run was started here, however early it was killed. It has to be resumed, not started again."""
         return self._config.exists() or self._lock.exists()
 
     @contextlib.contextmanager
     def locked(self, config: TrainConfig) -> Iterator[None]:
-        """Inside this context no other process may; creates the folder. The lock of a process that died is no obstacle.
+        """Creates the folder and keeps other processes from writing in it until the context ends.
+
+        The lock of a process that died is no obstacle.
 
         Args:
-            config: of the run, checked again, since another process may have been here since.
+            config: The run's configuration. It is checked again, as another process may have written here meanwhile.
 
         Raises:
-            RunInUseError: another process is writing here.
-            InputError: the folder cannot be written, or as ``check``.
+            RunInUseError: If another process is writing here.
+            InputError: If the folder cannot be written, or ``check`` fails.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -121,14 +154,17 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"--out: {self.path} cannot be written ({error.strerror}); name another folder") from None
         with lock:
+            self._saved = None
             self.check(config)
             yield
 
     def check_shared(self) -> None:
-        """Demands that all processes see the same folder. All of them have to call it, the first holding the lock.
+        """Checks that all processes see the same folder.
+
+        Every process must call this, and the first one must hold the lock.
 
         Raises:
-            InputError: one does not.
+            InputError: If a process sees another folder.
         """
         if jax.process_count() == 1:
             return
@@ -148,26 +184,26 @@ class RunFolder:
                 token.unlink()
 
     def check_data(self, config: TrainConfig, data_sha256: str, batch_groups: int) -> None:
-        """Demands that a run continues on the images it began with, normalised as they were.
+        """Checks that a resumed run continues on the images and the batch statistics it began with.
 
         Args:
-            config: of the run.
-            data_sha256: of its images and labels.
-            batch_groups: of its network.
+            config: The run's configuration.
+            data_sha256: SHA-256 of the images and labels.
+            batch_groups: Number of groups, one per device, in which the network normalizes a batch.
 
         Raises:
-            InputError: they are others.
+            InputError: If the images or the number of groups differ from the saved ones.
         """
-        if not config.resume or not self._is_begun():
+        if not config.resume or not self._has_begun():
             return
-        saved = self._read()
-        if (groups := saved["model_config"].get("batch_groups", 1)) != batch_groups:
+        saved = self.read()
+        if (groups := saved.model_config.get("batch_groups", 1)) != batch_groups:
             raise InputError(
-                f"--resume: {self.path} was trained with statistics of each of {groups} devices' batches, and here "
-                f"are {batch_groups}; resume it on as many devices (--batch-statistics global is for any number)"
+                f"--resume: {self.path} was trained with batch statistics per device on {groups} devices, and here are "
+                f"{batch_groups}; resume it on {groups} devices (--batch-statistics global allows any number)"
             )
-        # A converted network was trained elsewhere, on images this project has not seen.
-        if saved["data_sha256"] not in (None, data_sha256):
+        # A converted network has no SHA-256: it was trained elsewhere, on images this project has not seen.
+        if saved.data_sha256 not in (None, data_sha256):
             raise InputError(
                 f"--resume: {self.path} was trained on other images of the name {config.dataset}; "
                 "give the folder that holds them with --data-dir, or name another folder with --out"
@@ -182,24 +218,24 @@ class RunFolder:
         step: int,
         history: list[Record],
     ) -> None:
-        """Writes what the run is, and makes its records those that led to the checkpoint it continues from.
+        """Writes ``config.json``, and rewrites ``metrics.jsonl`` with the epochs before the checkpoint to continue from.
 
         Args:
-            config: of the run.
-            model_config: of its network.
-            images: what they are.
-            data_sha256: of its images and labels; None if nobody here has seen them.
-            step: optimiser steps done, noted where a run is resumed.
-            history: records of the epochs before.
+            config: The run's configuration.
+            model_config: The network's configuration.
+            images: Specification of the images and classes.
+            data_sha256: SHA-256 of the images and labels; None if the network was trained elsewhere.
+            step: Optimizer steps done. Recorded if the run is resumed.
+            history: Records of the epochs up to this step.
 
         Raises:
-            RunError: they cannot be written.
+            RunError: If a file cannot be written.
         """
         resumed = []
         if self._config.exists():
-            saved = self._read()
-            changed = config.differences(saved["config"], harmless=True)
-            resumed = [*saved["resumed"], {"step": step, "changed": changed}]
+            saved = self.read()
+            changed = config.differences(saved.config, harmless=True)
+            resumed = [*saved.resumed, {"step": step, "changed": changed}]
         about = {
             "config": config.to_json(),
             "model_config": config_to_json(model_config),
@@ -209,43 +245,59 @@ class RunFolder:
         }
         with self.writing(self._config):
             write_whole(self._config, json.dumps(about, indent=2) + "\n")
+            self._saved = None
         with self.writing(self._metrics):
             write_whole(self._metrics, "".join(json.dumps(record) + "\n" for record in history))
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """Says in one sentence why a file of the run could not be written.
+        """Turns an ``OSError`` raised inside into a ``RunError`` that says what could not be written and why.
 
         Args:
-            path: of the file, or of the folder it is in.
+            path: The file that is written, or its folder.
 
         Raises:
-            RunError: instead of any OSError raised inside.
+            RunError: If an ``OSError`` is raised inside.
         """
         try:
             yield
         except OSError as error:
             raise RunError(
                 f"{path} could not be written ({error.strerror}); the checkpoints stay, "
-                "and --resume continues from the newest once this is mended"
+                "and --resume continues from the newest once this is fixed"
             ) from error
 
-    def read_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The fields of the run's config and of its network's, as JSON values.
+    def read(self) -> SavedConfig:
+        """Returns the contents of ``config.json``. The file is parsed once, and again after the folder is locked.
 
         Raises:
-            InputError: the folder holds no run, or its config.json is damaged.
+            InputError: If the folder holds no run, or its ``config.json`` is damaged.
         """
-        about = self._read()
-        return about["config"], about["model_config"]
+        if self._saved is not None:
+            return self._saved
+        if not self._config.exists():
+            raise InputError(f"{self.path} holds no run: there is no config.json in it")
+        try:
+            about = dict(json.loads(self._config.read_text()))
+            images, data_sha256 = about.get("images"), about["data_sha256"]
+            self._saved = SavedConfig(
+                config=dict(about["config"]),
+                model_config=dict(about["model_config"]),
+                images=None if images is None else ImageSpec.from_json(images),
+                data_sha256=None if data_sha256 is None else str(data_sha256),
+                resumed=list(about["resumed"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{self._config} is damaged; restore it, or start over in another folder") from None
+        return self._saved
 
     def read_images(self) -> ImageSpec:
-        """What the run's images and classes are.
+        """Returns the specification of the run's images and classes.
 
         Raises:
-            InputError: as ``read_config``, or an earlier version wrote it, which did not say.
+            InputError: If ``read`` fails, or an early version wrote the file, which did not save the specification.
         """
-        images: ImageSpec | None = self._read()["images"]
+        images = self.read().images
         if images is None:
             raise InputError(
                 f"{self._config} does not say what its images are: an earlier version wrote it; "
@@ -253,37 +305,11 @@ class RunFolder:
             )
         return images
 
-    def _read(self) -> dict[str, Any]:
-        if not self._config.exists():
-            raise InputError(f"{self.path} holds no run: there is no config.json in it")
-        try:
-            about = dict(json.loads(self._config.read_text()))
-            images = about.get("images")
-            data_sha256 = about["data_sha256"]
-            return {
-                "config": dict(about["config"]),
-                "model_config": dict(about["model_config"]),
-                "images": None if images is None else ImageSpec.from_json(images),
-                "data_sha256": None if data_sha256 is None else str(data_sha256),
-                "resumed": list(about["resumed"]),
-            }
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{self._config} is damaged; restore it, or start over in another folder") from None
-
-    def read_data_sha256(self) -> str | None:
-        """Of the run's images and labels; None if nobody here has seen them.
-
-        Raises:
-            InputError: as ``read_config``.
-        """
-        found: str | None = self._read()["data_sha256"]
-        return found
-
     def read_records(self) -> list[Record]:
-        """One record an epoch, from the first; none of a run that has not finished one.
+        """Returns one record per finished epoch, in order.
 
         Raises:
-            InputError: the file is missing or damaged.
+            InputError: If ``metrics.jsonl`` is missing or damaged.
         """
         try:
             return [dict(json.loads(line)) for line in self._metrics.read_text().splitlines()]
@@ -291,10 +317,11 @@ class RunFolder:
             raise InputError(f"{self._metrics} is missing or damaged; --resume writes it anew") from None
 
     def check_records(self) -> None:
-        """Demands, of a run without any checkpoint, that it never had one.
+        """Checks that a run without checkpoints never had one.
 
         Raises:
-            InputError: its records are of more epochs than one, which is checkpointed before the next is recorded.
+            InputError: If there are records of two epochs or more. The first epoch is saved before the second is
+                recorded, so its checkpoint was lost.
         """
         if self._metrics.exists() and len(self._metrics.read_bytes().splitlines()) > 1:
             raise InputError(
@@ -303,7 +330,7 @@ class RunFolder:
             )
 
     def read_summary(self) -> dict[str, Any] | None:
-        """The contents of summary.json, as last written; None if it is missing or damaged."""
+        """Returns the contents of ``summary.json``, or None if it is missing or damaged."""
         try:
             summary = json.loads(self._summary.read_text())
         except (OSError, ValueError):
@@ -311,13 +338,21 @@ class RunFolder:
         return summary if isinstance(summary, dict) and "last" in summary else None
 
     def append(self, record: Record) -> None:
-        """Adds a record to metrics.jsonl; on disk when this returns."""
+        """Appends a record to ``metrics.jsonl``. The record is on disk when this returns.
+
+        Raises:
+            RunError: If the file cannot be written.
+        """
         with self.writing(self._metrics), self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Writes summary.json."""
+        """Writes ``summary.json``.
+
+        Raises:
+            RunError: If the file cannot be written.
+        """
         with self.writing(self._summary):
             write_whole(self._summary, json.dumps(summary, indent=2) + "\n")

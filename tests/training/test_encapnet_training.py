@@ -175,7 +175,8 @@ def test_weights_and_what_pytorch_cannot_have(runs, tmp_path):
 
 
 def test_the_run_says_what_it_is(runs):
-    saved, network = RunFolder(runs / "encapnet_plus").read_config()
+    found = RunFolder(runs / "encapnet_plus").read()
+    saved, network = found.config, found.model_config
     assert (saved["optimizer"], network["model_type"], network["aide"]) == ("adam", "encapnet", True)
     assert load_model(runs / "encapnet_plus").config.aide
     assert json.loads((runs / "encapnet_plus" / "summary.json").read_text())["parameters"] == parameters(

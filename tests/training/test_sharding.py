@@ -90,7 +90,7 @@ def test_statistics_of_each_device_are_resumed_on_as_many_only(tiny, monkeypatch
     saved = json.loads((config.out / "config.json").read_text())
     saved["model_config"]["batch_groups"] = 4
     (config.out / "config.json").write_text(json.dumps(saved))
-    with pytest.raises(InputError, match=r"statistics of each of 4 devices' batches, and here are 1; resume it on as"):
+    with pytest.raises(InputError, match=r"batch statistics per device on 4 devices, and here are 1; resume it on 4"):
         fit(dataclasses.replace(config, resume=True, epochs=2))
 
 
