@@ -218,7 +218,7 @@ class RunFolder:
         step: int,
         history: list[Record],
     ) -> None:
-        """Writes ``config.json``, and rewrites ``metrics.jsonl`` with the epochs before the checkpoint to continue from.
+        """Writes ``config.json``, and rewrites ``metrics.jsonl`` to end at the checkpoint to continue from.
 
         Args:
             config: The run's configuration.

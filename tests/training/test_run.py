@@ -231,7 +231,7 @@ def test_the_host_reads_metrics_only_now_and_then(tiny, monkeypatch):
 
     read = loss_and_accuracy
     for module in ("loop", "trainer"):
-        monkeypatch.setattr(f"seanet_jax.{module}.loss_and_accuracy", count)
+        monkeypatch.setattr(f"seanet_jax.training.{module}.loss_and_accuracy", count)
     # Five steps of eight images an epoch. Read: the run's first step, the last of each epoch, and then the epoch's
     # record: training and test.
     for seconds, expected in ((math.inf, [8, 40, 40, 23, 40, 40, 23]), (0, [*range(8, 41, 8), 40, 23] * 2)):

@@ -24,7 +24,7 @@ import pytest
 from training_fixtures import TINY_RUN, made_dataset, read_points, records, small
 
 from seanet_jax.errors import InputError, RunError
-from seanet_jax.training import run
+from seanet_jax.training import images, run
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.interrupt import StoppedError, StopRequest
@@ -506,10 +506,10 @@ def test_a_new_run_in_a_locked_folder_is_refused(tiny):
 def test_other_images_of_the_same_name_are_refused(tiny, monkeypatch):
     config = tiny(epochs=1)
     fit(config)
-    other = run.load("digits", None, False)
-    images = other.train_images.copy()
-    images[0, 0, 0, 0] ^= 1
-    monkeypatch.setattr(images, "load", lambda name, data_dir, mapped: dataclasses.replace(other, train_images=images))
+    other = images.load("digits", None, False)
+    pixels = other.train_images.copy()
+    pixels[0, 0, 0, 0] ^= 1
+    monkeypatch.setattr(images, "load", lambda name, data_dir, mapped: dataclasses.replace(other, train_images=pixels))
     with pytest.raises(InputError, match="was trained on other images of the name digits"):
         fit(dataclasses.replace(config, epochs=2, resume=True))
 
