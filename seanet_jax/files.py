@@ -1,33 +1,40 @@
-"""Files that are written whole or not at all, and their names as text that is safe to print."""
+"""Writing files atomically, and printing their names safely."""
 
 import os
 from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all, whatever happens to the process or the machine.
+    """Writes a file completely or not at all, even if the process is killed or the machine stops.
 
     Args:
-        path: of the file, which is replaced if it exists.
-        content: text is written as UTF-8.
+        path: The file to write. It is replaced if it exists.
+        content: The content. Text is written as UTF-8.
+
+    Raises:
+        OSError: If the file cannot be written.
     """
     temporary = temporary_of(path)
     with temporary.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
+        # Without this, the machine could stop with the new name on disk and the content not.
         os.fsync(file.fileno())
+    # Atomic on POSIX: a reader sees the old file or the new one.
     temporary.replace(path)
 
 
 def temporary_of(path: Path) -> Path:
-    """What a process leaves that is killed while it writes ``path``."""
+    """Returns the file that ``write_whole`` leaves beside ``path`` if the process is killed while writing."""
     return path.with_name(path.name + ".tmp")
 
 
 def printable(text: object) -> str:
-    r"""A text without the characters that would break its line or command a terminal: they become ``\n``, ``\x1b``.
+    r"""Returns a text in which every unprintable character is escaped, for example as ``\n`` or ``\x1b``.
+
+    Unescaped, these would break the line or send commands to the terminal.
 
     Args:
-        text: a name, or a path, which may have been no UTF-8.
+        text: A name, or a path. A path may hold bytes that are not UTF-8.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

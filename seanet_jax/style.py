@@ -1,4 +1,4 @@
-"""How figures look: sizes and labels for a paper, a palette for any colour vision, vector and PNG."""
+"""The style of all figures: sizes and labels for a paper, a color-blind-safe palette, and SVG and PNG files."""
 
 import io
 from collections.abc import Sequence
@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart with any colour vision.
+# The palette of Okabe and Ito, whose colors can be told apart with any form of color vision.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     *("#000000", "#E69F00", "#56B4E9", "#009E73"),
     *("#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
 )
+# The gray of published results, so that they stay behind the colors of new ones.
 PUBLISHED = "#999999"
 
 DOTS_PER_INCH = 200
@@ -24,43 +25,53 @@ DOTS_PER_INCH = 200
 def figure(
     rows: int = 1, columns: int = 1, *, width: float = 6.8, height: float = 3.0, **subplots: Any
 ) -> "tuple[Figure, list[Axes]]":
-    """An empty figure, and its axes row by row.
+    """Creates an empty figure.
 
     Args:
-        rows: of axes.
-        columns: of axes.
-        width: of the whole in inches; a text column of a paper is 3.3 wide, a page 6.8.
-        height: likewise.
-        **subplots: keywords of ``Figure.subplots``.
+        rows: Number of rows of axes.
+        columns: Number of columns of axes.
+        width: Width of the figure in inches. The text column of a paper is 3.3 inches wide, and a page 6.8.
+        height: Height of the figure in inches.
+        **subplots: Keyword arguments of ``Figure.subplots``.
+
+    Returns:
+        The figure and its axes, row by row.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Laid out at the resolution it is saved with: labels are measured in whole pixels.
-    made = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(made)
-    axes = list(made.subplots(rows, columns, squeeze=False, **subplots).flat)
-    for one in axes:
-        one.tick_params(labelsize=8)
-        one.grid(alpha=0.25, linewidth=0.5)
-        one.spines[["top", "right"]].set_visible(False)
-    return made, axes
+    # The layout measures labels in whole pixels, so it needs the resolution at which the figure is saved.
+    empty = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(empty)
+    axes = list(empty.subplots(rows, columns, squeeze=False, **subplots).flat)
+    for panel in axes:
+        panel.tick_params(labelsize=8)
+        panel.grid(alpha=0.25, linewidth=0.5)
+        panel.spines[["top", "right"]].set_visible(False)
+    return empty, axes
 
 
 def label(axes: "Axes", *, x: str, y: str, title: str = "") -> None:
-    """Names the axes, with units, and the panel."""
+    """Labels the axes and sets the title of a panel.
+
+    Args:
+        axes: The panel.
+        x: Label of the horizontal axis, with its unit.
+        y: Label of the vertical axis, with its unit.
+        title: Title of the panel.
+    """
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
     axes.set_title(title, fontsize=9, loc="left")
 
 
 def log_axis(axes: "Axes", name: str, *, unit: float = 1.0) -> None:
-    """Ticks such as 1, 2, 5, 10 and 1,000, in place of powers of ten.
+    """Makes an axis logarithmic, with ticks such as 1, 2, 5, 10 and 1,000 instead of powers of ten.
 
     Args:
-        axes: to change.
+        axes: The panel to change.
         name: "x" or "y".
-        unit: what a tick of 1 stands for.
+        unit: The value whose tick is labeled 1.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -71,39 +82,39 @@ def log_axis(axes: "Axes", name: str, *, unit: float = 1.0) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def svg(made: "Figure") -> bytes:
-    """A figure as SVG, the same bytes for the same figure."""
+def svg(figure: "Figure") -> bytes:
+    """Returns a figure as SVG. A figure drawn by the same code gives the same bytes."""
     import matplotlib as mpl
 
-    # Identifiers and dates would differ from one writing to the next.
+    # By default, identifiers are random and the date is stored.
     with mpl.rc_context({"svg.hashsalt": "seanet_jax", "svg.fonttype": "path"}):
-        return _drawn(made, format="svg", metadata={"Date": None})
+        return _encode(figure, format="svg", metadata={"Date": None})
 
 
-def png(made: "Figure") -> bytes:
-    """A figure as PNG of 200 dots an inch, the same bytes for the same figure."""
-    return _drawn(made, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+def png(figure: "Figure") -> bytes:
+    """Returns a figure as PNG with 200 dots per inch. A figure drawn by the same code gives the same bytes."""
+    return _encode(figure, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
-def _drawn(made: "Figure", **options: Any) -> bytes:
+def _encode(figure: "Figure", **options: Any) -> bytes:
     file = io.BytesIO()
-    made.savefig(file, **options)
+    figure.savefig(file, **options)
     return file.getvalue()
 
 
-def save(made: "Figure", path: Path) -> Sequence[Path]:
-    """Writes a figure as SVG and as PNG; see ``svg`` and ``png``.
+def save(figure: "Figure", path: Path) -> Sequence[Path]:
+    """Writes a figure as an SVG and a PNG file; see ``svg`` and ``png``.
 
     Args:
-        made: the figure.
-        path: of both files, without their suffix.
+        figure: The figure.
+        path: Path of both files without their suffix. Its folder is created if it does not exist.
 
     Returns:
-        The files' paths.
+        The paths of the SVG and the PNG file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not with_suffix, which takes the end of a name such as "lr0.1" for one.
+    # with_suffix would replace the end of a name such as "lr0.1".
     files = [path.with_name(path.name + suffix) for suffix in (".svg", ".png")]
-    for file, content in zip(files, (svg(made), png(made)), strict=True):
+    for file, content in zip(files, (svg(figure), png(figure)), strict=True):
         write_whole(file, content)
     return files
