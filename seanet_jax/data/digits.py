@@ -35,7 +35,7 @@ def load_digits() -> Dataset:
 
     bundle = datasets.load_digits()
     labels = bundle.target.astype(np.int32)
-    small = np.round(bundle.images * (255 / 16)).astype(np.uint8)  # grey levels 0..16 -> 0..255
+    small = np.round(bundle.images * (255 / 16)).astype(np.uint8)  # gray levels 0..16 -> 0..255
     large = np.stack(
         [np.asarray(Image.fromarray(image).resize((_SIZE, _SIZE), Image.Resampling.BILINEAR)) for image in small]
     )

@@ -11,13 +11,13 @@ jitted = jax.jit(augment, static_argnames="flip")
 
 
 def numbered_images(count, side=SIDE, channels=1):
-    """Every pixel differs from every other of its image and from the black of the padding."""
+    """Returns images in which every pixel differs from the others and from the black padding."""
     pixels = np.arange(side * side * channels).reshape(side, side, channels) + 1
     return np.stack([(pixels + 7 * index) % 251 + 1 for index in range(count)]).astype(np.uint8)
 
 
 def views(image):
-    """All crops of the padded image, then all their mirror images."""
+    """Returns all crops of the padded image, then all their mirror images."""
     height, width, _ = image.shape
     padded = np.zeros((height + 2 * PADDING, width + 2 * PADDING, image.shape[2]), image.dtype)
     padded[PADDING : PADDING + height, PADDING : PADDING + width] = image
@@ -36,7 +36,7 @@ def which_view(image, output):
 
 
 def draws(flip, count=4000):
-    """Which view each of many copies of one image became."""
+    """Returns the index of the view that each of many copies of one image became."""
     image = numbered_images(1)[0]
     outputs = jitted(jax.random.key(3), jnp.asarray(np.stack([image] * count)), flip=flip)
     same = (np.asarray(outputs)[:, None] == views(image)[None]).all((2, 3, 4))

@@ -67,7 +67,7 @@ def test_limits_out_of_range_name_the_option(train, test, named):
         make().limit(train, test)
 
 
-def test_validation_is_the_end_of_train():
+def test_validation_images_are_the_last_training_images():
     labels = np.arange(20, dtype=np.int32) % 2
     split = make(train_labels=labels).split_validation(0.1)
     np.testing.assert_array_equal(split.train_labels, labels[:18])

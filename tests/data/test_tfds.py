@@ -70,7 +70,7 @@ def test_tfds_reads_what_was_prepared(name, prepared_once):
             assert {key: example[key] for key in examples.labels} == {k: v[i] for k, v in examples.labels.items()}
 
 
-def test_what_was_prepared_says_so_as_tfds_does(prepared):
+def test_the_prepared_metadata_are_those_of_tfds(prepared):
     info = json.loads((prepared / SPEC.name / SPEC.version / "dataset_info.json").read_text())
     assert info["name"] == "cifar100" and info["version"] == "3.0.2"
     assert info["moduleName"] == "tensorflow_datasets.image_classification.cifar"
@@ -127,7 +127,7 @@ def flip(path, at):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "message"),
     [
         (Path.unlink, "is missing"),
         (lambda p: p.write_bytes(b""), "truncated or damaged"),
@@ -140,10 +140,10 @@ def flip(path, at):
         (lambda p: flip(p, (p.stat().st_size - 1) // 65536 * 65536 + 10), "truncated or damaged"),
     ],
 )
-def test_damaged_records_are_named(split, spoil, said, prepared):
+def test_damaged_records_are_named(split, damage, message, prepared):
     path = file_of(prepared, split)
-    spoil(path)
-    with pytest.raises(InputError, match=said) as error:
+    damage(path)
+    with pytest.raises(InputError, match=message) as error:
         load_cifar(SPEC, prepared, False)
     assert str(path) in str(error.value)
 
@@ -167,7 +167,7 @@ def read_records(path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda r: r[:-1], "holds 9 images; it should hold 10"),
         (lambda r: [*r, r[0]], "holds 11 images; it should hold 10"),
@@ -178,10 +178,10 @@ def read_records(path):
         (lambda r: [*r[:-1], r[-1].replace(b"\0\0\0\x20\0\0\0\x20", b"\0\0\0\x10\0\0\0\x20")], "truncated or damaged"),
     ],
 )
-def test_well_formed_files_with_wrong_content_are_named(change, said, prepared):
+def test_well_formed_files_with_wrong_content_are_named(change, message, prepared):
     path = file_of(prepared, "test")
     write_records(path, change(read_records(path)))
-    with pytest.raises(InputError, match=said) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_cifar(SPEC, prepared, False)
     assert str(path) in str(error.value)
 
@@ -195,7 +195,7 @@ def test_images_of_another_size_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "said"),
+    ("file", "change", "message"),
     [
         ("dataset_info.json", lambda text: text[:100], "damaged"),
         ("dataset_info.json", lambda text: "", "damaged"),
@@ -206,14 +206,14 @@ def test_images_of_another_size_are_refused(tmp_path, monkeypatch):
         ("label.labels.txt", lambda text: None, "label.labels.txt is missing"),
     ],
 )
-def test_spoilt_metadata_are_named(file, change, said, prepared):
+def test_damaged_metadata_is_named(file, change, message, prepared):
     folder = prepared / SPEC.name / SPEC.version
     text = change((folder / file).read_text())
     if text is None:
         (folder / file).unlink()
     else:
         (folder / file).write_text(text)
-    with pytest.raises(InputError, match=said) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_cifar(SPEC, prepared, False)
     assert str(folder) in str(error.value)
 
@@ -260,7 +260,7 @@ def test_a_wrong_checksum_leaves_no_trace(exists, served, tmp_path):
     assert made.tree(tmp_path) == before
 
 
-def test_a_missing_page_is_a_reason(served, tmp_path):
+def test_a_missing_page_is_named_as_the_reason(served, tmp_path):
     spec, _ = served
     spec = made.dataclasses.replace(spec, url=spec.url + "x")
     before = made.tree(tmp_path)
@@ -289,7 +289,7 @@ def test_a_failed_preparation_leaves_no_trace(failure, served, tmp_path, monkeyp
     assert made.tree(tmp_path) == before
 
 
-def test_a_folder_that_cannot_be_made(served, tmp_path):
+def test_a_folder_that_cannot_be_created_is_refused(served, tmp_path):
     spec, archive = served
     before = made.tree(tmp_path)
     with pytest.raises(InputError, match="cannot be written"):
@@ -297,7 +297,7 @@ def test_a_folder_that_cannot_be_made(served, tmp_path):
     assert made.tree(tmp_path) == before
 
 
-def test_a_quicker_process_wins(served, prepared, tmp_path):
+def test_the_process_that_finishes_first_wins(served, prepared, tmp_path):
     spec, _ = served
     info = prepared / SPEC.name / SPEC.version / "dataset_info.json"
     before = info.stat().st_ino

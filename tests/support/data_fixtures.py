@@ -1,4 +1,4 @@
-"""Small made copies of CIFAR in every form in which it comes."""
+"""Small random copies of CIFAR in every form in which it is distributed."""
 
 import contextlib
 import dataclasses
@@ -6,6 +6,7 @@ import functools
 import hashlib
 import http.server
 import pickle
+import shutil
 import struct
 import tarfile
 import threading
@@ -22,11 +23,12 @@ TRAIN, TEST = 20, 10  # divisible by the five training files of CIFAR-10
 
 
 def tiny(spec: CifarSpec) -> CifarSpec:
-    """The same data set with few images, from a host that never answers."""
+    """Returns the same data set with few images, and the URL of a host that never answers."""
     return dataclasses.replace(spec, train_count=TRAIN, test_count=TEST, url="http://127.0.0.1:9/nothing.tar.gz")
 
 
 def make_original(spec: CifarSpec, seed: int = 0) -> Original:
+    """Returns random images and labels, and numbered class names."""
     rng = np.random.default_rng(seed)
 
     def split(count: int) -> Split:
@@ -45,7 +47,7 @@ def make_original(spec: CifarSpec, seed: int = 0) -> Original:
 
 
 def _parts(layout: Layout, content: Original) -> Iterator[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
-    """The name, pixel rows [n, 3072] and labels of every file of images."""
+    """Yields the name, pixel rows [n, 3072] and labels of every file of images."""
     for files, split in ((layout.train_files, content.train), (layout.test_files, content.test)):
         rows = split.images.transpose(0, 3, 1, 2).reshape(len(split.images), -1)
         for name, index in zip(files, np.split(np.arange(len(rows)), len(files)), strict=True):
@@ -53,6 +55,7 @@ def _parts(layout: Layout, content: Original) -> Iterator[tuple[str, np.ndarray,
 
 
 def write_binary(spec: CifarSpec, content: Original, folder: Path) -> Path:
+    """Writes binary records and text files of class names."""
     folder.mkdir(parents=True)
     for name, rows, labels in _parts(spec.binary, content):
         columns = [labels[key].astype(np.uint8)[:, None] for key in spec.label_keys]
@@ -63,7 +66,7 @@ def write_binary(spec: CifarSpec, content: Original, folder: Path) -> Path:
 
 
 def write_python(spec: CifarSpec, content: Original, folder: Path, protocol: int | None = None) -> Path:
-    """Writes the pickles: with Python 3's pickle, or with protocol None in the bytes that Python 2 wrote."""
+    """Writes pickles in a protocol of Python 3. If the protocol is None, they have the bytes that Python 2 wrote."""
     folder.mkdir(parents=True)
 
     def write(name: str, value: dict) -> None:
@@ -82,7 +85,7 @@ def write_python(spec: CifarSpec, content: Original, folder: Path, protocol: int
 
 
 def python2_pickle(value: object) -> bytes:
-    """Protocol 2 as Python 2 with an old NumPy wrote it: byte strings, and NumPy's module under its old name."""
+    """Pickles in protocol 2 as Python 2 and an old NumPy did, with byte strings and the old name of NumPy's module."""
 
     def encode(value: object) -> bytes:
         match value:
@@ -109,10 +112,48 @@ def python2_pickle(value: object) -> bytes:
 
 
 def write_archive(folder: Path, archive: Path) -> Path:
-    """Packs a folder under its own name."""
+    """Packs a folder into an archive, under its own name."""
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, folder.name)
     return archive
+
+
+_WRITERS = {
+    "binary": write_binary,
+    "python 2": write_python,
+    **{
+        f"python 3, protocol {p}": lambda spec, content, folder, p=p: write_python(spec, content, folder, p)
+        for p in (0, 2, 4, 5)
+    },
+}
+FORMS = tuple(_WRITERS)
+"""The forms in which `write` writes the original files."""
+
+
+def write(spec: CifarSpec, form: str, data_dir: Path, place: str = "folder") -> Path:
+    """Writes the original files of `make_original(spec)`.
+
+    Args:
+        spec: The data set.
+        form: One of `FORMS`.
+        data_dir: The data folder. It is created if it does not exist.
+        place: Where the files are. "folder" and "archive" are a folder and an archive in the data folder. "itself" is
+            the same as "folder", but the folder itself is returned, and "renamed" gives it another name.
+
+    Returns:
+        The folder to give as `data_dir` to `load`.
+    """
+    layout = spec.binary if form == "binary" else spec.python
+    content = make_original(spec)
+    folder = _WRITERS[form](spec, content, data_dir / layout.folder)
+    if place == "archive":
+        write_archive(folder, data_dir / layout.archive)
+        shutil.rmtree(folder)
+    elif place == "itself":
+        return folder
+    elif place == "renamed":
+        return folder.rename(data_dir / "renamed")
+    return data_dir
 
 
 class _Silent(http.server.SimpleHTTPRequestHandler):
@@ -122,12 +163,12 @@ class _Silent(http.server.SimpleHTTPRequestHandler):
 
 class _Server(http.server.ThreadingHTTPServer):
     def handle_error(self, *args: object) -> None:
-        """A client that hangs up early, as the question whether the host answers does, is no error."""
+        """Ignores clients that hang up early, as the test whether the host answers does."""
 
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serves a folder on a local port and gives its URL."""
+    """Serves a folder on a local port, and yields its URL."""
     handler = functools.partial(_Silent, directory=str(folder))
     with _Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -151,7 +192,7 @@ def know_checksum(patch: pytest.MonkeyPatch, url: str, content: bytes) -> None:
 
 
 def prepare(spec: CifarSpec, content: Original, scratch: Path, data_dir: Path) -> CifarSpec:
-    """Prepares made content through a download from a local server; gives the specification with that URL."""
+    """Prepares content by a download from a local server, and returns the specification with its URL."""
     archive = write_archive(write_binary(spec, content, scratch / spec.binary.folder), scratch / spec.binary.archive)
     with served(scratch) as url, pytest.MonkeyPatch.context() as patch:
         spec = dataclasses.replace(spec, url=f"{url}/{archive.name}")
@@ -161,5 +202,5 @@ def prepare(spec: CifarSpec, content: Original, scratch: Path, data_dir: Path) -
 
 
 def tree(folder: Path) -> set[str]:
-    """Everything below a folder."""
+    """Returns the relative paths of everything below a folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
