@@ -46,6 +46,8 @@ _DROPPED = ("--require-gpu", "--distributed")
 _RUN_ELSEWHERE = ("tests/support/kill_and_resume.py",)
 # Programs without flags that tests/test_examples.py runs; this test checks that they exist.
 _EXAMPLES = ("examples/flax_nnx.py", "examples/flax_linen.py", "examples/plain_jax.py")
+# The sections of CONTRIBUTING.md whose blocks tests/test_contributing.py runs.
+RECIPES = ("Add a data set", "Add a network", "Change the recipe")
 # The networks that a study trains if its command names none. If it names some, the last two are trained.
 _MODELS = {name: ["senet20", "seanet20_small"] for name in ("experiments/compare.py", "seanet compare")}
 

@@ -1,0 +1,103 @@
+"""The recipes of CONTRIBUTING.md, followed step by step: the blocks of code in the document are what runs here."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from documented import RECIPES
+from PIL import Image
+
+from seanet_jax.__main__ import main
+from seanet_jax.data import registry
+from seanet_jax.models import PRESETS, families
+
+TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+
+
+class Recipe(NamedTuple):
+    """The blocks of a section: Python to put into a file, and lines of a shell."""
+
+    python: list[str]
+    commands: list[list[str]]
+
+
+def recipe(heading):
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    lines = "".join(re.findall(r"^```bash\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)).splitlines()
+    return Recipe(re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL), list(map(shlex.split, lines)))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs the blocks of a recipe in an empty folder with a picture; what they register is forgotten afterwards."""
+    monkeypatch.setattr(registry, "DATASETS", registry.DATASETS)
+    for table in (registry.DATASETS, PRESETS):
+        for name in ("brightness", "plain32"):
+            monkeypatch.delitem(table, name, raising=False)  # notes that it was missing, and removes it in the end
+    monkeypatch.setattr(families, "_FAMILIES", list(families._FAMILIES))
+    monkeypatch.chdir(tmp_path)
+    # As if the process had restarted itself with malloc tuned.
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    Image.fromarray(np.full((9, 12, 3), 210, np.uint8)).save("photo.jpg")
+
+    def run(heading):
+        blocks = recipe(heading)
+        for code in blocks.python:
+            exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": "made"})
+        printed = []
+        for program, *arguments in blocks.commands:
+            assert program == ".venv/bin/seanet"
+            monkeypatch.setattr(sys, "argv", ["seanet", *arguments])
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                main()
+            output = capsys.readouterr()
+            assert not ended.value.code, output.err
+            printed.append(output.out)
+        return printed
+
+    return run
+
+
+def config_of(folder):
+    return json.loads(Path(folder, "config.json").read_text())
+
+
+def test_the_recipes_are_those_of_the_document():
+    assert list(RECIPES) == re.findall(r"^## (Add .*|Change .*)$", TEXT, re.MULTILINE)
+    in_recipes = sum(len(found.python) for found in map(recipe, RECIPES))
+    assert in_recipes == TEXT.count("```python"), "a block of Python is in no recipe"
+
+
+def test_a_data_set_is_added(run):
+    _, evaluation, prediction = run("Add a data set")
+    assert config_of("runs/brightness")["dataset"] == "brightness"
+    assert Path("runs/brightness/summary.json").exists()
+    assert Path("runs/brightness/evaluation/report.html").exists()
+    assert "top-1" in evaluation
+    assert "dark" in prediction and "bright" in prediction
+
+
+def test_a_network_is_added(run):
+    run("Add a data set")
+    _, evaluation, prediction = run("Add a network")
+    saved = json.dumps(config_of("runs/plain"))
+    # Its own recipe, which no flag names.
+    assert '"learning_rate": 0.05' in saved and '"model_type": "plain"' in saved
+    assert "top-1" in evaluation
+    assert "bright" in prediction
+
+
+def test_the_recipe_is_changed(run):
+    run("Add a data set")
+    run("Add a network")
+    _, evaluation, prediction = run("Change the recipe")
+    saved = json.dumps(config_of("runs/adam"))
+    assert '"optimizer": "adam"' in saved and '"learning_rate": 0.01' in saved
+    assert "top-1" in evaluation
+    assert "bright" in prediction
