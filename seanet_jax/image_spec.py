@@ -40,11 +40,12 @@ class ImageSpec:
         for name in ("mean", "std"):
             values = getattr(self, name)
             self._check(name, "a tuple of finite numbers", isinstance(values, tuple) and all(map(_is_finite, values)))
-        self._check("std", "positive", min(self.std, default=1) > 0)
-        self._check("mean", f"of as many channels as std, {len(self.std)}", len(self.mean) == len(self.std) > 0)
+        self._check("std", "a tuple of positive numbers", min(self.std, default=1) > 0)
+        self._check("mean", "a tuple of at least one number", len(self.mean) > 0)
+        self._check("std", f"a tuple of {len(self.mean)} numbers, like mean", len(self.std) == len(self.mean))
         names = self.class_names
         are_names = isinstance(names, tuple) and all(isinstance(name, str) and name for name in names)
-        self._check("class_names", "a tuple of names", are_names and len(names) > 0)
+        self._check("class_names", "a tuple of non-empty names", are_names and len(names) > 0)
 
     def _check(self, name: str, allowed: str, holds: bool) -> None:
         if not holds:

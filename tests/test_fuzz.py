@@ -145,7 +145,7 @@ def test_transport(x, y, regularization):
 
 
 @given(arrays, st.booleans(), st.lists(st.floats(0.1, 1), max_size=3), st.lists(st.floats(0.1, 1), max_size=3))
-def test_augmentation_and_normalisation(images, flip, mean, std):
+def test_augmentation_and_normalization(images, flip, mean, std):
     with works_or_says_why():
         assert augment(jax.random.key(0), images, flip=flip).shape == images.shape
     with works_or_says_why():

@@ -24,12 +24,12 @@ def test_a_spec_comes_back_from_json():
         ({"mean": (0.5, float("nan"))}, "mean is (0.5, nan); it must be a tuple of finite numbers"),
         ({"mean": [0.5, 0.4]}, "mean is [0.5, 0.4]"),
         ({"mean": (0.5, True)}, "mean is (0.5, True)"),
-        ({"std": (0.2, 0.0)}, "std is (0.2, 0.0); it must be positive"),
-        ({"std": (0.2,)}, "mean is (0.5, 0.4); it must be of as many channels as std, 1"),
+        ({"std": (0.2, 0.0)}, "std is (0.2, 0.0); it must be a tuple of positive numbers"),
+        ({"std": (0.2,)}, "std is (0.2,); it must be a tuple of 2 numbers, like mean"),
         ({"mean": (), "std": ()}, "mean is ()"),
         ({"class_names": ()}, "class_names is ()"),
         ({"class_names": ("cat", "")}, "class_names is ('cat', '')"),
-        ({"class_names": "cats"}, "class_names is 'cats'; it must be a tuple of names"),
+        ({"class_names": "cats"}, "class_names is 'cats'; it must be a tuple of non-empty names"),
     ],
 )
 def test_an_invalid_field_is_named(changes, message):

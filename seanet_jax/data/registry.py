@@ -51,7 +51,7 @@ def get(name: str) -> DatasetSource:
         InputError: If the name is unknown.
     """
     if not is_known(name):
-        raise InputError(f"There is no data set {name!r}; known are {', '.join(DATASETS)}")
+        raise InputError(f"There is no data set {name!r}; the data sets are {', '.join(DATASETS)}")
     return DATASETS[name]
 
 

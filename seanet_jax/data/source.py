@@ -28,7 +28,7 @@ class DatasetSource:
         load: Function that loads the data set.
 
     Raises:
-        InputError: If the name is empty or the number of training images is not a positive integer.
+        InputError: If the name or title is empty, or the number of training images is not a positive integer.
     """
 
     name: str
@@ -38,7 +38,8 @@ class DatasetSource:
     load: LoadFunction
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise InputError(f"DatasetSource: name is {self.name!r}; it must be a text of at least one character")
+        for field, value in (("name", self.name), ("title", self.title)):
+            if not isinstance(value, str) or not value:
+                raise InputError(f"DatasetSource: {field} is {value!r}; it must be a text of at least one character")
         if not is_integer(self.train_count, minimum=1):
             raise InputError(f"DatasetSource: train_count is {self.train_count!r}; it must be a positive integer")
