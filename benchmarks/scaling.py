@@ -79,37 +79,33 @@ def count(model: str, conv_method: str, dtype: str, statistics: str, per_device:
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from flax import nnx
 
-    from seanet_jax import SEANet
     from seanet_jax.data import Dataset
     from seanet_jax.image_spec import ImageSpec
     from seanet_jax.models import model_config
     from seanet_jax.training import sharding
     from seanet_jax.training.config import TrainConfig
     from seanet_jax.training.optimizer import optimizer
-    from seanet_jax.training.step import Images, create_state, make_train_step
+    from seanet_jax.training.step import Images, abstract_state, make_train_step
 
     mesh = sharding.make_mesh()
     size = per_device * mesh.size
     groups = mesh.size if statistics == "device" else 1
     config = model_config(model, num_classes=CLASSES, dtype=dtype, conv_method=conv_method, batch_groups=groups)
 
-    def new_model() -> SEANet:
-        return SEANet(config, rngs=nnx.Rngs(0))
-
     def shaped(shape: Sequence[int], dtype: object, *, split: bool = False) -> jax.ShapeDtypeStruct:
-        placement = sharding.split_batch(mesh) if split else sharding.replicated(mesh)
+        placement = sharding.batch_sharding(mesh) if split else sharding.replicated(mesh)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=placement)
 
     recipe = optimizer(TrainConfig(), 1)
-    state, key = jax.eval_shape(lambda: (create_state(new_model(), recipe), jax.random.key(0)))
+    network, state = abstract_state(config, recipe)
+    key = jax.eval_shape(lambda: jax.random.key(0))
     state, key = jax.tree.map(lambda leaf: shaped(leaf.shape, leaf.dtype), (state, key))
     images, labels = np.zeros((size, 32, 32, 3), np.uint8), np.zeros(size, np.int32)
     spec = ImageSpec(32, 32, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(CLASSES))))
     dataset = Dataset("paper", images, labels, images, labels, spec, flip=True)
     data = Images(shaped((IMAGES, 32, 32, 3), jnp.uint8, split=True), shaped((IMAGES,), jnp.int32, split=True))
-    step = make_train_step(nnx.eval_shape(new_model), recipe, dataset, mesh, batch_size=size, use_augmentation=True)
+    step = make_train_step(network, recipe, dataset, mesh, batch_size=size, use_augmentation=True)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     program = jitted.lower(state, data, shaped((IMAGES,), jnp.int32), key).compile()
     print(json.dumps(found(program.as_text())))

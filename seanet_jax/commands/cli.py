@@ -122,7 +122,7 @@ def _exit(status: int, message: str, process: Process) -> NoReturn:
     """Ends the process; where it trains together with others, without waiting for them."""
     print(message, file=sys.stderr, flush=True)
     if process.together:
-        from seanet_jax.training.processes import leave
+        from seanet_jax.training.processes import exit_now
 
-        leave(status)
+        exit_now(status)
     sys.exit(status)

@@ -3,17 +3,16 @@
 import dataclasses
 from pathlib import Path
 
-import jax
 from flax import nnx
 
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.models import Network, build, config_from_json, from_pretrained, weights
+from seanet_jax.models import Network, config_from_json, from_pretrained, weights
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.optimizer import optimizer
 from seanet_jax.training.run_folder import RunFolder
-from seanet_jax.training.step import TrainState, create_state
+from seanet_jax.training.step import TrainState, abstract_state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,12 +62,7 @@ def saved_network(run_folder: Path) -> tuple[Network, TrainState]:
     """
     saved = RunFolder(run_folder).read()
     descent = optimizer(TrainConfig(**saved.config), steps_per_epoch=1)
-
-    # Drawing initial parameters, to no use, would take longer than reading the trained ones.
-    def network() -> Network:
-        return build(config_from_json(saved.model_config), rngs=nnx.Rngs(0))
-
-    return nnx.eval_shape(network), jax.eval_shape(lambda: create_state(network(), descent))
+    return abstract_state(config_from_json(saved.model_config), descent)
 
 
 def load_model(run_folder: str | Path, which: str = "best") -> Network:

@@ -36,7 +36,7 @@ from seanet_jax.models.multiply_adds import equations, parameters
 from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.optimizer import optimizer
-from seanet_jax.training.step import Images, Metrics, create_state, make_eval_step, make_train_step
+from seanet_jax.training.step import Images, Metrics, abstract_state, make_eval_step, make_train_step
 
 CLASSES, SIZE = 100, 32
 # H100 SXM5 80 GB: operations per second without sparsity, bytes per second. The data sheet gives 1,979 and 989 TFLOP/s
@@ -86,22 +86,18 @@ def traced(model: str, batch_size: int, mode: str, size: int = SIZE) -> jax.stag
     if batch_size < 4:
         raise InputError(f"batch size is {batch_size}; it must be at least 4, by which maps are told from kernels")
     config = _config(model, dtype="bfloat16", conv_method="lax")
-
-    def new_model() -> SEANet:
-        return SEANet(config, rngs=nnx.Rngs(0))
-
-    abstract, mesh, recipe = nnx.eval_shape(new_model), sharding.make_mesh(), optimizer(TrainConfig(), 1)
-    state = jax.eval_shape(lambda: create_state(new_model(), recipe))
+    mesh, recipe = sharding.make_mesh(), optimizer(TrainConfig(), 1)
+    network, state = abstract_state(config, recipe)
     images, labels = np.zeros((batch_size, size, size, 3), np.uint8), np.zeros(batch_size, np.int32)
     spec = ImageSpec(size, size, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(CLASSES))))
     dataset = Dataset("paper", images, labels, images, labels, spec, flip=True)
     data = jax.eval_shape(Images, images, labels)
     # All of the images are one batch.
     if mode == "train":
-        step = make_train_step(abstract, recipe, dataset, mesh, batch_size=batch_size, use_augmentation=True)
+        step = make_train_step(network, recipe, dataset, mesh, batch_size=batch_size, use_augmentation=True)
         key = jax.eval_shape(lambda: jax.random.key(0))
         return jax.jit(step).trace(state, data, data.labels, key)
-    evaluate = make_eval_step(abstract, dataset, mesh)
+    evaluate = make_eval_step(network, dataset, mesh)
     return jax.jit(evaluate).trace(jax.eval_shape(Metrics.zero), state.params, state.batch_stats, data)
 
 

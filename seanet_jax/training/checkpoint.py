@@ -104,7 +104,7 @@ class Checkpoints:
 
     def exist(self) -> bool:
         """Whether there is any checkpoint, good or damaged."""
-        return bool(processes.of_first(self._steps("latest") or self._steps("best")))
+        return bool(processes.from_first(self._steps("latest") or self._steps("best")))
 
     def restore_latest(self, template: State) -> tuple[State, Records]:
         """Reads the newest good checkpoint, of either kind; a line on stderr names each newer one that is damaged.
@@ -146,8 +146,8 @@ class Checkpoints:
             manager = self._manager(kind)
             manager.wait_until_finished()
             # Later ones are damaged, or of a run that was killed and continues from before them.
-            if stale := processes.of_first([later for later in self._steps(kind) if later >= step]):
-                with processes.agreed():
+            if stale := processes.from_first([later for later in self._steps(kind) if later >= step]):
+                with processes.failing_together():
                     for later in stale if processes.is_first() else ():
                         shutil.rmtree(self._folder / kind / str(later))
                 manager.reload()
@@ -162,7 +162,7 @@ class Checkpoints:
         try:
             write()
         except Exception as error:  # Orbax and TensorStore raise a dozen types for a disk that is full
-            if processes.is_loss(error):
+            if processes.is_lost_process(error):
                 raise
             raise RunError(
                 f"a checkpoint could not be written to {self._folder} ({reason(error)}); the earlier ones stay, "
@@ -173,7 +173,7 @@ class Checkpoints:
         self.wait()
         where = " and ".join(str(self._folder / kind) for kind in kinds)
         found = sorted(((step, kind) for kind in kinds for step in self._steps(kind)), reverse=True)
-        found = processes.of_first(found)
+        found = processes.from_first(found)
         # Of equal steps "latest" comes first: they sort by name.
         if not found:
             raise InputError(f"{where}: there is no checkpoint; train first, or name the folder of a run")
@@ -231,7 +231,7 @@ class _Manager(ocp.CheckpointManager):
 def _like(template: Any, restored: jax.Array) -> jax.Array:
     """A restored array where its template lies, or on the first device."""
     placement = getattr(template, "sharding", None)
-    return restored if placement is None else sharding.put(np.asarray(restored), placement)
+    return restored if placement is None else sharding.place(np.asarray(restored), placement)
 
 
 def _sha256(state: Any, history: Records) -> str:

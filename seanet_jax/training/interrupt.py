@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and SIGINT end a run after the step in flight, with a checkpoint."""
+"""Requests to stop a run: after SIGTERM or SIGINT it finishes the current step, saves a checkpoint and ends."""
 
 import os
 import signal
@@ -10,16 +10,16 @@ from jax.experimental import multihost_utils
 
 
 class StopRequest:
-    """Inside this context the first SIGTERM or SIGINT is noted and nothing else; SIGINT after that stops at once.
+    """A context that records the first SIGTERM or SIGINT instead of ending the process. A second SIGINT ends it.
 
-    A signal that is ignored, as SIGINT is in a script's background job, stays so. Python lets only the main thread
-    handle signals: in any other the context does nothing.
+    A signal that the process ignores, as a script's background job ignores SIGINT, stays ignored. Only the main thread
+    can handle signals in Python: in any other thread the context does nothing.
 
-    Of several processes one is enough to be asked: JAX's preemption service, which handles SIGTERM itself, has them
-    all stop at the same step.
+    If several processes train together, a signal to one of them is enough. JAX's preemption service, which handles
+    SIGTERM itself, makes all of them stop at the same step.
 
     Attributes:
-        signal: the one that came, or None.
+        signal: The signal that was received, or None.
     """
 
     def __init__(self) -> None:
@@ -41,12 +41,13 @@ class StopRequest:
             raise KeyboardInterrupt
         self._interrupted = True
         if self._several:
+            # JAX's preemption service listens to SIGTERM alone, so a SIGINT is passed on as one.
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self.signal = signal.Signals(number)
 
-    def came(self) -> bool:
-        """Whether a request came. All processes get the same answer; they have to ask equally often."""
+    def requested(self) -> bool:
+        """Whether the run was asked to stop. The result is the same in all processes, which must ask equally often."""
         if self._several and self.signal is None:
             self._asked += 1
             if multihost_utils.reached_preemption_sync_point(self._asked):
@@ -61,11 +62,14 @@ class StopRequest:
 
 
 class StoppedError(Exception):
-    """A run was asked to stop, and did.
+    """A run was asked to stop and has stopped.
 
     Args:
-        number: the signal.
-        message: where, and what is left.
+        number: The signal that asked for it.
+        message: At which step the run stopped, and what is saved.
+
+    Attributes:
+        signal: The signal that asked for it.
     """
 
     def __init__(self, number: signal.Signals, message: str):

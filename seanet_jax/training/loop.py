@@ -21,7 +21,7 @@ from seanet_jax.training.trainer import Trainer, loss_and_accuracy
 _STEPS_AHEAD = 2
 
 # A loss gone wrong is noticed this soon; a device that takes hundreds of steps a second is not asked after each.
-_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_REPORTS = 0.5
 
 
 class TrainingDivergedError(RunError):
@@ -104,7 +104,7 @@ class Loop:
         finished: list[tuple[int, Metrics]] = []
         looked = time.perf_counter()
         while step < pause or running:
-            if self._stop.came():
+            if self._stop.requested():
                 pause = step
             if step < pause:
                 state, metrics = self._train_step(state, self._trainer.images, order, self._trainer.augment_key)
@@ -113,14 +113,14 @@ class Loop:
             if running and (len(running) > _STEPS_AHEAD or step == pause):
                 finished.append(jax.block_until_ready(running.popleft()))
                 number = finished[-1][0]
-                due = time.perf_counter() - looked >= _SECONDS_BETWEEN_LOOKS
-                if due or number == pause or self._progress.wants(number):
-                    self._look_at(finished)
+                due = time.perf_counter() - looked >= _SECONDS_BETWEEN_REPORTS
+                if due or number == pause or self._progress.is_due(number):
+                    self._report(finished)
                     finished.clear()
                     looked = time.perf_counter()
         return state, step
 
-    def _look_at(self, steps: list[tuple[int, Metrics]]) -> None:
+    def _report(self, steps: list[tuple[int, Metrics]]) -> None:
         """Reports the last of some steps; the others matter only if something went wrong since the last look."""
         step, metrics = steps[-1]
         loss, accuracy = loss_and_accuracy(metrics)
@@ -180,7 +180,7 @@ class Loop:
             record |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
         record |= timing
 
-        accuracy_name = f"{trainer.chosen_on}_accuracy"
+        accuracy_name = f"{trainer.selection_split}_accuracy"
         is_best = all(record[accuracy_name] > earlier[accuracy_name] for earlier in self._records)
         # The end of a run inside an epoch must not take the place of a whole one: a continued run forgets it.
         is_best = is_best and (whole or not self._records)

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule of a config, in optax."""
+"""The optimizer and the learning-rate schedule of a training run, in optax."""
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,21 @@ from seanet_jax.training.config import TrainConfig
 
 
 def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.Schedule:
-    """``learning_rate * decay_factor ** n`` as a function of the optimiser step.
+    """Returns the learning-rate schedule: ``learning_rate * decay_factor ** n`` as a function of the optimizer step.
 
-    n is ``epoch // decay_every``, or how many of ``decay_at`` the epoch, from 0, has reached; 0 if there are neither.
+    ``n`` is the number of decays so far: ``epoch // decay_every``, or the number of epochs in ``decay_at`` that are not
+    after the current one. Epochs count from 0. If the config has neither, ``n`` is 0.
 
     Args:
-        config: of the run.
-        steps_per_epoch: optimiser steps in one epoch.
+        config: The run's configuration.
+        steps_per_epoch: Number of optimizer steps in one epoch.
 
     Raises:
-        InputError: ``steps_per_epoch`` is not a positive integer.
+        InputError: If ``steps_per_epoch`` is not a positive integer.
     """
     demand_positive_integers("learning_rate_schedule", steps_per_epoch=steps_per_epoch)
-    # In integers: optax.exponential_decay divides in float32, which once compiled is a step late for some lengths.
+    # Computed in integers: optax.exponential_decay divides in float32, and once compiled it decays a step late for some
+    # lengths of an epoch.
     period = (config.decay_every or 0) * steps_per_epoch
     ends = jnp.asarray(config.decay_at, jnp.int32) * steps_per_epoch
 
@@ -34,11 +36,16 @@ def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.S
 
 
 def optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD or Adam as PyTorch computes them: weight decay joins the gradient, then momentum, then the learning rate.
+    """Returns the optimizer, SGD or Adam, computed as in PyTorch.
+
+    Weight decay is added to the gradient first. Momentum (or Adam's averages) and the learning rate come after it.
 
     Args:
-        config: of the run.
-        steps_per_epoch: optimiser steps in one epoch.
+        config: The run's configuration.
+        steps_per_epoch: Number of optimizer steps in one epoch.
+
+    Raises:
+        InputError: If ``steps_per_epoch`` is not a positive integer.
     """
     rate = learning_rate_schedule(config, steps_per_epoch)
     if config.optimizer == "adam":

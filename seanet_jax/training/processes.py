@@ -1,7 +1,8 @@
-"""Several processes that train one network together: how they find each other, agree and part.
+"""Several processes that train one network together: how they connect, exchange values and end.
 
-All of it is JAX's distributed runtime: a coordinator in process 0, which the others connect to and which notices those
-that are gone, and the collectives between their devices. A single process needs none of it and pays nothing for it.
+All of this is JAX's distributed runtime. Process 0 runs a coordinator, which the others connect to and which notices
+processes that are gone. Values travel by collectives between the devices. A single process needs none
+of this: the functions return at once.
 """
 
 import contextlib
@@ -21,24 +22,24 @@ from jax.experimental import multihost_utils
 
 from seanet_jax.errors import InputError, RunError, is_integer
 
-# After so long without a sign of a process JAX ends the others: those that do not see their connections to it break.
+# JAX ends the processes that have not heard from another one for this long. Most end earlier, when a connection breaks.
 HEARTBEAT_SECONDS = 30
 
-# The others end with the first process, in the midst of a sentence.
+# JAX ends the others as soon as the first process is gone. This leaves them time to print their own errors.
 _LAST_WORDS_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessGroup:
-    """How this process finds the others. Without any value, as JAX detects it: Slurm, Open MPI, Kubernetes, TPU.
+    """How this process finds the others. If no value is given, JAX detects Slurm, Open MPI, Kubernetes or a TPU pod.
 
     Attributes:
-        coordinator: ``host:port`` that process 0 listens at.
-        num_processes: how many there are.
-        process_id: which one this is, from 0.
+        coordinator: ``host:port`` at which process 0 listens.
+        num_processes: Number of processes.
+        process_id: Index of this process, from 0.
 
     Raises:
-        InputError: one value is given without the others, or cannot work.
+        InputError: If one value is given without the others, or a value cannot work.
     """
 
     coordinator: str | None = None
@@ -60,18 +61,18 @@ class ProcessGroup:
 
 
 def start(group: ProcessGroup) -> None:
-    """Connects this process with the others; before anything else is asked of JAX.
+    """Connects this process to the others. Must be called before any other use of JAX.
 
-    Waits up to five minutes for all of them. Where one does not come, or later dies, JAX ends the process.
+    Waits up to five minutes for all processes. If one does not come, or dies later, JAX ends this process.
 
     Args:
-        group: how to find them.
+        group: How to find the other processes.
 
     Raises:
-        InputError: nothing is detected, or process 0 cannot listen at the coordinator's port.
+        InputError: If JAX detects no job, or process 0 cannot listen at the coordinator's port.
     """
     if group.process_id == 0:
-        _demand_free_port(str(group.coordinator))
+        _check_free_port(str(group.coordinator))
     try:
         jax.distributed.initialize(
             group.coordinator, group.num_processes, group.process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
@@ -83,8 +84,8 @@ def start(group: ProcessGroup) -> None:
         ) from None
 
 
-def _demand_free_port(coordinator: str) -> None:
-    """JAX's own answer to a port that is taken is a segmentation fault."""
+def _check_free_port(coordinator: str) -> None:
+    # JAX itself ends with a segmentation fault if the port is taken.
     port, both = int(coordinator.rpartition(":")[2]), socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     try:
@@ -98,14 +99,19 @@ def _demand_free_port(coordinator: str) -> None:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and prints."""
+    """Whether this is the first process, the one that writes and prints."""
     return jax.process_index() == 0
 
 
 def gather(text: str) -> list[str]:
-    """A text of every process, in their order. All processes have to call it."""
+    """Returns the texts of all processes, ordered by process index. Every process must call this.
+
+    Args:
+        text: This process's text.
+    """
     if jax.process_count() == 1:
         return [text]
+    # Collectives need equal shapes: the lengths are exchanged first, then the texts, padded to the longest.
     data = np.frombuffer(text.encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(data)))
     padded = np.zeros(max(1, lengths.max()), np.uint8)
@@ -114,23 +120,23 @@ def gather(text: str) -> list[str]:
     return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
 
 
-def of_first(value: Any) -> Any:
-    """The first process's value, in all of them. All have to call it.
+def from_first(value: Any) -> Any:
+    """Returns the first process's value in every process. Every process must call this.
 
     Args:
-        value: of JSON's types.
+        value: This process's value, made of JSON types.
     """
     return value if jax.process_count() == 1 else json.loads(gather(json.dumps(value))[0])
 
 
-def demand_alike(**values: Any) -> None:
-    """Demands that all processes were started alike. All have to call it.
+def check_same(**values: Any) -> None:
+    """Checks that all processes were started with the same values. Every process must call this.
 
     Args:
-        **values: of this process, of JSON's types.
+        **values: This process's values, made of JSON types.
 
     Raises:
-        InputError: in all of them, if one has another value.
+        InputError: If a value differs between processes. It is raised in all of them.
     """
     everyone = [json.loads(text) for text in gather(json.dumps(values))]
     differences = [
@@ -144,11 +150,14 @@ def demand_alike(**values: Any) -> None:
 
 
 @contextlib.contextmanager
-def agreed() -> Iterator[None]:
-    """What one process finds wrong inside, all of them raise at the end. All have to come here.
+def failing_together() -> Iterator[None]:
+    """Raises an error of one process in all of them, at the end of the context. Every process must enter it.
+
+    Otherwise the others would wait forever, in their next collective, for the one that failed.
 
     Raises:
-        InputError: or RunError: this process's, or that of the first which has one.
+        InputError: If a process raised one inside: its own, or that of the first process that has one.
+        RunError: If a process raised one inside, in the same way.
     """
     if jax.process_count() == 1:
         yield
@@ -168,33 +177,37 @@ def agreed() -> Iterator[None]:
             raise error_type(f"process {number}: {message}")
 
 
-def is_loss(error: Exception) -> bool:
-    """Whether a collective, or JAX's coordinator, tells by an error that another process is gone."""
-    # The type is ValueError or JaxRuntimeError, by where it shows.
+def is_lost_process(error: Exception) -> bool:
+    """Whether an error, raised by a collective or by JAX's coordinator, means that another process is gone."""
+    # Its type does not tell: it is ValueError or JaxRuntimeError, depending on where the loss is noticed.
     signs = r"Gloo|NCCL|[Cc]oordination|UNAVAILABLE|DEADLINE_EXCEEDED|Barrier"
     return jax.process_count() > 1 and re.search(signs, str(error)) is not None
 
 
 @contextlib.contextmanager
-def noticing_loss() -> Iterator[None]:
-    """Says in one sentence that another process is gone.
+def reporting_lost_process() -> Iterator[None]:
+    """Turns the error of a collective into a ``RunError`` which says that another process is gone.
 
     Raises:
-        RunError: instead of what a collective raised inside.
+        RunError: If an error raised inside means that another process is gone.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, InputError | RunError) or not is_loss(error):
+        if isinstance(error, InputError | RunError) or not is_lost_process(error):
             raise
         raise RunError(
             f"process {jax.process_index()} lost another process of this run ({str(error).splitlines()[0]}); "
-            "the checkpoints stay, and the same command with --resume, in all processes, goes on"
+            "the checkpoints stay, and the same command with --resume, in all processes, continues the run"
         ) from error
 
 
-def leave(status: int) -> NoReturn:
-    """Ends a process that cannot go on. At a usual exit JAX waits for the others, who may be waiting for this one."""
+def exit_now(status: int) -> NoReturn:
+    """Ends this process at once. At a normal exit JAX would wait for the others, which may be waiting for this one.
+
+    Args:
+        status: The process's exit status.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     if is_first():

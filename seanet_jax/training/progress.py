@@ -60,7 +60,7 @@ class Progress:
                 dynamic_ncols=True,
             )
 
-    def wants(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
         """Whether this step's loss and accuracy make a plain line; a bar takes whatever steps it is given."""
         in_epoch = (step - 1) % self._steps_per_epoch + 1
         # The first step tells at once how fast it is.
@@ -78,7 +78,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.2%}", refresh=False)
             self._bar.update(step - before)
-        elif self.wants(step):
+        elif self.is_due(step):
             seconds_per_step = (time.perf_counter() - self._started) / (step - self._first_step)
             say(
                 f"  epoch {(step - 1) // self._steps_per_epoch + 1}/{self._epochs}, "

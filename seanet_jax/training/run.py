@@ -41,18 +41,18 @@ def fit(config: TrainConfig, *, compiler_options: Mapping[str, str] | None = Non
         RunError: a file could not be written, or another process is gone; the checkpoints stay.
         StoppedError: SIGTERM or SIGINT came; a checkpoint was written.
     """
-    with processes.noticing_loss():
+    with processes.reporting_lost_process():
         return _fit(config, dict(compiler_options or {}))
 
 
 def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
     # Folders of data may differ from machine to machine; what is in them is compared below.
     asked = {name: value for name, value in config.to_json().items() if name != "data_dir"}
-    processes.demand_alike(**asked, **options, **versions())
+    processes.check_same(**asked, **options, **versions())
     mesh = sharding.make_mesh(require_gpu=config.require_gpu)
     sharding.check_divisible(mesh, config.batch_size)
     folder = RunFolder(config.run_folder)
-    with processes.agreed():
+    with processes.failing_together():
         folder.check(config)
     say(f"device: {sharding.describe_devices()}")
     for name, value in process_settings(options).items():
@@ -60,11 +60,11 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
     dataset = load_in_turn(config)
     data_sha256 = check_images(dataset)
     trainer = Trainer(config, dataset, mesh, options)
-    with processes.agreed():
+    with processes.failing_together():
         folder.check_data(config, data_sha256, trainer.model_config.batch_groups)
     lowered = trainer.lower_train_step()
     with StopRequest() as stop, contextlib.ExitStack() as stack:
-        with processes.agreed():
+        with processes.failing_together():
             if processes.is_first():
                 stack.enter_context(folder.locked(config))
         folder.check_shared()
@@ -85,7 +85,7 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
         train_step = lowered.compile()
         state = trainer.initial_state() if state is None else state
         say(f"compiled in {time.perf_counter() - started:.1f} s")
-        with processes.agreed():
+        with processes.failing_together():
             if processes.is_first():
                 folder.open(config, trainer.model_config, dataset.image_spec, data_sha256, int(state.step), history)
         with contextlib.closing(Events(folder.tensorboard, int(state.step))) as events:
@@ -121,7 +121,7 @@ def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
     """Writes and says what a run came to."""
     config, last = trainer.config, records[-1]
     whole = [record for record in records if record["step"] % trainer.steps_per_epoch == 0]
-    best = max(whole or records, key=lambda record: record[f"{trainer.chosen_on}_accuracy"])
+    best = max(whole or records, key=lambda record: record[f"{trainer.selection_split}_accuracy"])
     summary = {
         "dataset": config.dataset,
         "model": config.model,
@@ -130,7 +130,7 @@ def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
         "finished": trainer.last_step == trainer.total_steps,
         "last": last,
         "best": best,
-        "best_chosen_on": {"val": "validation", "test": "test"}[trainer.chosen_on],
+        "best_chosen_on": {"val": "validation", "test": "test"}[trainer.selection_split],
         "training_seconds": round(sum(record["seconds"] for record in records), 3),
         "environment": process_settings(trainer.compiler_options),
         "device": sharding.describe_devices(),

@@ -168,12 +168,12 @@ class RunFolder:
         """
         if jax.process_count() == 1:
             return
-        token = self.path / processes.of_first(f"{_TOKEN}{os.urandom(8).hex()}")
-        with processes.agreed(), self.writing(token):
+        token = self.path / processes.from_first(f"{_TOKEN}{os.urandom(8).hex()}")
+        with processes.failing_together(), self.writing(token):
             if processes.is_first():
                 token.touch()
         try:
-            with processes.agreed():
+            with processes.failing_together():
                 if not token.exists():
                     raise InputError(
                         f"--out: {self.path} is not the folder that the first process writes; "

@@ -1,8 +1,8 @@
-"""Devices and how arrays lie on them: the only file that knows how many there are.
+"""The device mesh and the shardings of arrays on it. No other file depends on the number of devices.
 
-A step is one jitted function over a mesh whose single axis, ``data``, splits the batch and the data set; everything
-else is replicated. XLA inserts the sums over devices, so a mean over the batch, batch statistics included, is that of
-the global batch. The devices may be those of several processes.
+A step is one jitted function over a mesh with a single axis, ``data``. The batch and the data set are sharded along it;
+everything else is replicated. XLA inserts the sums over devices, so every mean over the batch, including batch
+statistics, is a mean over the global batch. The devices may belong to several processes.
 """
 
 from typing import Any
@@ -16,13 +16,13 @@ from seanet_jax.errors import InputError
 
 
 def make_mesh(*, require_gpu: bool = False) -> Mesh:
-    """All devices, of all processes, along one axis named ``data``.
+    """Returns a mesh of all devices of all processes, along one axis named ``data``.
 
     Args:
-        require_gpu: fail when JAX's default device is no GPU.
+        require_gpu: Whether to fail if JAX's default device is not a GPU.
 
     Raises:
-        InputError: a GPU is required and there is none.
+        InputError: If a GPU is required and there is none.
     """
     devices = jax.devices()
     if require_gpu and devices[0].platform != "gpu":
@@ -34,38 +34,40 @@ def make_mesh(*, require_gpu: bool = False) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Returns the sharding in which every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: Mesh) -> NamedSharding:
-    """The first axis is divided among the devices."""
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding in which the first axis is divided among the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def round_up(count: int, mesh: Mesh) -> int:
-    """The next multiple of the devices."""
+    """Rounds a count up to a multiple of the number of devices."""
     return -(-count // mesh.size) * mesh.size
 
 
-def put(array: np.ndarray, placement: Sharding) -> jax.Array:
-    """Sends an array to the devices; each process reads and sends only what its own devices hold.
+def place(array: np.ndarray, placement: Sharding) -> jax.Array:
+    """Sends an array to the devices. Each process reads and sends only the parts that its own devices hold.
 
     Args:
-        array: the whole of it, the same in every process.
-        placement: on the mesh; it divides the array evenly.
+        array: The whole array, the same in every process.
+        placement: Sharding on the mesh. It must divide the array evenly.
     """
     return jax.make_array_from_callback(array.shape, placement, lambda index: array[index])
 
 
-def put_split(array: np.ndarray, mesh: Mesh, *, rows: int, fill: int) -> jax.Array:
-    """As ``put``, divided along the first axis after that is filled up.
+def pad_and_shard(array: np.ndarray, mesh: Mesh, *, rows: int, fill: int) -> jax.Array:
+    """Pads the first axis to ``rows``, then shards it across the devices.
+
+    Each process reads and sends only the rows that its own devices hold.
 
     Args:
-        array: ``[N, ...]``.
-        mesh: the devices.
-        rows: after filling up; a multiple of the devices.
-        fill: value of the added rows.
+        array: The whole array, ``[N, ...]``, the same in every process.
+        mesh: The device mesh.
+        rows: Length of the first axis after padding, a multiple of the number of devices.
+        fill: Value of the added rows.
     """
 
     def part(index: Any) -> np.ndarray:
@@ -74,18 +76,18 @@ def put_split(array: np.ndarray, mesh: Mesh, *, rows: int, fill: int) -> jax.Arr
         padding = np.full((stop - start - len(found), *array.shape[1:]), fill, array.dtype)
         return np.concatenate([found, padding]) if len(padding) else found
 
-    return jax.make_array_from_callback((rows, *array.shape[1:]), split_batch(mesh), part)
+    return jax.make_array_from_callback((rows, *array.shape[1:]), batch_sharding(mesh), part)
 
 
 def check_divisible(mesh: Mesh, batch_size: int) -> None:
-    """Demands that a global batch can be divided among the devices.
+    """Checks that the devices divide the global batch evenly.
 
     Args:
-        mesh: the devices.
-        batch_size: images of the global batch.
+        mesh: The device mesh.
+        batch_size: Number of images in the global batch.
 
     Raises:
-        InputError: it cannot.
+        InputError: If they do not.
     """
     if batch_size % mesh.size:
         raise InputError(f"batch_size is {batch_size}; it must be a multiple of the {mesh.size} devices")

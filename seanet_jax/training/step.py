@@ -1,8 +1,8 @@
-"""One optimiser step and one evaluation step: pure functions of explicit state, to be jitted over a mesh.
+"""One training step and one evaluation step, as pure functions of explicit state, to be jitted over a mesh.
 
-Images stay on the devices as uint8 for the whole run; each device has a share and gives what it has of every batch.
-Order and augmentation are functions of (seed, epoch, step), so a resumed run sees what the run that never stopped would
-have seen, on whatever number of devices.
+The images stay on the devices as uint8 for the whole run. Each device holds a part of them and contributes its
+images to each batch. The order of the images and their augmentation are functions of (seed, epoch, step). A resumed run
+therefore sees the same batches as a run that never stopped, on any number of devices.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from jax.sharding import Mesh
 
 from seanet_jax.data.augment import augment
 from seanet_jax.data.dataset import Dataset
-from seanet_jax.models import Network
+from seanet_jax.models import Network, NetworkConfig, build
 from seanet_jax.models.network import split_model
 from seanet_jax.models.scores import Scores
 from seanet_jax.training import sharding
 
 
 class Metrics(NamedTuple):
-    """Sums over the images seen.
+    """Sums over the images seen so far.
 
     Attributes:
-        loss_sum: float32 scalar, sum of the losses of the images' scores, see ``seanet_jax.models.scores``.
-        num_correct: int32 scalar, images whose largest score is their label's.
-        num_images: int32 scalar.
+        loss_sum: Sum of the images' losses, a float32 scalar. See ``seanet_jax.models.scores``.
+        num_correct: Number of images whose largest score is that of their label, an int32 scalar.
+        num_images: Number of images, an int32 scalar.
     """
 
     loss_sum: jax.Array
@@ -38,16 +38,16 @@ class Metrics(NamedTuple):
 
     @classmethod
     def zero(cls) -> "Metrics":
-        """No images seen."""
+        """Returns the metrics of no images."""
         return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
     def add(self, kind: Scores, scores: jax.Array, labels: jax.Array) -> "Metrics":
-        """Adds a batch; a label of -1 marks padding and does not count.
+        """Returns these metrics with a batch added. Images with the label -1 are padding and do not count.
 
         Args:
-            kind: of the scores.
-            scores: ``[N, classes]``.
-            labels: ``[N]``.
+            kind: The kind of scores, which defines their loss.
+            scores: The network's scores, ``[N, classes]``.
+            labels: The images' labels, ``[N]``.
         """
         real = labels >= 0
         losses = kind.loss(scores, jnp.maximum(labels, 0))
@@ -59,14 +59,14 @@ class Metrics(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that changes while training, and all that a checkpoint needs.
+    """The training state: everything that a step changes, and everything that a checkpoint has to hold.
 
     Attributes:
-        step: int32 scalar, optimiser steps done.
-        params: nested dict of float32 parameters.
-        batch_stats: nested dict of running means and variances.
-        opt_state: of the optax transformation.
-        metrics: of the current epoch's training batches so far.
+        step: Number of optimizer steps done, an int32 scalar.
+        params: Nested dict of float32 parameters.
+        batch_stats: Nested dict of running means and variances.
+        opt_state: State of the optax optimizer.
+        metrics: Metrics of the current epoch's training batches so far.
     """
 
     step: jax.Array
@@ -77,11 +77,11 @@ class TrainState(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Images on the device.
+    """Images on the devices.
 
     Attributes:
-        images: uint8 ``[N, H, W, C]``.
-        labels: int32 ``[N]``; -1 marks padding.
+        images: Pixels, uint8 ``[N, H, W, C]``.
+        labels: Labels, int32 ``[N]``; -1 marks padding.
     """
 
     images: jax.Array
@@ -89,21 +89,40 @@ class Images(NamedTuple):
 
 
 def create_state(model: Network, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+    """Returns the training state before the first step.
+
+    Args:
+        model: The network with its initial parameters.
+        optimizer: The optimizer of the parameters.
+    """
     _, params, batch_stats = split_model(model)
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), Metrics.zero())
 
 
-def epoch_order(key: jax.Array, epoch: jax.Array, *, num_images: int) -> jax.Array:
-    """The order in which an epoch visits the training images.
+def abstract_state(config: NetworkConfig, optimizer: optax.GradientTransformation) -> tuple[Network, TrainState]:
+    """Returns a network and its training state with shapes and dtypes in place of arrays. Computes nothing.
 
     Args:
-        key: of the run.
-        epoch: int32 scalar, from 0.
-        num_images: of the training set.
+        config: The network's configuration.
+        optimizer: The optimizer of the parameters.
+    """
+
+    def new_network() -> Network:
+        return build(config, rngs=nnx.Rngs(0))
+
+    return nnx.eval_shape(new_network), jax.eval_shape(lambda: create_state(new_network(), optimizer))
+
+
+def epoch_order(key: jax.Array, epoch: jax.Array, *, num_images: int) -> jax.Array:
+    """Returns the order in which an epoch visits the training images.
+
+    Args:
+        key: The run's random key for orders.
+        epoch: Index of the epoch, from 0, an int32 scalar.
+        num_images: Number of training images.
 
     Returns:
-        int32 ``[num_images]``, a permutation.
+        A permutation of the images' indices, int32 ``[num_images]``.
     """
     return jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
 
@@ -120,15 +139,15 @@ def make_train_step(
     batch_size: int,
     use_augmentation: bool,
 ) -> TrainStep:
-    """Builds ``train_step(state, images, order, key) -> (state, metrics of the epoch so far)``.
+    """Returns ``train_step(state, images, order, key) -> (state, metrics of the epoch so far)``.
 
     Args:
-        model: gives the structure, and is left in training mode; its parameters are not used.
-        optimizer: updates the parameters.
-        dataset: gives normalisation and whether mirroring is allowed.
-        mesh: the batch is split over its ``data`` axis.
-        batch_size: images per step.
-        use_augmentation: whether to crop and mirror.
+        model: The network's structure. Its parameters are not used. It is put into training mode.
+        optimizer: The optimizer of the parameters.
+        dataset: The data set, for its normalization, its number of images and whether mirroring keeps a class.
+        mesh: The device mesh. The batch is sharded along its ``data`` axis.
+        batch_size: Images per step.
+        use_augmentation: Whether to crop and mirror the images at random.
 
     Returns:
         A pure function, to be jitted with the state donated.
@@ -146,9 +165,10 @@ def make_train_step(
         return kind.loss(scores, labels).mean() + agreement, (scores, new_stats)
 
     def train_step(state: TrainState, train: Images, order: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
+        # Which batch of the epoch this is follows from the step alone, so no position has to be saved.
         position = state.step % steps_per_epoch
         chosen = jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
-        batch = sharding.split_batch(mesh)
+        batch = sharding.batch_sharding(mesh)
         images = jax.lax.with_sharding_constraint(train.images[chosen], batch)
         labels = jax.lax.with_sharding_constraint(train.labels[chosen], batch)
         if use_augmentation:
@@ -160,6 +180,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
+        # The metrics start anew at the first step of each epoch.
         fresh = jax.tree.map(lambda total: jnp.where(position == 0, 0, total), state.metrics)
         metrics = fresh.add(kind, scores, labels)
         return TrainState(state.step + 1, params, batch_stats, opt_state, metrics), metrics
@@ -171,12 +192,12 @@ EvalStep = Callable[[Metrics, Any, Any, Images], Metrics]
 
 
 def make_eval_step(model: Network, dataset: Dataset, mesh: Mesh) -> EvalStep:
-    """Builds ``eval_step(metrics, params, batch_stats, batch) -> metrics``: adds a batch of images.
+    """Returns ``eval_step(metrics, params, batch_stats, batch) -> metrics``, which adds a batch to the metrics.
 
     Args:
-        model: gives the structure, and is left in evaluation mode; its parameters are not used.
-        dataset: gives the normalisation.
-        mesh: the batch is split over its ``data`` axis.
+        model: The network's structure. Its parameters are not used. It is put into evaluation mode.
+        dataset: The data set, for its normalization.
+        mesh: The device mesh. The batch is sharded along its ``data`` axis.
 
     Returns:
         A pure function, to be jitted with the metrics donated.
@@ -185,7 +206,7 @@ def make_eval_step(model: Network, dataset: Dataset, mesh: Mesh) -> EvalStep:
     graphdef, _, _ = split_model(model)
 
     def eval_step(metrics: Metrics, params: Any, batch_stats: Any, batch: Images) -> Metrics:
-        images, labels = jax.lax.with_sharding_constraint(batch, sharding.split_batch(mesh))
+        images, labels = jax.lax.with_sharding_constraint(batch, sharding.batch_sharding(mesh))
         network = nnx.merge(graphdef, params, batch_stats)
         return metrics.add(model.config.scores, network(dataset.image_spec.normalize(images)), labels)
 

@@ -1,4 +1,4 @@
-"""What of a run does not change while it trains: network, data on the devices, jitted functions, lengths."""
+"""The fixed parts of a run: network, data on the devices, compiled functions."""
 
 import functools
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from seanet_jax.training.step import (
     Images,
     Metrics,
     TrainState,
+    abstract_state,
     create_state,
     epoch_order,
     make_eval_step,
@@ -29,65 +30,82 @@ from seanet_jax.training.step import (
 
 
 def loss_and_accuracy(metrics: Metrics) -> tuple[float, float]:
-    """Mean loss and accuracy as a fraction; waits for the device."""
+    """Returns the mean loss and the accuracy, a fraction. Waits until the device has computed them.
+
+    Args:
+        metrics: Sums over one image or more.
+    """
     loss_sum, correct, images = jax.device_get(metrics)
     return float(loss_sum) / int(images), int(correct) / int(images)
 
 
 class Evaluation:
-    """Loss and accuracy on one fixed set of images, each counted once.
+    """Evaluates networks on a fixed set of images, which stays on the devices. Each image counts once.
 
     Args:
-        step: jitted.
-        images: uint8 ``[N, H, W, C]``.
-        labels: int32 ``[N]``.
-        size: images per step.
-        mesh: the devices.
+        step: The jitted evaluation step.
+        images: Pixels, uint8 ``[N, H, W, C]``.
+        labels: Labels, int32 ``[N]``.
+        size: Images per step, a multiple of the number of devices. The last batch is padded to this size.
+        mesh: The device mesh.
     """
 
     def __init__(self, step: EvalStep, images: np.ndarray, labels: np.ndarray, size: int, mesh: Mesh):
         self._step = step
         self._batches = [
             Images(
-                sharding.put_split(images[start : start + size], mesh, rows=size, fill=0),
-                sharding.put_split(labels[start : start + size], mesh, rows=size, fill=-1),
+                sharding.pad_and_shard(images[start : start + size], mesh, rows=size, fill=0),
+                sharding.pad_and_shard(labels[start : start + size], mesh, rows=size, fill=-1),
             )
             for start in range(0, len(images), size)
         ]
         self._zero = jax.jit(Metrics.zero, out_shardings=sharding.replicated(mesh))
 
     def __call__(self, state: TrainState, stop: StopRequest) -> tuple[float, float] | None:
-        """Mean loss and accuracy as a fraction; None if a request to stop came before the end."""
+        """Returns the mean loss and the accuracy, a fraction, or None if the run was asked to stop meanwhile.
+
+        Args:
+            state: The training state to evaluate.
+            stop: The request to stop, checked before each step.
+        """
         metrics = self._zero()
         for batch in self._batches:
-            if stop.came():
+            if stop.requested():
                 return None
+            # Without waiting, all steps would be queued at once, and a request to stop would come too late.
             metrics = jax.block_until_ready(self._step(metrics, state.params, state.batch_stats, batch))
         return loss_and_accuracy(metrics)
 
 
 def _all_finite(state: TrainState) -> jax.Array:
-    """Whether nothing that a later step builds on is NaN or infinite."""
+    """Whether the parameters, the batch statistics and the optimizer's state are free of NaN and infinity."""
     leaves = jax.tree.leaves((state.params, state.batch_stats, state.opt_state))
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
 class Trainer:
-    """Network, data, jitted functions and lengths of one run.
+    """The fixed parts of one run: network, data on the devices, jitted functions, number of steps.
 
     Args:
-        config: of the run.
-        dataset: whose share for this process's devices is sent to them.
-        mesh: the devices; they divide the batch size.
-        compiler_options: of XLA, for the training and the evaluation step.
+        config: The run's configuration.
+        dataset: The data set. The parts that this process's devices hold are sent to them.
+        mesh: The device mesh. Its size divides the batch size.
+        compiler_options: Options of XLA for the training step and the evaluation step.
 
     Attributes:
-        chosen_on: "val" or "test": the images that choose the best epoch.
-        evaluations: by the same names.
-        images: the training images and labels, divided among the devices.
-        last_step: where this run ends.
-        parameters: how many the network has.
-        total_steps: of all epochs.
+        config: The run's configuration.
+        compiler_options: Options of XLA for the training step and the evaluation step.
+        model_config: The network's configuration.
+        steps_per_epoch: Optimizer steps in one epoch.
+        total_steps: Optimizer steps in all epochs.
+        last_step: Optimizer step at which the run ends.
+        learning_rate: The jitted learning-rate schedule.
+        parameters: Number of parameters of the network.
+        images: The training images, sharded across the devices.
+        augment_key: The run's random key for augmentation.
+        all_finite: Jitted function: whether a training state is free of NaN and infinity.
+        evaluations: Evaluations by the name of their split: "val", if there are validation images, and "test".
+        selection_split: The split that chooses the best epoch, "val" or "test".
     """
 
     def __init__(self, config: TrainConfig, dataset: Dataset, mesh: Mesh, compiler_options: Mapping[str, str]):
@@ -96,7 +114,7 @@ class Trainer:
         self.steps_per_epoch = len(dataset.train_images) // config.batch_size
         self.total_steps = config.epochs * self.steps_per_epoch
         self.last_step = min(self.total_steps, config.max_steps or self.total_steps)
-        # Jitted, because outside of jit the power is compiled anew for every exponent.
+        # Jitted: outside of jit, JAX compiles the power anew for every exponent.
         self.learning_rate = jax.jit(learning_rate_schedule(config, self.steps_per_epoch))
         self._placement = placement = sharding.replicated(mesh)
         split = jax.jit(lambda: tuple(jax.random.split(jax.random.key(config.seed), 3)), out_shardings=placement)
@@ -106,18 +124,18 @@ class Trainer:
             dataset.image_spec.num_classes, in_channels=dataset.image_spec.channels, devices=mesh.size
         )
         descent = optimizer(config, self.steps_per_epoch)
-        # Jitted, because outside of jit every shape of parameters is compiled on its own.
+        # Jitted: outside of jit, JAX compiles the initialization of every parameter shape on its own.
         self._create_state = jax.jit(
             lambda key: create_state(build(self.model_config, rngs=nnx.Rngs(key)), descent), out_shardings=placement
         )
-        model = nnx.eval_shape(lambda: build(self.model_config, rngs=nnx.Rngs(0)))
+        model, self._abstract_state = abstract_state(self.model_config, descent)
         self.all_finite = jax.jit(_all_finite)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
         self._num_images = len(dataset.train_images)
         rows = sharding.round_up(self._num_images, mesh)
         self.images = Images(
-            sharding.put_split(dataset.train_images, mesh, rows=rows, fill=0),
-            sharding.put_split(dataset.train_labels, mesh, rows=rows, fill=-1),
+            sharding.pad_and_shard(dataset.train_images, mesh, rows=rows, fill=0),
+            sharding.pad_and_shard(dataset.train_labels, mesh, rows=rows, fill=-1),
         )
         self._order = jax.jit(epoch_order, static_argnames="num_images", out_shardings=placement)
 
@@ -134,23 +152,27 @@ class Trainer:
         if dataset.val_images is not None and dataset.val_labels is not None:
             self.evaluations["val"] = Evaluation(eval_step, dataset.val_images, dataset.val_labels, size, mesh)
         self.evaluations["test"] = Evaluation(eval_step, dataset.test_images, dataset.test_labels, size, mesh)
-        # The best epoch is chosen on validation images where there are any.
-        self.chosen_on = next(iter(self.evaluations))
+        # The first of the splits: "val" where there are validation images, else "test".
+        self.selection_split = next(iter(self.evaluations))
 
     def initial_state(self) -> TrainState:
-        """Drawn anew from the seed."""
+        """Returns the training state before the first step, drawn from the seed."""
         return self._create_state(self._init_key)
 
     def order(self, epoch: int) -> jax.Array:
-        """See ``epoch_order``."""
+        """Returns the order in which an epoch visits the training images; see ``epoch_order``.
+
+        Args:
+            epoch: Index of the epoch, from 0.
+        """
         return self._order(self._order_key, np.int32(epoch), num_images=self._num_images)
 
     def abstract_state(self) -> TrainState:
-        """Shapes, dtypes and shardings of the state."""
-        return self._placed(self._create_state.eval_shape(self._init_key))
+        """Returns the shapes, dtypes and shardings of the training state."""
+        return self._placed(self._abstract_state)
 
     def lower_train_step(self) -> jax.stages.Lowered:
-        """Traces the training step, to be compiled."""
+        """Traces the training step. ``.compile()`` of the result makes it callable."""
         order = self._placed(self._order.eval_shape(self._order_key, 0, num_images=self._num_images))
         return self._train_step.lower(self.abstract_state(), self.images, order, self.augment_key)
 

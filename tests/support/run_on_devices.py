@@ -20,7 +20,7 @@ from seanet_jax.models.encapnet import Agreement
 from seanet_jax.models.network import split_model
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
-from seanet_jax.training.sharding import split_batch
+from seanet_jax.training.sharding import batch_sharding
 from seanet_jax.training.trainer import Trainer
 
 STEPS = 24
@@ -66,7 +66,7 @@ def agreement(devices, images=8):
     random = np.random.default_rng(0)
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     maps = [
-        jax.device_put(random.normal(size=(8, *shape)).astype(np.float32)[:images], split_batch(mesh))
+        jax.device_put(random.normal(size=(8, *shape)).astype(np.float32)[:images], batch_sharding(mesh))
         for shape in ((8, 8, 8), (16, 16, 4))
     ]
     function = jax.jit(jax.value_and_grad(lambda p, maps: nnx.merge(graphdef, p, batch_stats)(*maps)))

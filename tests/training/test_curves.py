@@ -55,7 +55,7 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     progress = Progress(step=4, last_step=8, steps_per_epoch=4, batch_size=10, log_every=1)
     progress.begin_epoch(8)
-    assert not any(progress.wants(step) for step in range(5, 9))
+    assert not any(progress.is_due(step) for step in range(5, 9))
     progress.step(7, 1.5, 0.25)
     assert progress._bar.n == 3
     progress.end_steps()

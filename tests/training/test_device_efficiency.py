@@ -7,16 +7,14 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 from training_fixtures import TINY, made_dataset
 
-from seanet_jax import SEANet
 from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.loop import Loop
 from seanet_jax.training.optimizer import optimizer
 from seanet_jax.training.run import fit
-from seanet_jax.training.step import Images, Metrics, create_state, make_eval_step, make_train_step
+from seanet_jax.training.step import Images, Metrics, abstract_state, make_eval_step, make_train_step
 from seanet_jax.training.trainer import Trainer
 
 TWO_CLASSES = dataclasses.replace(TINY, num_classes=2)
@@ -31,12 +29,8 @@ def shapes(tree):
 
 def lower(config, mode):
     """The real training or evaluation step of a network, and the shapes of its state."""
-
-    def new_model():
-        return SEANet(config, rngs=nnx.Rngs(0))
-
-    model, mesh, recipe = nnx.eval_shape(new_model), sharding.make_mesh(), optimizer(TrainConfig(), 5)
-    state = jax.eval_shape(lambda: create_state(new_model(), recipe))
+    mesh, recipe = sharding.make_mesh(), optimizer(TrainConfig(), 5)
+    model, state = abstract_state(config, recipe)
     if mode == "train":
         step = make_train_step(model, recipe, LARGE, mesh, batch_size=BATCH, use_augmentation=True)
         data = shapes(Images(LARGE.train_images, LARGE.train_labels))

@@ -168,7 +168,7 @@ class Recorder:
         return self.array[index]
 
 processes.start(processes.ProcessGroup(sys.argv[2], int(sys.argv[4]), int(sys.argv[6])))
-sharding.put_split(Recorder(), sharding.make_mesh(), rows=12, fill=-1)
+sharding.pad_and_shard(Recorder(), sharding.make_mesh(), rows=12, fill=-1)
 print(sorted(Recorder.rows))
 """
 
@@ -298,7 +298,7 @@ def test_a_process_with_other_images_is_refused_by_all(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(ANOTHER_IMAGE.format(tests=str(SUPPORT), experiment=str(EXPERIMENT)))
     first, second = refused(2, "--out", tmp_path / "run", script=script)
-    assert second.startswith("error: --data-dir: the images of made are others than in process 0; give all the same")
+    assert second.startswith("error: --data-dir: the images of made are not those of process 0; give all the same")
     assert first.startswith("error: process 1: --data-dir: the images of made are others")
     assert not (tmp_path / "run").exists()
 

@@ -219,7 +219,7 @@ def test_the_step_that_diverged_is_named_though_steps_are_looked_at_together():
     loop = SimpleNamespace(_trainer=trainer)
     loop._diverged = functools.partial(Loop._diverged, loop)
     with pytest.raises(TrainingDivergedError, match=r"loss is inf in epoch 2 at step 12, learning rate 0\.11"):
-        Loop._look_at(loop, steps)
+        Loop._report(loop, steps)
 
 
 def test_the_host_reads_metrics_only_now_and_then(tiny, monkeypatch):
@@ -235,7 +235,7 @@ def test_the_host_reads_metrics_only_now_and_then(tiny, monkeypatch):
     # Five steps of eight images an epoch. Read: the run's first step, the last of each epoch, and then the epoch's
     # record: training and test.
     for seconds, expected in ((math.inf, [8, 40, 40, 23, 40, 40, 23]), (0, [*range(8, 41, 8), 40, 23] * 2)):
-        monkeypatch.setattr("seanet_jax.training.loop._SECONDS_BETWEEN_LOOKS", seconds)
+        monkeypatch.setattr("seanet_jax.training.loop._SECONDS_BETWEEN_REPORTS", seconds)
         reads.clear()
         fit(tiny(f"every {seconds} s", epochs=2))
         assert reads == expected

@@ -110,7 +110,7 @@ def raise_at(monkeypatch, place, call, number):
 
 PLACES = {
     "start": (Trainer, "initial_state", 1),
-    "step": (Loop, "_look_at", 2),
+    "step": (Loop, "_report", 2),
     "evaluation": (Evaluation, "__call__", 2),
     "end": (Loop, "_end_epoch", 3),
 }
@@ -146,7 +146,7 @@ def test_a_second_interrupt_stops_at_once(tiny, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Loop, "_look_at", look)
+    monkeypatch.setattr(Loop, "_report", look)
     with pytest.raises(KeyboardInterrupt):
         fit(tiny())
 
@@ -526,8 +526,8 @@ def test_harmless_changes_are_recorded(tiny):
 def test_fewer_steps_than_were_done_are_refused(tiny, monkeypatch):
     config = tiny()
     with monkeypatch.context() as patch:
-        raise_at(patch, (Loop, "_look_at"), 2, signal.SIGTERM)
-        patch.setattr("seanet_jax.training.loop._SECONDS_BETWEEN_LOOKS", 0)
+        raise_at(patch, (Loop, "_report"), 2, signal.SIGTERM)
+        patch.setattr("seanet_jax.training.loop._SECONDS_BETWEEN_REPORTS", 0)
         with pytest.raises(StoppedError):
             fit(config)
     with pytest.raises(InputError, match=r"at step [2-4] already; ask for more than 1 steps"):

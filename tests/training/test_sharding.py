@@ -96,7 +96,7 @@ def test_statistics_of_each_device_are_resumed_on_as_many_only(tiny, monkeypatch
 
 def test_the_data_set_is_filled_up_to_a_multiple_of_the_devices():
     labels = made_dataset(train=45).train_labels
-    placed = sharding.put_split(labels, sharding.make_mesh(), rows=48, fill=-1)
+    placed = sharding.pad_and_shard(labels, sharding.make_mesh(), rows=48, fill=-1)
     np.testing.assert_array_equal(placed, [*labels, -1, -1, -1])
-    assert placed.sharding == sharding.split_batch(sharding.make_mesh())
+    assert placed.sharding == sharding.batch_sharding(sharding.make_mesh())
     assert len(jax.devices()) == 1
