@@ -1,22 +1,23 @@
-"""2-D convolution, and on a CPU faster ways to the same numbers than XLA's.
+"""2-D convolution, with forms that are faster than XLA's on a CPU and compute the same numbers but for rounding.
 
 XLA's CPU backend computes the weight gradient of a convolution as another convolution, whose kernel is as large as the
-image; that takes several times as long as the forward pass. Here it becomes a matrix product instead: of the kernel's
-patches of the input ("patches"), or for 3x3 kernels of stride 1 in Winograd's transformed domain, which needs a quarter
-of the multiplications and speeds up all three passes.
+image. That takes several times as long as the forward pass. This module computes it as a matrix product instead: of
+patches of the input ("patches"), or for 3x3 kernels of stride 1 in Winograd's transformed domain ("winograd4"), which
+needs a quarter of the multiplications and speeds up all three passes.
 
-Winograd's minimal filtering in the form of Lavin and Gray, CVPR 2016 (arXiv:1509.09308, section 4.1). The output is
-computed in tiles of m x m pixels from overlapping windows d of (m + 2) x (m + 2) pixels:
+Winograd's minimal filtering in the form of Lavin and Gray, CVPR 2016 (arXiv:1509.09308, section 4.1), computes the
+output in tiles of m x m pixels from overlapping windows d of (m + 2) x (m + 2) pixels:
 
-    Y = A^T [(G g G^T) * (B^T d B)] A        (* element by element; summed over input channels before A)
+    Y = A^T [(G g G^T) * (B^T d B)] A        (* is element by element; input channels are summed before A is applied)
 
-Every element of a transformed window thus needs a matrix product of its own, [tiles, C] @ [C, F]. All maps are linear,
-so the gradients are the adjoints: with dM = A dY A^T, V = B^T d B and U = G g G^T,
+Each element of a transformed window therefore needs a matrix product of its own, [tiles, C] @ [C, F]. All these maps
+are linear, so the gradients are their adjoints: with dM = A dY A^T, V = B^T d B and U = G g G^T,
 
-    dg = G^T (V^T dM) G   and   dd = B (dM U^T) B^T, added up where windows overlap.
+    dg = G^T (V^T dM) G   and   dd = B (dM U^T) B^T, summed where windows overlap.
+
+Here m = 4, written F(4x4, 3x3). Smaller tiles round less, and save fewer multiplications.
 """
 
-import dataclasses
 import operator
 from collections.abc import Sequence
 from functools import partial, reduce
@@ -29,105 +30,81 @@ from jax import export, lax
 
 from seanet_jax.errors import InputError, demand_positive_integers
 
-ConvMethod = Literal["auto", "lax", "patches", "winograd2", "winograd4"]
+ConvMethod = Literal["auto", "lax", "patches", "winograd4"]
 CONV_METHODS: tuple[str, ...] = get_args(ConvMethod)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Winograd:
-    """The matrices of F(m x m, 3 x 3); the windows have n = m + 2 pixels a side.
-
-    Attributes:
-        BT: of the input, ``[n, n]``.
-        G: of the kernel, ``[n, 3]``.
-        AT: of the output, ``[m, n]``.
-    """
-
-    BT: np.ndarray
-    G: np.ndarray
-    AT: np.ndarray
-
-    @property
-    def tile(self) -> int:
-        """Pixels along a side of an output tile, m."""
-        return self.AT.shape[0]
-
-    @property
-    def window(self) -> int:
-        """Pixels along a side of an input window, n."""
-        return self.AT.shape[1]
-
-    @property
-    def kernel_matrix(self) -> np.ndarray:
-        """``[n * n, 9]``, so that ``vec(G g G^T) = kernel_matrix @ vec(g)``."""
-        return np.kron(self.G, self.G).astype(np.float32)
-
-
-_WINOGRAD2 = _Winograd(
-    BT=np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]),
-    G=np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
-    AT=np.array([[1, 1, 1, 0], [0, 1, -1, -1]]),
+# The matrices of F(4x4, 3x3): B^T of the input [n, n], G of the kernel [n, 3], A^T of the output [m, n].
+_BT = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
 )
-_WINOGRAD4 = _Winograd(
-    BT=np.array(
-        [
-            [4, 0, -5, 0, 1, 0],
-            [0, -4, -4, 1, 1, 0],
-            [0, 4, -4, -1, 1, 0],
-            [0, -2, -1, 2, 1, 0],
-            [0, 2, -1, -2, 1, 0],
-            [0, 4, 0, -5, 0, 1],
-        ]
-    ),
-    G=np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
-    AT=np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
-)
-_WINOGRADS = {"winograd2": _WINOGRAD2, "winograd4": _WINOGRAD4}
+_G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+_AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+# Pixels along a side of an output tile (m), and of the input window that it is computed from (n = m + 2).
+_TILE, _WINDOW = _AT.shape
+# [n * n, 9], so that vec(G g G^T) = _KERNEL_MATRIX @ vec(g): a kernel is too small for two products.
+_KERNEL_MATRIX = np.kron(_G, _G).astype(np.float32)
+
+# Winograd's method pays on a CPU from these sizes, measured on two x86-64 cores. Below 16 channels, transforming the
+# tiles costs more than it saves; below 64 tiles (one image of 32x32, 16 of 8x8), transforming the kernel does.
+_WINOGRAD_MIN_CHANNELS = 16
+_WINOGRAD_MIN_TILES = 64
+# From this many channels of a group, in and out, a product for each group is faster than one with zeros between groups.
+_WIDE_GROUP = 4
 
 
 def conv2d(
     x: jax.Array, kernel: jax.Array, *, stride: int = 1, groups: int = 1, method: ConvMethod = "auto"
 ) -> jax.Array:
-    """2-D cross-correlation with an odd square kernel, padded by half of it on every side (as PyTorch pads).
+    """Computes a 2-D cross-correlation with an odd square kernel.
 
-    XLA's "SAME" pads asymmetrically when the stride is 2 and gives other numbers; this does not.
+    The input is padded by half the kernel on every side, as PyTorch pads. XLA's "SAME" pads asymmetrically when the
+    stride is 2, which gives other numbers.
 
-    The methods compute the same function and differ in speed, in rounding and in the derivatives they offer:
+    The methods compute the same function. They differ in speed, in rounding and in the derivatives they support:
 
-    * "lax": ``lax.conv_general_dilated`` and JAX's derivatives of it, all of them; for any device and dtype.
-    * "patches": as "lax", but the weight gradient is the matrix product of the input's patches with the output's
-      gradient, and a convolution of 1x1, or of more than 3x3, is a matrix product altogether. So is one of groups, a
-      product for each group.
-    * "winograd2", "winograd4": Winograd's F(2x2, 3x3) and F(4x4, 3x3), for float32, 3x3 kernels, stride 1, and
-      height and width divisible by 2 or 4.
-    * "auto": what is fastest. On a CPU (``jax.default_backend()`` when the function is traced) in float32,
-      "winograd4" where it is possible and pays, else "patches"; otherwise "lax". Where the batch size is symbolic
-      (``jax.export``), each platform gets its own when the function is lowered, a CPU that of a large batch.
+    * "lax": ``lax.conv_general_dilated`` with all derivatives that JAX has, on any device and in any dtype.
+    * "patches": As "lax", but the weight gradient is the matrix product of the input's patches with the output's
+      gradient. A 1x1 convolution, one of more than 3x3, and one in wide groups (a product for each group) are matrix
+      products altogether.
+    * "winograd4": Winograd's F(4x4, 3x3), for float32, 3x3 kernels, stride 1, and height and width divisible by 4.
+    * "auto": The fastest. On a CPU (``jax.default_backend()`` when the function is traced) in float32, that is
+      "winograd4" where it is possible and pays, else "patches"; on other devices, "lax". If the batch size is symbolic
+      (``jax.export``), the choice is made for each platform when the function is lowered, on a CPU as for a large
+      batch.
 
-    Groups of few channels are, but for "lax", one convolution with a kernel that is zero between groups: on a CPU,
-    XLA's own convolution of groups is slower than all these zeros.
+    Except by "lax", groups of few channels are computed as one convolution whose kernel is zero between groups. On a
+    CPU, XLA's own convolution in groups is slower than all these zeros.
 
-    "patches" and both "winograd" methods define their own gradient (``jax.custom_vjp``): reverse mode, once. For
-    ``jax.jvp``, ``jax.jacfwd`` or derivatives of derivatives use "lax".
+    "patches" and "winograd4" define their own gradient (``jax.custom_vjp``), which supports reverse mode, once. Use
+    "lax" for ``jax.jvp``, ``jax.jacfwd`` or derivatives of derivatives.
 
     Rounding: in float32 the root-mean-square error of the result and of both gradients, relative to their
-    root-mean-square, stays below 2e-6 for "lax", "patches" and "winograd2", and below 1e-5 for "winograd4" (measured
-    for 3 to 512 channels: up to 8e-7 and 5e-6).
+    root-mean-square, stays below 2e-6 for "lax" and "patches", and below 1e-5 for "winograd4" (measured for 3 to 512
+    channels: up to 8e-7 and 5e-6).
 
     Args:
-        x: ``[N, H, W, C]``.
-        kernel: ``[k, k, C / groups, F]`` with k odd; cast to x's dtype.
-        stride: step in both spatial directions.
-        groups: of adjacent channels, as many of the output as of the input, each computed from its own alone.
-        method: how it is computed.
+        x: Feature map ``[N, H, W, C]``.
+        kernel: Kernel ``[k, k, C / groups, F]`` with k odd; it is cast to x's dtype.
+        stride: Step in both spatial directions.
+        groups: Number of groups of adjacent channels. Each group of output channels is computed from its own group of
+          input channels alone.
+        method: One of the methods above.
 
     Returns:
-        ``[N, ceil(H / stride), ceil(W / stride), F]``, of x's dtype.
+        Feature map ``[N, ceil(H / stride), ceil(W / stride), F]``, of x's dtype.
 
     Raises:
-        InputError: x is not a floating-point map, the ranks, channels or groups do not fit, something is empty, the
-          kernel is not odd and square, the stride is not a positive integer, the method is unknown or cannot compute
-          this.
+        InputError: If x is not a floating-point map, if ranks, channels or groups do not fit together, if an array is
+          empty, if the kernel is not odd and square, if the stride is not a positive integer, or if the method is
+          unknown or cannot compute this convolution.
     """
     if method not in CONV_METHODS:
         raise InputError(f"conv2d: method is {method!r}; it must be one of {', '.join(CONV_METHODS)}")
@@ -147,6 +124,7 @@ def conv2d(
     kernel = kernel.astype(x.dtype)
     if method == "auto":
         if export.is_symbolic_dim(x.shape[0]):
+            # An exported function may run on another platform than this process does.
             on_cpu = partial(conv2d, stride=stride, groups=groups, method=_fastest_on_cpu(x, kernel, stride, groups))
             elsewhere = partial(_conv_lax, stride=stride, groups=groups)
             return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
@@ -155,12 +133,11 @@ def conv2d(
         if method == "patches" and _groups_are_wide(kernel, groups):
             return _conv_groups(x, kernel, stride, groups)
         kernel, groups = _block_diagonal(kernel, groups), 1
-    if method in _WINOGRADS:
-        matrices = _WINOGRADS[method]
-        obstacle = _winograd_obstacle(x, kernel, stride, matrices)
+    if method == "winograd4":
+        obstacle = _winograd_obstacle(x, kernel, stride)
         if obstacle is not None:
             raise InputError(f"conv2d: method {method!r} {obstacle}")
-        return _conv_winograd(x, kernel, matrices)
+        return _conv_winograd(x, kernel)
     if method == "patches":
         if size == 1:
             return _conv_1x1(x, kernel, stride)
@@ -169,22 +146,23 @@ def conv2d(
 
 
 def conv_transpose2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMethod = "auto") -> jax.Array:
-    """The transpose of ``conv2d`` of the same stride, for maps that it does not round up: it multiplies their size.
+    """Computes a transposed convolution, which upsamples by ``stride``.
 
-    PyTorch's transposed convolution with half the kernel as padding and ``stride - 1`` as output padding: zeros are
-    laid between the pixels, and the result is convolved with the kernel turned by 180 degrees.
+    It is the transpose of ``conv2d`` of the same stride on maps whose height and width are divisible by the stride, and
+    equals PyTorch's transposed convolution with half the kernel as padding and ``stride - 1`` as output padding. Zeros
+    are inserted between the pixels, and the result is convolved with the kernel rotated by 180 degrees.
 
     Args:
-        x: ``[N, H, W, C]``.
-        kernel: ``[k, k, C, F]`` with k odd; cast to x's dtype.
-        stride: factor of the size in both spatial directions.
-        method: see ``conv2d``.
+        x: Feature map ``[N, H, W, C]``.
+        kernel: Kernel ``[k, k, C, F]`` with k odd; it is cast to x's dtype.
+        stride: Factor by which height and width grow.
+        method: How the convolution is computed, see ``conv2d``.
 
     Returns:
-        ``[N, stride * H, stride * W, F]``, of x's dtype.
+        Feature map ``[N, stride * H, stride * W, F]``, of x's dtype.
 
     Raises:
-        InputError: as ``conv2d``.
+        InputError: If the stride is not a positive integer, or if ``conv2d`` cannot compute the convolution.
     """
     demand_positive_integers("conv_transpose2d", stride=stride)
     if x.ndim != 4 or kernel.ndim != 4:
@@ -196,55 +174,49 @@ def conv_transpose2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method
     return conv2d(x, kernel[::-1, ::-1], method=method)
 
 
-# Where Winograd's method pays on a CPU, measured on two x86-64 cores. Below 16 channels transforming the tiles costs
-# more than it saves; below 64 tiles (one image of 32x32, 16 of 8x8) transforming the kernel does.
-_WINOGRAD_MIN_CHANNELS = 16
-_WINOGRAD_MIN_TILES = 64
-# Channels of a group, in and out, above which a product for each group is faster than one with zeros between groups.
-_WIDE_GROUP = 4
-
-
 def _groups_are_wide(kernel: jax.Array, groups: int) -> bool:
+    """Whether a matrix product for each group is faster than one product with zeros between groups."""
     return min(kernel.shape[2], kernel.shape[3] // groups) >= _WIDE_GROUP
 
 
 def _fastest_method(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> ConvMethod:
-    """What "auto" means for this convolution, on the device JAX uses by default."""
+    """Returns the method that "auto" stands for, on the device that JAX uses by default."""
     return _fastest_on_cpu(x, kernel, stride, groups) if jax.default_backend() == "cpu" else "lax"
 
 
 def _fastest_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> ConvMethod:
-    """What "auto" means for this convolution on a CPU."""
-    # Of groups, not XLA's own in any dtype.
+    """Returns the method that "auto" stands for on a CPU."""
+    # XLA's own convolution in groups is the slowest in every dtype.
     if groups > 1 and (x.dtype != jnp.float32 or _groups_are_wide(kernel, groups)):
         return "patches"
     if x.dtype != jnp.float32:
         return "lax"
     batch, height, width, channels = x.shape
-    tiles = batch * height * width // _WINOGRAD4.tile**2
+    tiles = batch * height * width // _TILE**2
     if (
-        _winograd_obstacle(x, kernel, stride, _WINOGRAD4) is None
+        _winograd_obstacle(x, kernel, stride) is None
         and min(channels, kernel.shape[3]) >= _WINOGRAD_MIN_CHANNELS
-        # A batch of any size is exported together with the kernels, which XLA then transforms when it compiles.
+        # A batch of symbolic size is exported together with the kernels, which XLA transforms when it compiles: then
+        # transforming them costs nothing at run time, however few the tiles are.
         and (export.is_symbolic_dim(batch) or tiles >= _WINOGRAD_MIN_TILES)
     ):
         return "winograd4"
     return "patches"
 
 
-def _winograd_obstacle(x: jax.Array, kernel: jax.Array, stride: int, matrices: _Winograd) -> str | None:
-    """Why Winograd's method cannot compute this convolution, as the end of a sentence; None if it can."""
+def _winograd_obstacle(x: jax.Array, kernel: jax.Array, stride: int) -> str | None:
+    """Returns why Winograd's method cannot compute a convolution, as the end of a sentence; None if it can."""
     if kernel.shape[0] != 3 or stride != 1:
         return f"needs a 3x3 kernel and stride 1; they are {kernel.shape[0]}x{kernel.shape[1]} and {stride}"
     if x.dtype != jnp.float32:
         return f"needs float32; x is {x.dtype}"
-    if x.shape[1] % matrices.tile or x.shape[2] % matrices.tile:
-        return f"needs height and width divisible by {matrices.tile}; they are {x.shape[1]} and {x.shape[2]}"
+    if x.shape[1] % _TILE or x.shape[2] % _TILE:
+        return f"needs height and width divisible by {_TILE}; they are {x.shape[1]} and {x.shape[2]}"
     return None
 
 
 def _conv_lax(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
-    """XLA's own, with JAX's derivatives."""
+    """Computes the convolution by XLA's own operation, with JAX's derivatives."""
     padding = (kernel.shape[0] // 2, kernel.shape[0] // 2)
     return lax.conv_general_dilated(
         x,
@@ -257,7 +229,7 @@ def _conv_lax(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> 
 
 
 def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
-    """The kernel of groups as one of all channels, zero between them: ``[k, k, C / groups, F]`` to ``[k, k, C, F]``."""
+    """Turns a kernel of groups ``[k, k, C / groups, F]`` into one of all channels ``[k, k, C, F]``, zero elsewhere."""
     height, width, inputs, outputs = kernel.shape
     own = jnp.eye(groups, dtype=kernel.dtype)
     blocks = kernel.reshape(height, width, 1, inputs, groups, outputs // groups) * own[:, None, :, None]
@@ -265,7 +237,7 @@ def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
 
 
 def _conv_groups(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
-    """A matrix product for each group; so are its gradients."""
+    """Computes a matrix product for each group; its gradients are such products too."""
     size, _, inputs, outputs = kernel.shape
     patches = _patches(x, size, stride)
     pixels = patches.reshape(-1, size * size, groups, inputs)
@@ -274,15 +246,16 @@ def _conv_groups(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> j
 
 
 def _conv_1x1(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """A matrix product; so are its gradients."""
+    """Computes a 1x1 convolution as a matrix product; its gradients are matrix products too."""
     x = x[:, ::stride, ::stride]
-    # Of two plain matrices: with three axes to sum over, XLA transposes the output's gradient for the weight gradient.
+    # As a product of two matrices: with three axes to sum over, XLA would transpose the output's gradient before it
+    # computes the weight gradient.
     return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv_patches(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """XLA's own, but for the weight gradient."""
+    """Computes the convolution by XLA's own operation, except the weight gradient."""
     return _conv_lax(x, kernel, stride)
 
 
@@ -307,9 +280,9 @@ _conv_patches.defvjp(_conv_patches_forward, _conv_patches_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv_products(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The product of the patches with the kernel; so are its gradients.
+    """Computes the product of the patches with the kernel; its gradients are matrix products too.
 
-    On a CPU XLA's own is slower by far where the kernel is larger than the map.
+    On a CPU, XLA's own convolution is slower by far if the kernel is larger than the map.
     """
     patches = _patches(x, kernel.shape[0], stride)
     y = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
@@ -319,7 +292,7 @@ def _conv_products(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def _conv_products_forward(
     x: jax.Array, kernel: jax.Array, stride: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    # Not the patches: they are size^2 times as large as x.
+    # The patches are computed again in the backward pass, because they are size^2 times as large as x.
     return _conv_products(x, kernel, stride), (x, kernel)
 
 
@@ -338,7 +311,16 @@ _conv_products.defvjp(_conv_products_forward, _conv_products_backward)
 
 
 def _patches(x: jax.Array, size: int, stride: int) -> jax.Array:
-    """What each output pixel sees, ``[N, H, W, C]`` to ``[N, ceil(H / stride), ceil(W / stride), size * size * C]``."""
+    """Returns the pixels that each output pixel depends on.
+
+    Args:
+        x: Feature map ``[N, H, W, C]``.
+        size: Side length of the kernel.
+        stride: Step in both spatial directions.
+
+    Returns:
+        Patches ``[N, ceil(H / stride), ceil(W / stride), size * size * C]``.
+    """
     _, height, width, _ = x.shape
     half = size // 2
     padded = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
@@ -347,75 +329,74 @@ def _patches(x: jax.Array, size: int, stride: int) -> jax.Array:
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_winograd(x: jax.Array, kernel: jax.Array, matrices: _Winograd) -> jax.Array:
-    """Winograd's; the caller has checked shapes, stride and dtype."""
-    return _conv_winograd_forward(x, kernel, matrices)[0]
+@jax.custom_vjp
+def _conv_winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes the convolution by Winograd's method; the caller has checked shapes, stride and dtype."""
+    return _conv_winograd_forward(x, kernel)[0]
 
 
-# Jitted, so that layers of equal shapes are traced and lowered once: a network has many of them.
-@partial(jax.jit, static_argnums=(2,))
-def _conv_winograd_forward(
-    x: jax.Array, kernel: jax.Array, matrices: _Winograd
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    # The backward pass keeps V, 9/4 of x for 4x4 tiles. Computing it again from x saves nothing: XLA recognises the
+# Jitted so that layers of equal shapes, of which a network has many, are traced and lowered once.
+@jax.jit
+def _conv_winograd_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    # The backward pass keeps V, which is 9/4 as large as x. Computing it again from x would save nothing: XLA finds the
     # common subexpression, even behind a barrier, and compiles the same program.
-    V = _transform_input(x, matrices)
-    M = _products("tc,cf->tf", V, _transform_kernel(kernel, matrices))
-    return _transform_output(M, x.shape, matrices), (V, kernel)
+    V = _transform_input(x)
+    M = _products("tc,cf->tf", V, _transform_kernel(kernel))
+    return _transform_output(M, x.shape), (V, kernel)
 
 
-@partial(jax.jit, static_argnums=(0,))
-def _conv_winograd_backward(
-    matrices: _Winograd, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+@jax.jit
+def _conv_winograd_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     V, kernel = residuals
     shape = (*dy.shape[:3], kernel.shape[2])
-    dM = _adjoint_output(dy, matrices)
-    # The transposed kernel is transformed anew: products with a transposed U take longer than that.
-    U = _transform_kernel(kernel.swapaxes(2, 3), matrices)
-    dx = _adjoint_input(_products("tf,fc->tc", dM, U), shape, matrices)
-    return dx, _adjoint_kernel(_products("tc,tf->cf", V, dM), matrices)
+    dM = _adjoint_output(dy)
+    # Transforming the transposed kernel is faster than products with a transposed U.
+    U = _transform_kernel(kernel.swapaxes(2, 3))
+    dx = _adjoint_input(_products("tf,fc->tc", dM, U), shape)
+    return dx, _adjoint_kernel(_products("tc,tf->cf", V, dM))
 
 
 _conv_winograd.defvjp(_conv_winograd_forward, _conv_winograd_backward)
 
 
 def _products(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """A matrix product for each element of the windows, the first axis of both operands."""
+    """Computes a matrix product for each element of the windows, the first axis of both operands."""
     operands, result = subscripts.split("->")
     left, right = operands.split(",")
+    # The barrier keeps XLA from fusing the products into the transforms, which would compute them several times.
     return lax.optimization_barrier(jnp.einsum(f"n{left},n{right}->n{result}", a, b))
 
 
-def _transform_input(x: jax.Array, matrices: _Winograd) -> jax.Array:
-    """``B^T d B`` of all windows: ``[N, H, W, C]`` to ``[n * n, tiles, C]``."""
-    m, n = matrices.tile, matrices.window
+def _transform_input(x: jax.Array) -> jax.Array:
+    """Computes ``B^T d B`` of all windows: ``[N, H, W, C]`` to ``[n * n, tiles, C]``."""
+    m, n = _TILE, _WINDOW
     _, height, width, channels = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    rows = _stage(matrices.BT, [padded[:, k : k + height - m + 1 : m] for k in range(n)], 0)
-    both = _stage(matrices.BT, [rows[:, :, :, k : k + width - m + 1 : m] for k in range(n)], 1)
+    # A window's pixel k, for all windows at once, is a strided slice of the image.
+    rows = _stage(_BT, [padded[:, k : k + height - m + 1 : m] for k in range(n)], 0)
+    both = _stage(_BT, [rows[:, :, :, k : k + width - m + 1 : m] for k in range(n)], 1)
     return both.reshape(n * n, -1, channels)
 
 
-def _adjoint_input(V: jax.Array, shape: tuple[int, ...], matrices: _Winograd) -> jax.Array:
-    """Adjoint of ``_transform_input`` for an input of the shape ``[N, H, W, C]``."""
-    m, n = matrices.tile, matrices.window
+def _adjoint_input(V: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Applies the adjoint of ``_transform_input`` for an input of the shape ``[N, H, W, C]``."""
+    m, n = _TILE, _WINDOW
     batch, height, width, channels = shape
     V = V.reshape(n, n, batch, height // m, width // m, channels)
-    rows = lax.optimization_barrier(jnp.stack(_add_overlaps(_combine(matrices.BT.T, list(V)), 2)))
-    columns = _add_overlaps(_combine(matrices.BT.T, [rows[:, k] for k in range(n)]), 3)
+    rows = lax.optimization_barrier(jnp.stack(_add_overlaps(_combine(_BT.T, list(V)), 2)))
+    columns = _add_overlaps(_combine(_BT.T, [rows[:, k] for k in range(n)]), 3)
     return jnp.stack(columns, 4).transpose(1, 2, 0, 3, 4, 5).reshape(shape)
 
 
 def _add_overlaps(pixels: Sequence[jax.Array], axis: int) -> list[jax.Array]:
-    """The m pixels of the tiles from the n of the windows, which reach one pixel into the tiles on either side.
+    """Sums the n pixels of overlapping windows into the m pixels of the tiles.
 
-    The outermost pixels lie in the padding and are dropped.
+    A window reaches one pixel into the tiles on either side. The outermost pixels of the image lie in the padding and
+    are dropped.
 
     Args:
-        pixels: the windows' n pixels along one dimension of the image.
-        axis: of the tiles along that dimension, in each of the arrays.
+        pixels: The windows' n pixels along one dimension of the image.
+        axis: The axis of the tiles along that dimension, in each of the arrays.
     """
     first, *own, last = pixels
     zeros = jnp.zeros_like(lax.slice_in_dim(first, 0, 1, axis=axis))
@@ -425,50 +406,51 @@ def _add_overlaps(pixels: Sequence[jax.Array], axis: int) -> list[jax.Array]:
     return own
 
 
-def _transform_kernel(kernel: jax.Array, matrices: _Winograd) -> jax.Array:
-    """``G g G^T``: ``[3, 3, C, F]`` to ``[n * n, C, F]``."""
-    transformed = jnp.matmul(matrices.kernel_matrix, kernel.reshape(9, -1))
+def _transform_kernel(kernel: jax.Array) -> jax.Array:
+    """Computes ``G g G^T``: ``[3, 3, C, F]`` to ``[n * n, C, F]``."""
+    transformed = jnp.matmul(_KERNEL_MATRIX, kernel.reshape(9, -1))
     return lax.optimization_barrier(transformed.reshape(-1, *kernel.shape[2:]))
 
 
-def _adjoint_kernel(U: jax.Array, matrices: _Winograd) -> jax.Array:
-    """Adjoint of ``_transform_kernel``."""
-    return jnp.matmul(matrices.kernel_matrix.T, U.reshape(U.shape[0], -1)).reshape(3, 3, *U.shape[1:])
+def _adjoint_kernel(U: jax.Array) -> jax.Array:
+    """Applies the adjoint of ``_transform_kernel``."""
+    return jnp.matmul(_KERNEL_MATRIX.T, U.reshape(U.shape[0], -1)).reshape(3, 3, *U.shape[1:])
 
 
-def _transform_output(M: jax.Array, shape: tuple[int, ...], matrices: _Winograd) -> jax.Array:
-    """``A^T M A``: ``[n * n, tiles, F]`` to ``[N, H, W, F]``; the shape is ``[N, H, W, any]``."""
-    m, n = matrices.tile, matrices.window
+def _transform_output(M: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Computes ``A^T M A``: ``[n * n, tiles, F]`` to ``[N, H, W, F]``, for a shape of ``[N, H, W, any]``."""
+    m, n = _TILE, _WINDOW
     batch, height, width, _ = shape
     channels = M.shape[-1]
-    rows = _stage(matrices.AT, list(M.reshape(n, n, -1, channels)), 0)
-    pixels = jnp.stack(_combine(matrices.AT, [rows[:, k] for k in range(n)]), 2)
+    rows = _stage(_AT, list(M.reshape(n, n, -1, channels)), 0)
+    pixels = jnp.stack(_combine(_AT, [rows[:, k] for k in range(n)]), 2)
     pixels = pixels.reshape(m, batch, height // m, width, channels)
     return pixels.transpose(1, 2, 0, 3, 4).reshape(batch, height, width, channels)
 
 
-def _adjoint_output(dy: jax.Array, matrices: _Winograd) -> jax.Array:
-    """Adjoint of ``_transform_output``, ``A dY A^T``: ``[N, H, W, F]`` to ``[n * n, tiles, F]``."""
-    m, n = matrices.tile, matrices.window
+def _adjoint_output(dy: jax.Array) -> jax.Array:
+    """Applies the adjoint of ``_transform_output``, ``A dY A^T``: ``[N, H, W, F]`` to ``[n * n, tiles, F]``."""
+    m, n = _TILE, _WINDOW
     batch, height, width, channels = dy.shape
-    # What produces dy must not be fused into the transform either, which reads every pixel several times.
+    # The transform reads every pixel several times, so what produces dy must not be fused into it.
     dy = lax.optimization_barrier(dy).reshape(batch, height // m, m, width, channels)
-    rows = _stage(matrices.AT.T, [dy[:, :, k] for k in range(m)], 0)
+    rows = _stage(_AT.T, [dy[:, :, k] for k in range(m)], 0)
     rows = rows.reshape(n, batch, height // m, width // m, m, channels)
-    both = _stage(matrices.AT.T, [rows[..., k, :] for k in range(m)], 1)
+    both = _stage(_AT.T, [rows[..., k, :] for k in range(m)], 1)
     return both.reshape(n * n, -1, channels)
 
 
 def _stage(matrix: np.ndarray, arrays: Sequence[jax.Array], axis: int) -> jax.Array:
-    """``matrix @ arrays`` along a new axis, kept in memory: one of the two dimensions of a transform.
+    """Computes ``matrix @ arrays`` along a new axis: one of the two dimensions of a transform.
 
-    Without the barrier XLA fuses both dimensions and computes the first anew for every use by the second.
+    The barrier keeps the result in memory. Without it XLA fuses both dimensions, and computes the first again for every
+    use by the second.
     """
     return lax.optimization_barrier(jnp.stack(_combine(matrix, arrays), axis))
 
 
 def _combine(matrix: np.ndarray, arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """``matrix @ arrays`` with the zeros left out: a few additions, cheaper than a matrix product so small."""
+    """Computes ``matrix @ arrays`` as a few additions without the zeros, which is cheaper than so small a product."""
 
     def row_times_arrays(row: np.ndarray) -> jax.Array:
         return reduce(operator.add, [float(c) * a for c, a in zip(row, arrays, strict=True) if c])
