@@ -8,16 +8,16 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-# Okabe and Ito's palette, one colour for each group of channels.
+# Okabe and Ito's palette: one color for each group of channels.
 GROUPS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")
 FACTOR = 4
 INK = "#222222"
-# Fixed ids and no date: the same drawing is the same file.
+# Ids are fixed and the date is left out, so that the same drawing gives the same file.
 matplotlib.rcParams.update({"svg.hashsalt": "seanet", "svg.fonttype": "path", "font.size": 10})
 
 
 def box(axes, x, y, text, width=1.35, height=0.62, face="#F4F4F4"):
-    """A rounded box with text, centred at (x, y)."""
+    """Draws a rounded box with text, centered at (x, y)."""
     corner = (x - width / 2, y - height / 2)
     style = "round,pad=0.02,rounding_size=0.1"
     axes.add_patch(FancyBboxPatch(corner, width, height, boxstyle=style, fc=face, ec=INK, lw=1))
@@ -25,17 +25,17 @@ def box(axes, x, y, text, width=1.35, height=0.62, face="#F4F4F4"):
 
 
 def arrow(axes, start, end, **style):
-    """An arrow between two points."""
+    """Draws an arrow between two points."""
     axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=INK, lw=1, **style))
 
 
-def feature_map(axes, x, y, colours, label):
-    """Channels as a stack of squares seen at an angle, centred at (x, y)."""
+def feature_map(axes, x, y, colors, label):
+    """Draws channels as a stack of squares seen at an angle, centered at (x, y)."""
     step, size = 0.085, 0.62
-    left = x - (size + step * (len(colours) - 1)) / 2
-    for index, colour in reversed(list(enumerate(colours))):
-        corner = (left + step * index, y - size / 2 + step * index * 0.5 - step * len(colours) * 0.22)
-        axes.add_patch(Rectangle(corner, size, size, fc=colour, ec="white", lw=0.8))
+    left = x - (size + step * (len(colors) - 1)) / 2
+    for index, color in reversed(list(enumerate(colors))):
+        corner = (left + step * index, y - size / 2 + step * index * 0.5 - step * len(colors) * 0.22)
+        axes.add_patch(Rectangle(corner, size, size, fc=color, ec="white", lw=0.8))
     axes.text(x, y - 1.0, label, ha="center", va="center", color=INK)
 
 
@@ -63,12 +63,12 @@ def draw(path):
     arrow(axes, (5.46, 0), (5.78, 0))
     box(axes, 6.18, 0, "ReLU", width=0.75)
     arrow(axes, (6.6, 0), (7.15, 0))
-    feature_map(axes, 8.15, 0, [colour for colour in GROUPS for _ in range(FACTOR)], "C channels")
+    feature_map(axes, 8.15, 0, [color for color in GROUPS for _ in range(FACTOR)], "C channels")
     arrow(axes, (9.15, 0), (10.55, 0))
     axes.text(9.85, 0.34, "aggregate", ha="center", weight="bold", color=INK)
     axes.text(9.85, -0.36, f"sum of {FACTOR}\nadjacent channels", ha="center", va="center", color=INK, fontsize=8.5)
     feature_map(axes, 11.15, 0, GROUPS, f"C / {FACTOR} channels")
-    # White behind it: GitHub's dark mode would swallow the ink.
+    # A white background, because dark ink is invisible on the page of a dark mode.
     figure.savefig(path, metadata={"Date": None}, facecolor="white")
 
 

@@ -1,12 +1,12 @@
-"""A pretrained network learns other classes: a new classifier, the first layers frozen, the rest trained further.
+"""Fine-tunes a pretrained network on other classes, with a new classifier and the first layers frozen.
 
     python examples/fine_tune.py FOLDER
 
 FOLDER holds pretrained weights: model.safetensors and config.json, which ``SEANet.save_pretrained`` writes. The network
-learns 1,500 of the handwritten digits that scikit-learn brings along; its accuracy on the others is printed.
+learns 1,500 of the handwritten digits in scikit-learn. The script prints its accuracy on the others.
 
-Frozen are the stem and the first stage: Optax sets the updates of their parameters to zero, and their normalisations
-stay in evaluation mode, where batch statistics do not move.
+The stem and the first stage are frozen. Optax sets the updates of their parameters to zero, and their batch
+normalizations stay in evaluation mode, in which batch statistics do not change.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from seanet_jax import SEANet
 
 
 def is_frozen(path: tuple[Any, ...]) -> bool:
-    """Whether the parameter at a path of the network stays as it is."""
+    """Returns whether the parameter at a path of the network is frozen."""
     return path[0] in ("stem", "stem_bn") or path[:2] == ("stages", 0)
 
 
 def set_modes(model: SEANet) -> None:
-    """Training mode, but for what is frozen."""
+    """Puts the network into training mode, except for its frozen layers."""
     model.train()
     for path, module in nnx.iter_modules(model):
         if path and is_frozen(path):
@@ -36,7 +36,7 @@ def set_modes(model: SEANet) -> None:
 
 
 def make_optimizer(model: SEANet) -> nnx.Optimizer:
-    """SGD for what is trained, nothing for what is frozen."""
+    """Returns an optimizer: SGD for trained parameters, no update for frozen ones."""
 
     def labels(params: nnx.State) -> nnx.State:
         return nnx.map_state(lambda path, _: "frozen" if is_frozen(path) else "trained", params)
@@ -47,7 +47,7 @@ def make_optimizer(model: SEANet) -> nnx.Optimizer:
 
 @nnx.jit
 def step(model: SEANet, optimizer: nnx.Optimizer, images: jax.Array, labels: jax.Array) -> None:
-    """One update. XLA leaves out the gradients that nothing uses."""
+    """Updates the parameters once. XLA removes the gradients of frozen parameters, which nothing uses."""
 
     def loss(model: SEANet) -> jax.Array:
         return optax.softmax_cross_entropy_with_integer_labels(model(images), labels).mean()
@@ -56,7 +56,7 @@ def step(model: SEANet, optimizer: nnx.Optimizer, images: jax.Array, labels: jax
 
 
 def fine_tune(model: SEANet, images: jax.Array, labels: jax.Array, steps: int) -> None:
-    """Changes the network in place; it is in evaluation mode afterwards."""
+    """Trains the network in place and leaves it in evaluation mode."""
     set_modes(model)
     optimizer = make_optimizer(model)
     source = np.random.default_rng(0)
@@ -67,13 +67,13 @@ def fine_tune(model: SEANet, images: jax.Array, labels: jax.Array, steps: int) -
 
 
 def main() -> None:
-    """Reads the argument, trains and answers."""
+    """Fine-tunes the network of a folder and prints its accuracy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="of pretrained weights")
+    parser.add_argument("folder", help="folder of pretrained weights")
     arguments = parser.parse_args()
     model = SEANet.from_pretrained(arguments.folder, num_classes=10, rngs=nnx.Rngs(0))
     digits = load_digits()
-    # Grey is the same in every channel. They are 8x8 pixels: the network takes any size.
+    # Gray images are repeated in every channel. They have 8x8 pixels, and the network takes any size.
     images = jnp.asarray(digits.images[..., None] / 8 - 1, jnp.float32).repeat(model.config.in_channels, -1)
     labels = jnp.asarray(digits.target)
     fine_tune(model, images[:1500], labels[:1500], steps=200)

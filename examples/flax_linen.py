@@ -1,10 +1,10 @@
-"""The residual block in a Linen network, through Flax's own bridge, ``nnx.bridge.ToLinen``.
+"""Uses the residual block in a Linen network, through Flax's bridge ``nnx.bridge.ToLinen``.
 
     python examples/flax_linen.py
 
-Its parameters are in Linen's collection "params" and its running averages in "batch_stats", like those of Linen's
-layers. Trains on 1,500 handwritten digits that scikit-learn brings along, a few seconds, and prints the accuracy on the
-others.
+The block's parameters are in Linen's collection "params" and its running averages in "batch_stats", like those of
+Linen's layers. Trains for a few seconds on 1,500 of the handwritten digits in scikit-learn, and prints the accuracy on
+the others.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from seanet_jax import Aggregate, ResidualBlock
 
 
 def residual_block(train: bool, *, rngs: nnx.Rngs) -> ResidualBlock:
-    """The bridge calls this whenever the network is applied: a module has a mode, its call takes none."""
+    """Returns the block in training or evaluation mode. The bridge calls this each time the network is applied."""
     block = ResidualBlock(8, 32, stride=2, reduction=8, aggregate=Aggregate(4), rngs=rngs)
     if not train:
         block.eval()
@@ -28,20 +28,20 @@ def residual_block(train: bool, *, rngs: nnx.Rngs) -> ResidualBlock:
 
 
 class Network(linen.Module):
-    """Linen's layers around the block."""
+    """Layers of Linen around the block."""
 
     classes: int
 
     @linen.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Images ``[N, H, W, 1]`` to logits ``[N, classes]``."""
+        """Maps images ``[N, H, W, 1]`` to logits ``[N, classes]``."""
         x = linen.relu(linen.Conv(8, (3, 3))(x))
         x = nnx.bridge.ToLinen(residual_block, args=(train,), name="block")(x)
         return linen.Dense(self.classes)(x.mean((1, 2)))
 
 
 def main() -> None:
-    """Trains and answers."""
+    """Trains the network and prints its accuracy."""
     digits = load_digits()
     images, labels = jnp.asarray(digits.images[..., None] / 16, jnp.float32), jnp.asarray(digits.target)
     network = Network(10)

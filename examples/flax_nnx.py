@@ -1,8 +1,8 @@
-"""The blocks in an NNX project of your own, beside Flax's layers and with Optax.
+"""Uses SEANet's modules in an NNX network, beside Flax's own layers, and trains it with Optax.
 
     python examples/flax_nnx.py
 
-Trains on 1,500 handwritten digits that scikit-learn brings along, a few seconds, and prints the accuracy on the others.
+Trains for a few seconds on 1,500 of the handwritten digits in scikit-learn, and prints the accuracy on the others.
 """
 
 import jax
@@ -16,7 +16,7 @@ from seanet_jax import Aggregate, ResidualBlock, SqueezeExcite
 
 
 class Network(nnx.Module):
-    """Flax's convolution, a residual block that recalibrates, an aggregation, and squeeze-excitation on its own."""
+    """A convolution of Flax, a residual block, an aggregate layer and a squeeze-excitation."""
 
     def __init__(self, classes: int, *, rngs: nnx.Rngs):
         self.conv = nnx.Conv(1, 8, (3, 3), rngs=rngs)
@@ -26,14 +26,14 @@ class Network(nnx.Module):
         self.classifier = nnx.Linear(8, classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Images ``[N, H, W, 1]`` to logits ``[N, classes]``."""
+        """Maps images ``[N, H, W, 1]`` to logits ``[N, classes]``."""
         x = self.aggregate(self.block(nnx.relu(self.conv(x))))
         return self.classifier(self.recalibrate(x).mean((1, 2)))
 
 
 @nnx.jit
 def step(model: Network, optimizer: nnx.Optimizer, images: jax.Array, labels: jax.Array) -> None:
-    """One update of the parameters; the block moves its batch statistics itself."""
+    """Updates the parameters once. The block updates its batch statistics itself."""
 
     def loss(model: Network) -> jax.Array:
         return optax.softmax_cross_entropy_with_integer_labels(model(images), labels).mean()
@@ -42,7 +42,7 @@ def step(model: Network, optimizer: nnx.Optimizer, images: jax.Array, labels: ja
 
 
 def main() -> None:
-    """Trains and answers."""
+    """Trains the network and prints its accuracy."""
     digits = load_digits()
     images, labels = jnp.asarray(digits.images[..., None] / 16, jnp.float32), jnp.asarray(digits.target)
     model = Network(10, rngs=nnx.Rngs(0))

@@ -1,8 +1,8 @@
-"""The operations without any framework: a network of ``seanet_jax.layers.functional`` whose parameters are a dict.
+"""Uses the pure functions of ``seanet_jax.layers.functional`` without a framework; the parameters are a dict.
 
     python examples/plain_jax.py
 
-Trains on 1,500 handwritten digits that scikit-learn brings along, a few seconds, and prints the accuracy on the others.
+Trains for a few seconds on 1,500 of the handwritten digits in scikit-learn, and prints the accuracy on the others.
 """
 
 import jax
@@ -17,7 +17,7 @@ CHANNELS, HIDDEN, FACTOR = 32, 4, 4
 
 
 def initial(key: jax.Array, classes: int) -> tuple[Arrays, Arrays]:
-    """Parameters, and the running averages of the normalisation."""
+    """Returns the initial parameters, and the running averages of the batch normalization."""
     shapes = {
         "kernel": (3, 3, 1, CHANNELS),
         "reduce": (CHANNELS, HIDDEN),
@@ -33,7 +33,7 @@ def initial(key: jax.Array, classes: int) -> tuple[Arrays, Arrays]:
 
 
 def logits_of(params: Arrays, averages: Arrays, x: jax.Array, *, train: bool) -> tuple[jax.Array, Arrays]:
-    """Images ``[N, 8, 8, 1]`` to logits ``[N, classes]``, and the averages, moved if this is training."""
+    """Maps images ``[N, 8, 8, 1]`` to logits ``[N, classes]``; also returns the averages, updated in training."""
     x = conv2d(x, params["kernel"])
     mean, var = batch_statistics(x) if train else (averages["mean"], averages["var"])
     if train:
@@ -46,7 +46,7 @@ def logits_of(params: Arrays, averages: Arrays, x: jax.Array, *, train: bool) ->
 
 @jax.jit
 def step(params: Arrays, averages: Arrays, images: jax.Array, labels: jax.Array) -> tuple[Arrays, Arrays]:
-    """One step of gradient descent."""
+    """Returns parameters and averages after one step of gradient descent."""
 
     def loss(params: Arrays) -> tuple[jax.Array, Arrays]:
         logits, moved = logits_of(params, averages, images, train=True)
@@ -57,7 +57,7 @@ def step(params: Arrays, averages: Arrays, images: jax.Array, labels: jax.Array)
 
 
 def main() -> None:
-    """Trains and answers."""
+    """Trains the network and prints its accuracy."""
     digits = load_digits()
     images, labels = jnp.asarray(digits.images[..., None] / 16, jnp.float32), jnp.asarray(digits.target)
     params, averages = initial(jax.random.key(0), classes=10)

@@ -1,4 +1,4 @@
-"""What stands in examples/, as far as it can be tried without a cluster."""
+"""Runs the examples, with stand-ins for a cluster."""
 
 import os
 import re
@@ -26,7 +26,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def programs(folder, name, words):
-    """A program that writes down what it is started with."""
+    """Makes a program that records its arguments."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {folder}/asked\n{words}\n')
@@ -64,7 +64,7 @@ def test_the_jobset_starts_and_resumes_a_run(tmp_path):
     assert container["command"] == ["bash", "-c"]
     (script,) = container["args"]
     programs(tmp_path, "bin/python", "")
-    # The pods' folder, here.
+    # The folder that pods share is a local one here.
     script = script.replace("/shared", shlex.quote(f"{tmp_path}/shared"))
     for resume in (False, True):
         environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "JOB_COMPLETION_INDEX": "1"}
@@ -84,7 +84,7 @@ def test_the_jobset_starts_and_resumes_a_run(tmp_path):
 
 
 def accuracy(name, *arguments, monkeypatch, capsys):
-    """What an example prints when it is run; its docstring names the command."""
+    """Runs an example and returns the accuracy that it prints. Its docstring must name the command."""
     script = EXAMPLES / name
     assert f"    python examples/{name}{' FOLDER' if arguments else ''}\n" in script.read_text()
     monkeypatch.setattr(sys, "argv", [str(script), *arguments])
@@ -101,7 +101,7 @@ def test_the_blocks_learn_digits_in_other_frameworks(name, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_pretrained_network_learns_digits(tmp_path, monkeypatch, capsys):
     settled(TINY).save_pretrained(tmp_path)
-    # Of random weights, a stage of them frozen; one in ten would be chance.
+    # The weights are random and a stage of them is frozen. One in ten would be chance.
     assert accuracy("fine_tune.py", str(tmp_path), monkeypatch=monkeypatch, capsys=capsys) > 0.5
 
 
