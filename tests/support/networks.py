@@ -1,5 +1,7 @@
 """Networks for tests: without values, which takes no compilation, or with random ones."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,3 +45,12 @@ def random_network(config, seed=0):
 @pytest.fixture(scope="module")
 def torch():
     return pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[convert]'")
+
+
+@pytest.fixture
+def pytorch_network(torch, monkeypatch):
+    """The published network's class in PyTorch."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from pytorch_seanet import SEANet as PyTorchSEANet
+
+    return PyTorchSEANet

@@ -10,8 +10,12 @@ from tensorboardX.proto import event_pb2
 
 from seanet_jax.data import Dataset
 from seanet_jax.image_spec import ImageSpec
+from seanet_jax.inference.trained import load_model
 from seanet_jax.models import PRESETS, SEANet, SEANetConfig, weights
+from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.optimizer import optimizer
+from seanet_jax.training.step import create_state
 
 TINY = SEANetConfig(stage_sizes=(1, 1), widths=(8, 16), stem_width=4, reduction=4, aggregate_factor=2)
 TINY_RUN = {
@@ -89,6 +93,14 @@ def records(folder, timing=False):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     varying = () if timing else ("seconds", "images_per_second")
     return [{name: value for name, value in line.items() if name not in varying} for line in lines]
+
+
+def latest_state(folder):
+    """The training state in the latest checkpoint of a run, whose config.json says what it is of."""
+    model = load_model(folder, "latest")
+    config = TrainConfig(**json.loads((folder / "config.json").read_text())["config"])
+    with Checkpoints(folder) as checkpoints:
+        return checkpoints.restore_latest(create_state(model, optimizer(config, 1)))[0]
 
 
 def read_points(folder):

@@ -1,0 +1,298 @@
+"""Converts networks between PyTorch checkpoints, runs, and folders of pretrained weights.
+
+``seanet convert`` is the command of these functions.
+"""
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from seanet_jax import data
+from seanet_jax.errors import InputError, RunError
+from seanet_jax.image_spec import ImageSpec
+from seanet_jax.inference.trained import load, load_model
+from seanet_jax.layers.functional import AggregateOp
+from seanet_jax.models import PRESETS, Network, SEANet, SEANetConfig, build, from_pretrained, weights
+from seanet_jax.models.pytorch import PyTorchCheckpoint, import_torch, read_pytorch, state_dict, write_pytorch
+from seanet_jax.training.checkpoint import Checkpoints, reason
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.optimizer import optimizer
+from seanet_jax.training.run_folder import RunFolder
+from seanet_jax.training.step import create_state
+
+# Ends the errors of a network that cannot become a run.
+_ALTERNATIVE = "in Python, read_pytorch or from_pretrained reads it, and save_pretrained keeps it"
+
+
+class ConvertedRun(NamedTuple):
+    """A run that a conversion has written.
+
+    Attributes:
+        model: The network.
+        config: The run's configuration.
+        network_fields: Fields of the configuration that describe the network: its preset, and what differs from it.
+        step: Optimizer steps done.
+        has_momentum: Whether the momentum was in the source. It is zero otherwise.
+    """
+
+    model: Network
+    config: TrainConfig
+    network_fields: dict[str, Any]
+    step: int
+    has_momentum: bool
+
+
+def convert_to_run(
+    source: Path,
+    target: Path,
+    recipe: TrainConfig,
+    *,
+    dataset: str | None = None,
+    aggregate_op: AggregateOp = "sum",
+) -> ConvertedRun:
+    """Writes the folder of a run for a PyTorch checkpoint or a folder of pretrained weights.
+
+    Args:
+        source: A PyTorch checkpoint, or a folder of pretrained weights.
+        target: The folder to write. Nothing is left of it after an error.
+        recipe: Configuration whose recipe the run gets. Its network, data set and folder are replaced.
+        dataset: Name of the data set to train on. By default the first one that fits the network.
+        aggregate_op: Aggregation of the network, which a PyTorch checkpoint does not say.
+
+    Raises:
+        InputError: If the source cannot be read, no preset or data set fits its network, or the target cannot be
+            written.
+        RunError: If the target could not be written completely.
+    """
+    images = None
+    if source.is_file():
+        found = read_pytorch(source, aggregate_op)
+    else:
+        found = PyTorchCheckpoint(SEANet.from_pretrained(source), epoch=None, momentum=None)
+        images = weights.read_about(source).images
+    dataset = find_dataset(found.model.config, source, asked=dataset, images=images)
+    network = find_preset(found.model.config, source)
+    config = dataclasses.replace(recipe, dataset=dataset, out=target, **network)
+    with _written_whole(target) as folder:
+        step = write_run(
+            folder, config, found.model, data.image_spec(dataset), epoch=found.epoch or 0, momentum=found.momentum
+        )
+    return ConvertedRun(found.model, config, network, step, found.momentum is not None)
+
+
+def convert_to_pytorch(source: Path, target: Path, which: str = "best") -> Network:
+    """Writes a PyTorch state dict of the network of a run or of a folder of pretrained weights.
+
+    Args:
+        source: The folder of a run or of pretrained weights.
+        target: The file to write. Nothing is left of it after an error.
+        which: "best" or "latest" checkpoint of a run.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: If PyTorch is missing, the source cannot be read, or the target cannot be written.
+        RunError: If the target could not be written completely.
+    """
+    import_torch()
+    model = from_pretrained(source) if weights.is_folder(source) else load_model(source, which)
+    arrays = state_dict(model)
+    with _written_whole(target) as path:
+        write_pytorch(path, arrays)
+    return model
+
+
+def convert_to_weights(source: Path, target: Path, which: str = "best") -> Network:
+    """Writes a folder of pretrained weights of a run's network, with its image specification.
+
+    Args:
+        source: The folder of a run.
+        target: The folder to write. Nothing is left of it after an error.
+        which: "best" or "latest" checkpoint.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: If the source cannot be read or the target cannot be written.
+        RunError: If the target could not be written completely.
+    """
+    trained = load(source, which)
+    with _written_whole(target) as folder:
+        trained.model.save_pretrained(folder, trained.images)
+    return trained.model
+
+
+def write_run(
+    folder: Path,
+    config: TrainConfig,
+    model: SEANet,
+    images: ImageSpec,
+    *,
+    epoch: int = 0,
+    momentum: Mapping[str, np.ndarray] | None = None,
+) -> int:
+    """Writes the folder of a run for a network that was trained elsewhere, as if the run had just finished an epoch.
+
+    Args:
+        folder: The folder to create.
+        config: The run's configuration.
+        model: The trained network. Its architecture must be the configuration's.
+        images: Specification of the network's images and classes.
+        epoch: Epochs for which the network was trained.
+        momentum: Momentum of SGD by the path of each parameter, named as in ``weights.to_arrays``. None is zero.
+
+    Returns:
+        Optimizer steps done.
+
+    Raises:
+        InputError: If weights or momentum do not fit the configuration's network, or there are too few images or too
+            many epochs.
+        RunError: If a file of the run could not be written.
+        OSError: If the folder could not be created.
+    """
+    steps_per_epoch = _steps_per_epoch(config)
+    step = epoch * steps_per_epoch
+    if step >= 2**31:
+        raise InputError(f"{epoch} epochs of {steps_per_epoch} steps are too many; steps are counted in 32 bits")
+    model_config = config.model_config(len(images.class_names), in_channels=images.channels)
+    network = nnx.eval_shape(lambda: build(model_config, rngs=nnx.Rngs(0)))
+    weights.set_arrays(network, weights.to_arrays(model), "the model")
+    state = create_state(network, optimizer(config, steps_per_epoch))
+    progress: dict[str, Any] = {"count": jnp.int32(step)}
+    if momentum is not None:
+        parameters = {_path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
+        weights.demand_arrays(momentum, parameters, "the momentum")
+        progress["trace"] = jax.tree_util.tree_map_with_path(
+            lambda path, _: jnp.asarray(momentum[_path_name(path)], jnp.float32), state.params
+        )
+    opt_state = optax.tree_utils.tree_set(state.opt_state, **progress)
+    state = state._replace(step=jnp.int32(step), opt_state=opt_state)
+
+    folder.mkdir()
+    # Nobody here has seen the images of the earlier epochs, so the run has no hash of them and no records.
+    RunFolder(folder).open(config, model_config, images, data_sha256=None, step=step, history=[])
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save_latest(step, state, [])
+        checkpoints.save_best(step, state, [])
+    return step
+
+
+def find_dataset(
+    config: SEANetConfig, source: Path, *, asked: str | None = None, images: ImageSpec | None = None
+) -> str:
+    """Returns the name of the data set that fits a network.
+
+    Args:
+        config: Configuration of the network.
+        source: Where the network comes from, for the error.
+        asked: Name of the data set that must fit. By default the first one that fits is returned.
+        images: Specification of the network's images, if it is known.
+
+    Raises:
+        InputError: If no data set, or not the one asked for, fits the network.
+    """
+    if asked is not None:
+        data.get(asked)
+    ours = config.num_classes, config.in_channels
+    fitting = [
+        name
+        for name, candidate in data.DATASETS.items()
+        if (candidate.image_spec.num_classes, candidate.image_spec.channels) == ours
+        and images in (None, candidate.image_spec)
+    ]
+    if asked in fitting or (fitting and asked is None):
+        return asked or fitting[0]
+    like = "" if images is None else ", with the class names and normalization in its config.json"
+    raise InputError(
+        f"{source} is for {ours[0]} classes of images of {ours[1]} channels{like}, and a run must be for the images "
+        f"of {asked or ' or '.join(data.DATASETS)}; {_ALTERNATIVE}"
+    )
+
+
+def find_preset(config: SEANetConfig, source: Path) -> dict[str, Any]:
+    """Returns the fields of ``TrainConfig`` that describe a network: a preset, and as few changed fields as possible.
+
+    Args:
+        config: Configuration of the network.
+        source: Where the network comes from, for the error.
+
+    Raises:
+        InputError: If no preset has the network's stages, widths, stem and kind of block.
+    """
+    # TrainConfig can replace the other fields of a preset, but not these.
+    fixed = ("stage_sizes", "widths", "stem_width", "preactivation")
+    presets = {name: preset for name, preset in PRESETS.items() if isinstance(preset, SEANetConfig)}
+    fitting = []
+    for name, preset in presets.items():
+        if any(getattr(preset, field) != getattr(config, field) for field in fixed):
+            continue
+        compared = ["squeeze_excite", "aggregate_placement"]
+        # Two reductions with the same number of hidden units are the same network.
+        if config.squeeze_excite and any(w // preset.reduction != w // config.reduction for w in config.widths):
+            compared.append("reduction")
+        if config.aggregate_placement != "none":
+            compared += ["aggregate_op", "aggregate_factor"]
+        ours = {field: getattr(config, field) for field in compared}
+        fitting.append(
+            {"model": name, **{field: value for field, value in ours.items() if getattr(preset, field) != value}}
+        )
+    if not fitting:
+        blocks = "pre-activated blocks" if config.preactivation else "blocks"
+        raise InputError(
+            f"{source} has stages of {config.stage_sizes} {blocks} of widths {config.widths} after a stem of "
+            f"{config.stem_width}; a run's must be those of one of {', '.join(presets)}; {_ALTERNATIVE}"
+        )
+    return min(fitting, key=len)
+
+
+def _steps_per_epoch(config: TrainConfig) -> int:
+    """Returns the optimizer steps in an epoch, computed without loading the images."""
+    count = data.train_count(config.dataset)
+    images = count if config.limit_train is None else config.limit_train
+    if not config.batch_size <= images <= count:
+        raise InputError(
+            f"limit_train is {config.limit_train} and batch_size {config.batch_size}; {config.dataset} has {count} "
+            "training images, of which at least a batch must be used"
+        )
+    return images // config.batch_size
+
+
+def _path_name(path: Any) -> str:
+    """Returns the name of a leaf of a nested dict, as in ``weights.to_arrays``."""
+    return ".".join(str(entry.key) for entry in path)
+
+
+@contextlib.contextmanager
+def _written_whole(target: Path) -> Iterator[Path]:
+    """Gives a path to write to, which becomes the target at the end. Nothing is left of it after an error.
+
+    Raises:
+        InputError: If nothing can be written beside the target.
+        RunError: In place of any OSError or RunError raised inside.
+    """
+    place = target.absolute()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # A rename replaces the target in one step only on the same file system.
+        scratch = tempfile.TemporaryDirectory(prefix=".convert-", dir=place.parent)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written ({error.strerror}); name another target") from None
+    with scratch:
+        path = Path(scratch.name) / place.name
+        try:
+            yield path
+            path.replace(place)
+        except (OSError, RunError) as error:
+            why = reason(error.__cause__ or error)
+            raise RunError(f"{target} could not be written ({why}); nothing is left of it") from error
