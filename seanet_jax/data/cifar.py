@@ -48,6 +48,7 @@ def load_cifar(spec: CifarSpec, data_dir: Path, progress: bool, *, mapped: bool 
 
 
 def _from_original(spec: CifarSpec, layout: original.Layout, path: Path) -> Arrays:
+    """Reads the original files. They need no cache, because their images are not compressed one by one."""
     print_to_stderr(f"Reading {spec.title} from {path}")
     content = original.read(spec, layout, path)
     arrays: Arrays = {"class_names": np.array(content.names["label"])}
@@ -59,6 +60,8 @@ def _from_original(spec: CifarSpec, layout: original.Layout, path: Path) -> Arra
 
 
 def _from_prepared(spec: CifarSpec, data_dir: Path, progress: bool, mapped: bool) -> Arrays:
+    """Reads the data set as prepared by TFDS, whose PNG images take long to decode, through the cache."""
+
     def build() -> Arrays:
         train, test, names = tfds.read_prepared(spec, data_dir, progress)
         return {

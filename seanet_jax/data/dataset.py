@@ -62,6 +62,7 @@ class Dataset:
                 array = getattr(self, f"{split}_{kind}")
                 if array is not None:
                     array = array[len(array) * part // parts : len(array) * (part + 1) // parts]
+                    # Names and shapes too, because the same bytes could be divided into other arrays.
                     digest.update(f"{split} {kind} {array.shape}".encode())
                     digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()

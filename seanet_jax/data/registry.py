@@ -36,6 +36,7 @@ def is_known(name: object) -> bool:
     """Returns whether a data set of this name exists. Plugins are loaded if it is not in the table yet."""
     if not isinstance(name, str):
         return False
+    # Only for a missing name, because most runs need no plugin and a broken one must not stop them.
     if name not in DATASETS:
         load_plugins()
     return name in DATASETS

@@ -13,7 +13,7 @@ class LoadFunction(Protocol):
     """Loads a data set; `seanet_jax.data.load` describes the arguments."""
 
     def __call__(self, *, data_dir: Path, progress: bool, mapped: bool) -> Dataset:
-        """Returns the data set. Its content and order must not depend on the arguments."""
+        """Returns the data set. Its content and order must be the same wherever it is stored."""
 
 
 @dataclasses.dataclass(frozen=True)
