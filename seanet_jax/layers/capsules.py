@@ -1,7 +1,7 @@
-"""Capsules kept as channels: pure functions of arrays, as in EncapNet (Li et al., ECCV 2018, arXiv:1808.03749).
+"""EncapNet's operations on capsules, as pure functions of arrays (Li et al., ECCV 2018, arXiv:1808.03749).
 
-A map of ``groups * size`` channels, channels last, is ``groups`` capsules of ``size`` components at every position,
-group-major: channels ``g * size`` to ``g * size + size - 1`` are capsule g.
+Capsules are stored as channels. A channels-last map of ``groups * size`` channels holds ``groups`` capsules of ``size``
+components at every position, group by group: channels ``g * size`` to ``g * size + size - 1`` are capsule g.
 """
 
 import jax
@@ -12,41 +12,45 @@ from seanet_jax.layers.functional import at_least_float32
 
 
 def euclidean_norm(x: jax.Array, *, keepdims: bool = False) -> jax.Array:
-    """The length of the vectors along the last axis, in float32 at least; at zero its gradient is zero, not NaN.
+    """Computes the length of the vectors along the last axis, in float32 or better.
+
+    The gradient of a vector of length zero is zero, not NaN.
 
     Args:
-        x: ``[..., D]``.
-        keepdims: whether the last axis stays, of size 1.
+        x: Vectors ``[..., D]``.
+        keepdims: Whether the last axis is kept, with size 1.
 
     Returns:
-        ``[...]``.
+        Lengths ``[...]``.
 
     Raises:
-        InputError: x is not a floating-point array with a last axis.
+        InputError: If x is not a floating-point array with a last axis.
     """
     if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"euclidean_norm: x is {x.dtype} {x.shape}; it must be floating point [..., D]")
     squared = jnp.square(x.astype(at_least_float32(x))).sum(-1, keepdims=keepdims)
-    # The derivative of a square root at zero is infinite, and infinity times zero is NaN, even where it is not chosen.
+    # The derivative of a square root at zero is infinite, and infinity times zero is NaN, even in the branch that
+    # ``where`` does not select. The inner ``where`` therefore replaces zeros before the root is taken.
     positive = squared > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
 
 
 def squash(x: jax.Array, groups: int | None = None) -> jax.Array:
-    """Shortens vectors to less than 1, the short ones most: ``v * |v|^2 / (1 + |v|^2) / |v|``.
+    """Shortens vectors to lengths below 1, short ones most: ``v * |v|^2 / (1 + |v|^2) / |v|``.
 
-    Sabour et al., NeurIPS 2017, eq. 1. Computed as ``v * |v| / (1 + |v|^2)``, which divides by nothing that may be zero
-    and therefore needs no epsilon beside a length; at zero the value and the gradient are zero.
+    The formula is eq. 1 of Sabour et al., NeurIPS 2017. It is computed as ``v * |v| / (1 + |v|^2)``, which never
+    divides by zero and so needs no epsilon. At zero, the value and the gradient are zero.
 
     Args:
-        x: ``[..., D]``; or, with groups, ``[..., C]``, of which each group of adjacent channels is a vector.
-        groups: capsules among the channels; None where the last axis is the vector.
+        x: Vectors ``[..., D]``; or, if groups are given, a map ``[..., C]`` in which each group of adjacent channels is
+          a vector.
+        groups: Number of capsules among the channels; None if the last axis is one vector.
 
     Returns:
-        Of x's shape and dtype.
+        The shortened vectors, of x's shape and dtype.
 
     Raises:
-        InputError: x is not floating point with a last axis, or the groups do not divide its channels.
+        InputError: If x is not a floating-point array with a last axis, or if the groups do not divide the channels.
     """
     vectors = x if groups is None else as_capsules(x, groups)
     length = euclidean_norm(vectors, keepdims=True)
@@ -54,14 +58,14 @@ def squash(x: jax.Array, groups: int | None = None) -> jax.Array:
 
 
 def as_capsules(x: jax.Array, groups: int) -> jax.Array:
-    """The capsules of a map: ``[..., groups * size]`` to ``[..., groups, size]``.
+    """Splits the channels of a map into capsules: ``[..., groups * size]`` to ``[..., groups, size]``.
 
     Args:
-        x: of any rank, channels last.
-        groups: capsules at each position.
+        x: Map of any rank, channels last.
+        groups: Number of capsules at each position.
 
     Raises:
-        InputError: x has no channel axis, or the groups do not divide its channels.
+        InputError: If x has no channel axis, or if the groups do not divide its channels.
     """
     if x.ndim < 1:
         raise InputError("as_capsules: x is a scalar; it needs a last axis of channels")
@@ -76,14 +80,14 @@ def scale_capsules(x: jax.Array, coefficients: jax.Array) -> jax.Array:
     """Multiplies all components of every capsule by its coefficient.
 
     Args:
-        x: ``[..., groups * size]``.
-        coefficients: ``[..., groups]``.
+        x: Map ``[..., groups * size]``.
+        coefficients: One coefficient for each capsule, ``[..., groups]``.
 
     Returns:
-        Of x's shape.
+        The scaled map, of x's shape.
 
     Raises:
-        InputError: the shapes do not fit together.
+        InputError: If the shapes do not fit together.
     """
     if not x.ndim or x.ndim != coefficients.ndim or x.shape[:-1] != coefficients.shape[:-1]:
         raise InputError(
@@ -94,21 +98,22 @@ def scale_capsules(x: jax.Array, coefficients: jax.Array) -> jax.Array:
 
 
 def route(main: jax.Array, aide: jax.Array, main_coefficients: jax.Array, aide_coefficients: jax.Array) -> jax.Array:
-    """EncapNet's approximate routing in one pass: each branch is weighted by what the other one says.
+    """Combines two branches by EncapNet's approximate routing, in one pass (Li et al., arXiv:1808.03749).
 
-    ``main * aide_coefficients + aide * main_coefficients``, capsule by capsule (Li et al., arXiv:1808.03749).
+    Each branch is weighted by coefficients that are computed from the other one. Capsule by capsule, the result is
+    ``main * aide_coefficients + aide * main_coefficients``.
 
     Args:
-        main: ``[..., groups * size]``, of the master branch.
-        aide: likewise, of the aide branch.
-        main_coefficients: ``[..., groups]``, computed from ``main``.
-        aide_coefficients: likewise, from ``aide``.
+        main: Map of the master branch, ``[..., groups * size]``.
+        aide: Map of the aide branch, of the same shape.
+        main_coefficients: Coefficients computed from ``main``, ``[..., groups]``.
+        aide_coefficients: Coefficients computed from ``aide``, ``[..., groups]``.
 
     Returns:
-        ``[..., groups * size]``.
+        Map ``[..., groups * size]``.
 
     Raises:
-        InputError: the shapes do not fit together.
+        InputError: If the shapes do not fit together.
     """
     if main.shape != aide.shape:
         raise InputError(f"route: main is {main.shape} and aide {aide.shape}; they must be of one shape")
@@ -116,17 +121,17 @@ def route(main: jax.Array, aide: jax.Array, main_coefficients: jax.Array, aide_c
 
 
 def flatten_capsules(x: jax.Array, groups: int) -> jax.Array:
-    """All capsules of a map in the order of group, row, column.
+    """Lists all capsules of a map, ordered by group, then row, then column.
 
     Args:
-        x: ``[N, H, W, groups * size]``.
-        groups: capsules at each position.
+        x: Map ``[N, H, W, groups * size]``.
+        groups: Number of capsules at each position.
 
     Returns:
-        ``[N, groups * H * W, size]``.
+        Capsules ``[N, groups * H * W, size]``.
 
     Raises:
-        InputError: x is no such map, or the groups do not divide its channels.
+        InputError: If x is no such map, or if the groups do not divide its channels.
     """
     if x.ndim != 4:
         raise InputError(f"flatten_capsules: x has shape {x.shape}; it must be [N, H, W, groups * size]")
@@ -135,19 +140,20 @@ def flatten_capsules(x: jax.Array, groups: int) -> jax.Array:
 
 
 def class_capsules(capsules: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A capsule for each class, squashed: each component is a linear map of that component of all capsules.
+    """Computes one squashed capsule for each class.
 
-    ``squash(sum_n capsules[b, n, d] * kernel[d, n, c])``, over d.
+    Each component of a class's capsule is a linear map of the same component of all input capsules:
+    ``squash(sum_n capsules[b, n, d] * kernel[d, n, c])``, where squash acts along d.
 
     Args:
-        capsules: ``[N, n, D]``.
-        kernel: ``[D, n, classes]``.
+        capsules: Input capsules ``[N, n, D]``.
+        kernel: Weights ``[D, n, classes]``.
 
     Returns:
-        ``[N, classes, D]``, of the capsules' dtype.
+        Capsules ``[N, classes, D]``, of the input's dtype.
 
     Raises:
-        InputError: the shapes do not fit together, or the capsules are not floating point.
+        InputError: If the shapes do not fit together, or if the capsules are not floating point.
     """
     if capsules.ndim != 3 or kernel.ndim != 3 or kernel.shape[:2] != (capsules.shape[2], capsules.shape[1]):
         raise InputError(

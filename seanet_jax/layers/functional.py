@@ -1,6 +1,6 @@
-"""The operations of the network as pure functions of arrays: usable from Flax, Haiku, Equinox or plain JAX.
+"""SEANet's operations as pure functions of arrays, for use from Flax, Haiku, Equinox or plain JAX.
 
-Feature maps are channels-last: ``[N, H, W, C]``. Everything here can be jitted, differentiated and vmapped.
+Feature maps are channels-last: ``[N, H, W, C]``. All functions can be jitted, differentiated and vmapped.
 """
 
 from typing import Literal, get_args
@@ -24,15 +24,16 @@ def aggregate(x: jax.Array, factor: int = 4, op: AggregateOp = "sum") -> jax.Arr
     ``g * factor + factor - 1``.
 
     Args:
-        x: feature map of any rank, channels last: ``[..., C]``.
-        factor: size of a group, k in the SEANet talk (MIND 2019); divides C.
-        op: how a group is reduced. The published network sums.
+        x: Feature map of any rank, channels last: ``[..., C]``.
+        factor: Number of channels in a group, k in the SEANet talk (MIND 2019). It divides C.
+        op: How a group is reduced: "sum" as in the published network, "mean" or "max".
 
     Returns:
-        ``[..., C / factor]``, of x's dtype where that is a floating-point one.
+        Feature map ``[..., C / factor]``, of x's dtype if that is a floating-point one.
 
     Raises:
-        InputError: x has no channel axis, the factor does not divide the channels, or the operation is unknown.
+        InputError: If x has no channel axis, if the factor does not divide the channels, or if the operation is
+          unknown.
     """
     if op not in AGGREGATE_OPS:
         raise InputError(f"aggregate: op is {op!r}; it must be one of {', '.join(AGGREGATE_OPS)}")
@@ -54,32 +55,32 @@ def aggregate(x: jax.Array, factor: int = 4, op: AggregateOp = "sum") -> jax.Arr
 def squeeze_excite(
     x: jax.Array, reduce_kernel: jax.Array, reduce_bias: jax.Array, expand_kernel: jax.Array, expand_bias: jax.Array
 ) -> jax.Array:
-    """Scales every channel by a weight in (0, 1) computed from all channels' global averages.
+    """Scales every channel by a weight in (0, 1) that is computed from the global averages of all channels.
 
-    ``x * sigmoid(relu(mean(x) @ reduce_kernel + reduce_bias) @ expand_kernel + expand_bias)``: squeeze-and-excitation,
-    Hu et al., CVPR 2018, eq. 2-4, with biases as in the SEANet release.
+    This is squeeze-and-excitation (Hu et al., CVPR 2018, eq. 2-4), with biases as in the SEANet release:
+    ``x * sigmoid(relu(mean(x) @ reduce_kernel + reduce_bias) @ expand_kernel + expand_bias)``.
 
     Args:
-        x: feature map ``[N, *spatial, C]``.
-        reduce_kernel: ``[C, C // reduction]``.
-        reduce_bias: ``[C // reduction]``.
-        expand_kernel: ``[C // reduction, C]``.
-        expand_bias: ``[C]``.
+        x: Feature map ``[N, *spatial, C]``.
+        reduce_kernel: Kernel of the hidden layer, ``[C, C // reduction]``.
+        reduce_bias: Bias of the hidden layer, ``[C // reduction]``.
+        expand_kernel: Kernel of the output layer, ``[C // reduction, C]``.
+        expand_bias: Bias of the output layer, ``[C]``.
 
     Returns:
         The scaled map, of x's shape and dtype.
 
     Raises:
-        InputError: x is not a floating-point map, or the shapes do not fit together.
+        InputError: If x is not a floating-point map, or if the shapes do not fit together.
     """
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"squeeze_excite: x is {x.dtype} {x.shape}; it must be floating point [N, *spatial, C]")
     channels = x.shape[-1]
     hidden = reduce_kernel.shape[1] if reduce_kernel.ndim == 2 else reduce_bias.size
-    _demand_shape("squeeze_excite", "reduce_kernel", reduce_kernel, (channels, hidden))
-    _demand_shape("squeeze_excite", "reduce_bias", reduce_bias, (hidden,))
-    _demand_shape("squeeze_excite", "expand_kernel", expand_kernel, (hidden, channels))
-    _demand_shape("squeeze_excite", "expand_bias", expand_bias, (channels,))
+    _check_shape("squeeze_excite", "reduce_kernel", reduce_kernel, (channels, hidden))
+    _check_shape("squeeze_excite", "reduce_bias", reduce_bias, (hidden,))
+    _check_shape("squeeze_excite", "expand_kernel", expand_kernel, (hidden, channels))
+    _check_shape("squeeze_excite", "expand_bias", expand_bias, (channels,))
     spatial = tuple(range(1, x.ndim - 1))
     squeezed = x.mean(spatial, dtype=at_least_float32(x)).astype(x.dtype)
     hidden_units = jax.nn.relu(squeezed @ reduce_kernel.astype(x.dtype) + reduce_bias.astype(x.dtype))
@@ -88,57 +89,64 @@ def squeeze_excite(
 
 
 def at_least_float32(x: jax.Array) -> jnp.dtype:
-    """The dtype to average in: bfloat16 has 8 bits for a sum over tens of thousands of pixels."""
+    """Returns the dtype in which values of x are averaged: float32, or float64 if x is float64.
+
+    A sum over tens of thousands of pixels is lost in bfloat16, which has 8 bits of precision.
+    """
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of every channel over all other axes, in float32 at least.
+    """Computes the mean and the biased variance of every channel over all other axes, in float32 or better.
 
     Args:
-        x: ``[..., C]``.
+        x: Feature map ``[..., C]``.
 
     Returns:
         ``(mean, variance)``, each ``[C]``.
 
     Raises:
-        InputError: x has no channels, or no values.
+        InputError: If x has no channel axis, or no values.
     """
     if x.ndim < 1 or not x.size:
         raise InputError(f"batch_statistics: x has shape {x.shape}; it must be [..., C] and not empty")
     axes = tuple(range(x.ndim - 1))
     x = x.astype(at_least_float32(x))
     mean = x.mean(axes)
+    # Not mean(x^2) - mean(x)^2, which cancels when the mean is large beside the deviation.
     return mean, jnp.square(x - mean).mean(axes)
 
 
 def batch_norm(
     x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float = 1e-5
 ) -> jax.Array:
-    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` per channel (Ioffe and Szegedy, 2015), in float32 at least.
+    """Normalizes every channel (Ioffe and Szegedy, 2015), in float32 or better.
+
+    It computes ``(x - mean) / sqrt(var + epsilon) * scale + bias``.
 
     Args:
-        x: ``[..., C]``.
-        mean: ``[C]``, of the batch or running.
-        var: ``[C]``, likewise.
-        scale: ``[C]``.
-        bias: ``[C]``.
-        epsilon: added to the variance.
+        x: Feature map ``[..., C]``.
+        mean: Mean of each channel, of the batch or running, ``[C]``.
+        var: Variance of each channel, of the batch or running, ``[C]``.
+        scale: Learned scale of each channel, ``[C]``.
+        bias: Learned bias of each channel, ``[C]``.
+        epsilon: Value added to the variance, so that a constant channel is not divided by zero.
 
     Returns:
-        The normalised map, of x's shape and dtype.
+        The normalized map, of x's shape and dtype.
 
     Raises:
-        InputError: x is not a floating-point map, or the shapes do not fit together.
+        InputError: If x is not a floating-point map, or if the shapes do not fit together.
     """
     if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"batch_norm: x is {x.dtype} {x.shape}; it must be floating point [..., C]")
     for name, array in (("mean", mean), ("var", var), ("scale", scale), ("bias", bias)):
-        _demand_shape("batch_norm", name, array, x.shape[-1:])
+        _check_shape("batch_norm", name, array, x.shape[-1:])
+    # One multiplier per channel, so that each pixel costs one subtraction, one multiplication and one addition.
     multiplier = lax.rsqrt(var + epsilon) * scale
     return ((x.astype(at_least_float32(x)) - mean) * multiplier + bias).astype(x.dtype)
 
 
-def _demand_shape(where: str, name: str, array: jax.Array, shape: tuple[int, ...]) -> None:
+def _check_shape(where: str, name: str, array: jax.Array, shape: tuple[int, ...]) -> None:
     if array.shape != shape:
         raise InputError(f"{where}: {name} has shape {array.shape}; beside the other arrays it must be {shape}")

@@ -1,7 +1,7 @@
-"""Flax NNX modules: the building blocks, channels-last, initialised as the PyTorch release initialises them.
+"""SEANet's building blocks as Flax NNX modules, channels-last, initialized as in the PyTorch release.
 
-Parameters and batch statistics are float32 whatever the compute dtype. Modules start in training mode, as NNX's own do;
-``model.eval()`` and ``model.train()`` switch between running and batch statistics.
+Parameters and batch statistics are float32, whatever the compute dtype. Modules start in training mode, as NNX's own
+do. ``model.eval()`` switches to running statistics, and ``model.train()`` back to those of the batch.
 """
 
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ from seanet_jax.layers import functional
 from seanet_jax.layers.convolution import CONV_METHODS, ConvMethod
 from seanet_jax.layers.functional import AGGREGATE_OPS, AggregateOp
 
-# Kaiming-normal with gain sqrt(2) over the fan-in (He et al., 2015); jax's he_normal is truncated and therefore another
-# distribution.
+# Kaiming-normal with gain sqrt(2) over the fan-in (He et al., 2015), as in the release. JAX's he_normal is truncated,
+# which is another distribution.
 _conv_init = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-# uniform(+-1/sqrt(fan_in)), PyTorch's default for linear layers: the variance of that interval is 1/(3 fan_in).
+# uniform(+-1/sqrt(fan_in)), PyTorch's default for linear layers. JAX asks for its variance, which is 1/(3 fan_in).
 _linear_init = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Linear(nnx.Linear):
-    """``nnx.Linear`` with PyTorch's default initialisation: kernel and bias uniform(+-1/sqrt(in_features)).
+    """``nnx.Linear`` with PyTorch's default initialization: kernel and bias uniform(+-1/sqrt(in_features)).
 
     Args:
-        in_features: channels of the input ``[..., in_features]``.
-        out_features: channels of the output.
-        dtype: compute dtype.
-        rngs: source of the initial parameters.
+        in_features: Number of input channels.
+        out_features: Number of output channels.
+        dtype: Compute dtype.
+        rngs: Source of the initial parameters.
 
     Raises:
-        InputError: a size is not a positive integer.
+        InputError: If a size is not a positive integer.
     """
 
     def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
@@ -49,10 +49,10 @@ class Linear(nnx.Linear):
         )
 
     def __call__(self, inputs: jax.Array, *arguments: Any, **keywords: Any) -> jax.Array:
-        """``[..., in_features]`` to ``[..., out_features]``; further arguments are those of ``nnx.Linear``.
+        """Maps ``[..., in_features]`` to ``[..., out_features]``; further arguments are those of ``nnx.Linear``.
 
         Raises:
-            InputError: the inputs are not floating-point arrays of these features.
+            InputError: If the inputs are not a floating-point array of this shape.
         """
         if inputs.shape[-1:] != (self.in_features,) or not jnp.issubdtype(inputs.dtype, jnp.floating):
             raise InputError(
@@ -63,22 +63,22 @@ class Linear(nnx.Linear):
 
 
 class Conv(nnx.Module):
-    """A convolution: ``functional.conv2d`` with its kernel, and a bias where it has one.
+    """A convolution with an odd square kernel, computed by ``functional.conv2d``.
 
     Args:
-        in_channels: channels of the input ``[N, H, W, in_channels]``.
-        out_channels: channels of the output ``[N, ceil(H / stride), ceil(W / stride), out_channels]``.
-        kernel_size: odd side length of the square kernel.
-        stride: step in both directions.
-        groups: see ``functional.conv2d``.
-        bias_init: initial values of a bias; None leaves it out.
-        kernel_init: initial values of the kernel, by default Kaiming-normal over the fan-in (He et al., 2015).
-        method: how it is computed; see ``functional.conv2d``.
-        rngs: source of the initial parameters.
+        in_channels: Number of channels of the input ``[N, H, W, in_channels]``.
+        out_channels: Number of channels of the output ``[N, ceil(H / stride), ceil(W / stride), out_channels]``.
+        kernel_size: Side length of the kernel, an odd number.
+        stride: Step in both spatial directions.
+        groups: Number of groups of channels, see ``functional.conv2d``.
+        bias_init: Initializer of the bias; None leaves the bias out.
+        kernel_init: Initializer of the kernel, by default Kaiming-normal over the fan-in (He et al., 2015).
+        method: How the convolution is computed, see ``functional.conv2d``.
+        rngs: Source of the initial parameters.
 
     Raises:
-        InputError: a size is not a positive integer, the kernel's is even, the groups do not divide the channels, or
-          the method is unknown.
+        InputError: If a size is not a positive integer, if the kernel size is even, if the groups do not divide the
+          channels, or if the method is unknown.
     """
 
     def __init__(
@@ -119,41 +119,43 @@ class Conv(nnx.Module):
         self.method: ConvMethod = method
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``, of x's dtype."""
+        """Maps ``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]`` in x's dtype."""
         y = functional.conv2d(x, self.kernel[...], stride=self.stride, groups=self.groups, method=self.method)
         return self._with_bias(y)
 
     def _with_bias(self, y: jax.Array) -> jax.Array:
+        # The bias is float32 whatever the compute dtype, so the sum is cast back.
         return y if self.bias is None else (y + self.bias[...]).astype(y.dtype)
 
 
 class ConvTranspose(Conv):
-    """A transposed convolution: ``functional.conv_transpose2d`` with its kernel, and a bias where it has one.
+    """A transposed convolution, which upsamples by ``stride``; computed by ``functional.conv_transpose2d``.
 
-    Args and errors are those of ``Conv``, but for ``groups``.
+    It takes the arguments of ``Conv`` except ``groups``, and raises the same errors.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, H, W, in_channels]`` to ``[N, stride * H, stride * W, out_channels]``, of x's dtype."""
+        """Maps ``[N, H, W, in_channels]`` to ``[N, stride * H, stride * W, out_channels]``, of x's dtype."""
         y = functional.conv_transpose2d(x, self.kernel[...], stride=self.stride, method=self.method)
         return self._with_bias(y)
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation whose running variance is unbiased, as PyTorch's is and that of ``nnx.BatchNorm`` is not.
+    """Batch normalization with an unbiased running variance, as in PyTorch; ``nnx.BatchNorm`` keeps the biased one.
 
-    Statistics are those of the whole batch the function sees: under jit over a mesh, of the global batch. In groups,
-    each part of the batch is normalised by its own, and the running averages follow their mean over the groups: with as
-    many groups as devices, that is ``pmap`` without a sum over devices, and averages synchronised before evaluation.
+    Statistics are those of the whole batch that the function sees: under jit over a mesh, of the global batch. If there
+    are several groups, each is normalized by its own statistics, and the running averages follow the mean over groups.
+    With as many groups as devices, that is what ``pmap`` computes without a sum over devices, if running averages are
+    synchronized before evaluation.
 
     Args:
-        channels: size of the last axis.
-        momentum: weight of the old value in the running averages (PyTorch's momentum is one minus this).
-        epsilon: added to the variance.
-        groups: of equal size, of adjacent images.
+        channels: Size of the last axis.
+        momentum: Weight of the old value in the running averages. PyTorch's momentum is one minus this.
+        epsilon: Value added to the variance.
+        groups: Number of groups of adjacent images, all of the same size.
 
     Raises:
-        InputError: the number of channels or of groups is not a positive integer.
+        InputError: If the number of channels or of groups is not a positive integer.
     """
 
     def __init__(self, channels: int, *, momentum: float = 0.9, epsilon: float = 1e-5, groups: int = 1):
@@ -168,11 +170,12 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises ``[..., C]``; in training mode also moves the running averages.
+        """Normalizes ``[..., C]``; in training mode also updates the running averages.
 
         Raises:
-            InputError: x is not a floating-point map of these channels; or, in training mode, its first axis cannot be
-              divided among the groups, or a channel has a single value in one: its variance is undefined.
+            InputError: If x is not a floating-point map with this number of channels; or, in training mode, if the
+              groups do not divide its first axis, or if a channel has a single value in a group, whose variance is
+              undefined.
         """
         channels = self.scale.shape[0]
         if x.ndim < 2 or x.shape[-1] != channels or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -201,22 +204,24 @@ class BatchNorm(nnx.Module):
         return functional.batch_norm(x, mean, var, self.scale[...], self.bias[...], epsilon=self.epsilon)
 
     def _move_averages(self, mean: jax.Array, var: jax.Array, count: int) -> None:
+        # The batch is normalized by its biased variance, but the running average estimates that of all images, for
+        # which n - 1 is the unbiased divisor. The published network's evaluation depends on it.
         unbiased = var * (count / (count - 1))
         for average, new in ((self.mean, mean), (self.var, unbiased)):
             moved = self.momentum * average.get_value() + (1 - self.momentum) * jax.lax.stop_gradient(new)
-            average.set_value(moved)  # [...] = moved would compare shardings, which takes a while to trace
+            average.set_value(moved)  # "average[...] = moved" would compare shardings, which is slow to trace
 
 
 class SqueezeExcite(nnx.Module):
-    """Squeeze-and-excitation over ``[N, *spatial, channels]``; see ``functional.squeeze_excite``.
+    """Squeeze-and-excitation of maps ``[N, *spatial, channels]``; see ``functional.squeeze_excite``.
 
     Args:
-        channels: channels of the input and the output.
-        reduction: the hidden layer has ``channels // reduction`` units.
-        rngs: source of the initial parameters.
+        channels: Number of channels of the input and of the output.
+        reduction: Number of channels per unit of the hidden layer, which has ``channels // reduction`` units.
+        rngs: Source of the initial parameters.
 
     Raises:
-        InputError: the number of channels is not a positive integer, or the reduction leaves no hidden unit.
+        InputError: If the number of channels is not a positive integer, or if the reduction leaves no hidden unit.
     """
 
     def __init__(self, channels: int, reduction: int = 8, *, rngs: nnx.Rngs):
@@ -229,7 +234,7 @@ class SqueezeExcite(nnx.Module):
         self.expand = Linear(channels // reduction, channels, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, *spatial, channels]`` to the same shape."""
+        """Scales the channels of ``[N, *spatial, channels]``; the shape stays the same."""
         assert self.reduce.bias is not None and self.expand.bias is not None
         return functional.squeeze_excite(
             x, self.reduce.kernel[...], self.reduce.bias[...], self.expand.kernel[...], self.expand.bias[...]
@@ -237,14 +242,14 @@ class SqueezeExcite(nnx.Module):
 
 
 class Aggregate(nnx.Module):
-    """Reduces groups of adjacent channels, ``[..., C]`` to ``[..., C / factor]``; see ``functional.aggregate``.
+    """Reduces groups of adjacent channels to one channel each; see ``functional.aggregate``.
 
     Args:
-        factor: channels in a group.
-        op: "sum" (the published network), "mean" or "max".
+        factor: Number of channels in a group.
+        op: How a group is reduced: "sum" as in the published network, "mean" or "max".
 
     Raises:
-        InputError: the factor is not a positive integer or the operation is unknown.
+        InputError: If the factor is not a positive integer, or if the operation is unknown.
     """
 
     def __init__(self, factor: int = 4, op: AggregateOp = "sum"):
@@ -255,35 +260,38 @@ class Aggregate(nnx.Module):
         self.op: AggregateOp = op
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[..., C]`` to ``[..., C / factor]``."""
+        """Maps ``[..., C]`` to ``[..., C / factor]``."""
         return functional.aggregate(x, self.factor, self.op)
 
 
 class ResidualBlock(nnx.Module):
     """A basic block: two 3x3 convolutions, optional squeeze-excitation and aggregation, and a shortcut.
 
-    * As in He et al., CVPR 2016: conv - BN - ReLU - conv - BN - [SE] - [aggregate] - add shortcut - ReLU. A projected
-      shortcut is a 1x1 convolution and batch normalisation.
-    * Pre-activated (He et al., ECCV 2016): BN - ReLU - conv - BN - ReLU - conv - [SE] - [aggregate] - add shortcut. A
-      projected shortcut is a 1x1 convolution of the activated input, without normalisation.
+    The layers come in one of two orders:
 
-    The shortcut is the identity where shapes allow it. An aggregating block always projects it to its
+    * Post-activation (He et al., CVPR 2016): conv - BN - ReLU - conv - BN - [SE] - [aggregate] - add shortcut - ReLU. A
+      projected shortcut is a 1x1 convolution and batch normalization.
+    * Pre-activation (He et al., ECCV 2016): BN - ReLU - conv - BN - ReLU - conv - [SE] - [aggregate] - add shortcut. A
+      projected shortcut is a 1x1 convolution of the activated input, without normalization.
+
+    The shortcut is the identity if the shapes allow it. A block that aggregates always projects the shortcut to its
     ``width / factor`` channels, as the talk describes.
 
     Args:
-        in_channels: channels of the input ``[N, H, W, in_channels]``.
-        width: channels of both 3x3 convolutions; the output has ``width``, or ``width / factor`` with aggregation.
-        stride: stride of the first convolution and of the shortcut.
-        reduction: of squeeze-excitation; None leaves it out.
-        aggregate: applied inside the residual branch, after squeeze-excitation; None leaves it out.
-        preactivation: which of the two orders.
-        conv_method: how all convolutions are computed.
-        batch_groups: of all batch normalisations.
-        rngs: source of the initial parameters.
+        in_channels: Number of channels of the input ``[N, H, W, in_channels]``.
+        width: Number of channels of both 3x3 convolutions. The output has ``width`` channels, or ``width / factor`` if
+          the block aggregates.
+        stride: Stride of the first convolution and of the shortcut.
+        reduction: Channels per hidden unit of squeeze-excitation; None leaves squeeze-excitation out.
+        aggregate: Aggregation inside the residual branch, after squeeze-excitation; None leaves it out.
+        preactivation: Whether the layers come in the pre-activation order.
+        conv_method: How all convolutions are computed, see ``functional.conv2d``.
+        batch_groups: Number of groups of all batch normalizations, see ``BatchNorm``.
+        rngs: Source of the initial parameters.
 
     Raises:
-        InputError: a size is not a positive integer, the factor does not divide the width, the reduction leaves no
-          hidden unit, or the method is unknown.
+        InputError: If a size is not a positive integer, if the factor does not divide the width, if the reduction
+          leaves no hidden unit, or if the method is unknown.
     """
 
     def __init__(
@@ -320,13 +328,13 @@ class ResidualBlock(nnx.Module):
 
     @property
     def folds(self) -> Sequence[tuple[str, str]]:
-        """Convolutions, each with the normalisation of its result; see ``seanet_jax.models.fold``."""
+        """Names of convolutions, each with its normalization, that ``seanet_jax.models.fold`` can fold."""
         if self.preactivation:
             return (("conv1", "bn2"),)
         return ("conv1", "bn1"), ("conv2", "bn2"), ("shortcut", "shortcut_bn")
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
+        """Maps ``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
         if self.preactivation:
             activated = jax.nn.relu(self.bn1(x))
             y = self.conv2(jax.nn.relu(self.bn2(self.conv1(activated))))

@@ -1,8 +1,8 @@
-"""Optimal transport between two sets of samples, regularised by entropy: pure functions of arrays.
+"""Entropy-regularized optimal transport between two sets of samples, as pure functions of arrays.
 
-Each set is a distribution of equal weights. Sinkhorn's iteration (Cuturi, NeurIPS 2013) scales the rows and columns of
-``exp(-cost / regularization)`` in turn until they sum to the weights; here in the domain of logarithms, where nothing
-overflows and no row underflows to zeros that would be divided by.
+Each set is a distribution in which all samples have the same weight. Sinkhorn's iteration (Cuturi, NeurIPS 2013) scales
+the rows and the columns of ``exp(-cost / regularization)`` in turn, until they sum to the weights. This module iterates
+on logarithms, so that nothing overflows, and no row underflows to zeros, by which the iteration would divide.
 """
 
 import jax
@@ -15,42 +15,44 @@ from seanet_jax.layers.functional import at_least_float32
 
 
 def pairwise_distances(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The Euclidean distances between the rows of x and the rows of y; where one is zero, so is its gradient.
+    """Computes the Euclidean distances between the rows of x and the rows of y.
+
+    The gradient of a distance of zero is zero, not NaN.
 
     Args:
-        x: ``[n, D]``.
-        y: ``[m, D]``.
+        x: Samples ``[n, D]``.
+        y: Samples ``[m, D]``.
 
     Returns:
-        ``[n, m]``, float32 at least.
+        Distances ``[n, m]``, in float32 or better.
 
     Raises:
-        InputError: the shapes do not fit together, or they are not floating point.
+        InputError: If the shapes do not fit together, or if the samples are not floating point.
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise InputError(f"pairwise_distances: x {x.shape} and y {y.shape} must be [n, D] and [m, D]")
-    # Not by the squares and the product: their difference cancels just where samples are near.
+    # Not as |x|^2 + |y|^2 - 2 x y, which cancels when two samples are near each other.
     return euclidean_norm(x[:, None] - y[None])
 
 
 def sinkhorn(cost: jax.Array, *, rounds: int = 10, regularization: float = 1.0) -> jax.Array:
-    """The plan that moves equal weights to equal weights, after some rounds of Sinkhorn's iteration.
+    """Computes a transport plan between equal weights, by a fixed number of rounds of Sinkhorn's iteration.
 
-    A round computes ``a = (1 / n) / (K b)`` and then ``b = (1 / m) / (K^T a)``, with ``K = exp(-cost /
-    regularization)`` and ``b = 1 / m`` at the beginning; the plan is ``diag(a) K diag(b)``. Its columns sum to 1 / m
-    exactly, its rows to 1 / n in the limit.
+    Let ``K = exp(-cost / regularization)``, and ``b = 1 / m`` at the start. A round computes ``a = (1 / n) / (K b)``
+    and then ``b = (1 / m) / (K^T a)``. The plan is ``diag(a) K diag(b)``. Its columns sum to 1 / m exactly, and its
+    rows to 1 / n in the limit.
 
     Args:
-        cost: ``[n, m]``, floating point.
-        rounds: of the iteration.
-        regularization: weight of the entropy, in the unit of the cost; the smaller, the nearer to the unregularised
-          optimum, and the more rounds it takes.
+        cost: Cost of moving a unit of weight from each sample to each other, ``[n, m]``, floating point.
+        rounds: Number of rounds.
+        regularization: Weight of the entropy, in the unit of the cost. A smaller one gives a plan nearer to the
+          unregularized optimum, and needs more rounds.
 
     Returns:
-        ``[n, m]``, float32 at least.
+        Plan ``[n, m]``, in float32 or better.
 
     Raises:
-        InputError: the cost is no such matrix, or empty; or rounds or regularization are no positive numbers.
+        InputError: If the cost is no such matrix or is empty, or if rounds or regularization is not a positive number.
     """
     if cost.ndim != 2 or not cost.size or not jnp.issubdtype(cost.dtype, jnp.floating):
         raise InputError(f"sinkhorn: cost is {cost.dtype} {cost.shape}; it must be floating point [n, m], not empty")
@@ -69,42 +71,43 @@ def sinkhorn(cost: jax.Array, *, rounds: int = 10, regularization: float = 1.0) 
 
 
 def transport_cost(x: jax.Array, y: jax.Array, *, rounds: int = 10, regularization: float = 1.0) -> jax.Array:
-    """What it costs to move the samples x to the samples y by the plan of ``sinkhorn``, over Euclidean distances.
+    """Computes the cost of moving the samples x to the samples y by the plan of ``sinkhorn``.
 
-    The gradient goes through the plan as well as through the distances.
+    The cost is the Euclidean distance. Gradients flow through the plan as well as through the distances.
 
     Args:
-        x: ``[n, D]``.
-        y: ``[m, D]``.
-        rounds: see ``sinkhorn``.
-        regularization: likewise.
+        x: Samples ``[n, D]``.
+        y: Samples ``[m, D]``.
+        rounds: Number of rounds of ``sinkhorn``.
+        regularization: Weight of the entropy in ``sinkhorn``.
 
     Returns:
-        A scalar: the sum of plan times distance.
+        A scalar, the sum of plan times distance.
 
     Raises:
-        InputError: as ``pairwise_distances`` and ``sinkhorn``.
+        InputError: If ``pairwise_distances`` or ``sinkhorn`` raises it.
     """
     cost = pairwise_distances(x, y)
     return (sinkhorn(cost, rounds=rounds, regularization=regularization) * cost).sum()
 
 
 def transport_divergence(x: jax.Array, y: jax.Array, *, rounds: int = 10, regularization: float = 1.0) -> jax.Array:
-    """``2 W(x, y) - W(x, x) - W(y, y)`` with W = ``transport_cost``: zero where the samples are the same.
+    """Computes Sinkhorn's divergence between two sets of samples, which is zero if they are the same.
 
-    Sinkhorn's divergence (Genevay et al., AISTATS 2018): EncapNet's agreement (Li et al., arXiv:1808.03749).
+    It is ``2 W(x, y) - W(x, x) - W(y, y)``, where W is ``transport_cost`` (Genevay et al., AISTATS 2018). EncapNet
+    trains with it as its agreement term (Li et al., arXiv:1808.03749).
 
     Args:
-        x: ``[n, D]``.
-        y: ``[m, D]``.
-        rounds: see ``sinkhorn``.
-        regularization: likewise.
+        x: Samples ``[n, D]``.
+        y: Samples ``[m, D]``.
+        rounds: Number of rounds of ``sinkhorn``.
+        regularization: Weight of the entropy in ``sinkhorn``.
 
     Returns:
         A scalar.
 
     Raises:
-        InputError: as ``transport_cost``.
+        InputError: If ``transport_cost`` raises it.
     """
 
     def cost(x: jax.Array, y: jax.Array) -> jax.Array:

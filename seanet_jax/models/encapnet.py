@@ -1,8 +1,8 @@
-"""EncapNet, its branch of aides and its agreement: capsules kept as channels of a convolutional network.
+"""EncapNet, a convolutional network whose channels are capsules, with its aide branch and its agreement term.
 
-Li et al., "Neural Network Encapsulation", ECCV 2018 (arXiv:1808.03749), with the layers of the published default
-network. ``seanet_jax.layers.capsules`` says how a map's channels are capsules, ``seanet_jax.layers.transport`` what
-agreement is.
+It follows Li et al., "Neural Network Encapsulation", ECCV 2018 (arXiv:1808.03749), with the layers of the published
+default network. ``seanet_jax.layers.capsules`` describes how the channels of a map are capsules, and
+``seanet_jax.layers.transport`` how agreement is measured.
 """
 
 import dataclasses
@@ -21,36 +21,40 @@ from seanet_jax.models.network import Network, NetworkConfig
 from seanet_jax.models.scores import LENGTHS, Scores
 
 _STRIDES = (1, 2, 2, 2)
-# Where the aides and the agreement are.
+# The modules (from 0) that have aide branches and the agreement term.
 _LAST_TWO = (2, 3)
-# How much wider than the master's kernel the aide's is: it sees what lies around.
+# An aide's kernel is this much wider than the master's, so that the aide sees the surroundings.
 _AIDE_MARGIN = 4
 
-# Xavier-normal (Glorot and Bengio, 2010), for groups over the fan-in of one and the fan-out of all, as PyTorch counts.
+# Xavier-normal (Glorot and Bengio, 2010). PyTorch, which the published network was trained in, counts the fan-in of one
+# group and the fan-out of all; JAX counts alike, because a kernel of groups has the shape [k, k, C / groups, F].
 _kernel_init = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 _bias_init = jax.nn.initializers.normal(1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncapNetConfig(NetworkConfig):
-    """The architecture, and how it is computed. The defaults are the published EncapNet for CIFAR-10.
+    """The architecture of an EncapNet, and how it is computed. The defaults are the published EncapNet for CIFAR-10.
 
     Attributes:
-        widths: channels of the four modules; modules after the first halve height and width.
-        stem_width: channels of the first convolution.
-        groups: capsules at each position of a map.
-        aide: whether the convolutions of modules 3 and 4 have an aide beside the master.
-        agreement: whether training adds how far modules 3 and 4 are from agreeing with what they are computed from.
-        image_size: height and width of the images, in pixels: the classifier has a weight for each position.
-        num_classes: size of the scores; 0 leaves the classifier out, and the network gives its last capsules.
-        in_channels: channels of the image.
-        dtype: compute dtype of convolutions and matrix products; parameters, batch statistics, lengths of capsules and
-          scores stay float32.
-        conv_method: see ``SEANetConfig``.
-        batch_groups: likewise; agreement is always that of the whole batch.
+        widths: Number of channels of each of the four modules. Modules after the first halve height and width.
+        stem_width: Number of channels of the first convolution.
+        groups: Number of capsules at each position of a map.
+        aide: Whether the convolutions of modules 3 and 4 have an aide branch beside the master branch.
+        agreement: Whether the training loss has a term for how far capsules of modules 3 and 4 disagree with the
+          capsules that they are computed from.
+        image_size: Height and width of the images, in pixels. It is fixed because the classifier has a weight for each
+          position.
+        num_classes: Number of classes; 0 leaves the classifier out, and the network returns its last capsules.
+        in_channels: Number of image channels.
+        dtype: Compute dtype of convolutions and matrix products, see ``NetworkConfig``. Parameters, batch statistics,
+          lengths of capsules and scores stay float32.
+        conv_method: How convolutions are computed, see ``SEANetConfig``.
+        batch_groups: Number of parts of a training batch that are each normalized by their own statistics. The
+          agreement term is computed over the whole batch nevertheless.
 
     Raises:
-        InputError: a field, or a combination of fields, cannot be built.
+        InputError: If a field, or a combination of fields, cannot be built.
     """
 
     scores: ClassVar[Scores] = LENGTHS
@@ -82,15 +86,15 @@ class EncapNetConfig(NetworkConfig):
 
 
 class MasterConv(nnx.Module):
-    """EncapNet's convolution without an aide: of groups, each capsule from the capsule at its place.
+    """EncapNet's convolution without an aide: a convolution in groups, each capsule from the one of its own group.
 
     Args:
-        in_channels: channels of the input ``[N, H, W, in_channels]``.
-        out_channels: channels of the output ``[N, ceil(H / stride), ceil(W / stride), out_channels]``.
-        kernel_size: odd side length of the kernel.
-        stride: step in both directions.
-        config: of the whole network.
-        rngs: source of the initial parameters.
+        in_channels: Number of channels of the input ``[N, H, W, in_channels]``.
+        out_channels: Number of channels of the output ``[N, ceil(H / stride), ceil(W / stride), out_channels]``.
+        kernel_size: Side length of the kernel, an odd number.
+        stride: Step in both spatial directions.
+        config: The config of the whole network.
+        rngs: Source of the initial parameters.
     """
 
     def __init__(
@@ -106,17 +110,17 @@ class MasterConv(nnx.Module):
         self.conv = _conv(in_channels, out_channels, kernel_size, config, stride, config.groups, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
+        """Maps ``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
         return self.conv(x)
 
 
 class MasterAideConv(nnx.Module):
-    """EncapNet's convolution with a master and an aide, which sees all capsules and a wider field; see ``route``.
+    """EncapNet's convolution with a master branch and an aide branch, which are combined by ``route``.
 
-    Args and shapes are those of ``MasterConv``.
+    The aide sees all capsules and a wider field. Arguments and shapes are those of ``MasterConv``.
     """
 
-    # Convolutions, each with the normalisation of its result; see seanet_jax.models.fold.
+    # The names of convolutions, each with its normalization, that seanet_jax.models.fold can fold.
     folds: ClassVar[Sequence[tuple[str, str]]] = (("master", "master_bn"), ("aide", "aide_bn"))
 
     def __init__(
@@ -139,27 +143,28 @@ class MasterAideConv(nnx.Module):
         self.aide_coefficients = _conv(out_channels, groups, 3, config, groups=groups, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
+        """Maps ``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
         master = squash(jax.nn.relu(self.master_bn(self.master(x))), self.groups)
         aide = squash(jax.nn.relu(self.aide_bn(self.aide(x))), self.groups)
         return route(master, aide, self.master_coefficients(master), self.aide_coefficients(aide))
 
 
 class CapsuleBlock(nnx.Module):
-    """Convolutions, each followed by normalisation, ReLU and squash; the block's input joins before the last of these.
+    """A residual block of one or more core convolutions, each followed by normalization, ReLU and squash.
 
-    ``core - BN - ReLU - squash``, again and again; the last one ``core - add shortcut - BN - ReLU - squash``. Where the
-    shape changes, the shortcut is a 3x3 convolution with the block's stride, of all channels.
+    Each core is computed as ``core - BN - ReLU - squash``, except the last, to which the block's input is added:
+    ``core - add shortcut - BN - ReLU - squash``. If the shape changes, the shortcut is a 3x3 convolution of all
+    channels with the block's stride.
 
     Args:
-        in_channels: channels of the input ``[N, H, W, in_channels]``.
-        out_channels: channels of the output ``[N, ceil(H / stride), ceil(W / stride), out_channels]``.
-        kernel_size: of the core convolutions.
-        stride: of the first core convolution and of the shortcut.
-        cores: how many there are.
-        aide: whether each has an aide.
-        config: of the whole network.
-        rngs: source of the initial parameters.
+        in_channels: Number of channels of the input ``[N, H, W, in_channels]``.
+        out_channels: Number of channels of the output ``[N, ceil(H / stride), ceil(W / stride), out_channels]``.
+        kernel_size: Side length of the kernels of the core convolutions.
+        stride: Stride of the first core convolution and of the shortcut.
+        cores: Number of core convolutions.
+        aide: Whether each core convolution has an aide branch.
+        config: The config of the whole network.
+        rngs: Source of the initial parameters.
     """
 
     def __init__(
@@ -192,11 +197,11 @@ class CapsuleBlock(nnx.Module):
         self.shortcut = _conv(in_channels, out_channels, 3, config, stride, rngs=rngs) if changes else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
+        """Maps ``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
         return self.maps(x)[-1]
 
     def maps(self, x: jax.Array) -> list[jax.Array]:
-        """What follows each core convolution, of the shape of the output; the last is the output."""
+        """Returns the map after each core convolution and its squash. All have the output's shape; the last is it."""
         shortcut = x if self.shortcut is None else self.shortcut(x)
         found = []
         for position, (core, norm) in enumerate(zip(self.cores, self.norms, strict=True), start=1):
@@ -209,13 +214,13 @@ class CapsuleBlock(nnx.Module):
 
 
 class CapsuleModule(nnx.Module):
-    """A block of one 3x3 core convolution that changes the channels, then one of two 1x1 core convolutions.
+    """A main block of one 3x3 core convolution, which changes the shape, and a sub block of two 1x1 ones.
 
     Args:
-        in_channels: channels of the input ``[N, H, W, in_channels]``.
-        index: which module of the config this is, from 0.
-        config: of the whole network.
-        rngs: source of the initial parameters.
+        in_channels: Number of channels of the input ``[N, H, W, in_channels]``.
+        index: Position of the module in the config, from 0.
+        config: The config of the whole network.
+        rngs: Source of the initial parameters.
     """
 
     def __init__(self, in_channels: int, index: int, config: EncapNetConfig, *, rngs: nnx.Rngs):
@@ -225,31 +230,34 @@ class CapsuleModule(nnx.Module):
         self.sub = CapsuleBlock(width, width, 1, stride=1, cores=2, aide=aide, config=config, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), width]``."""
+        """Maps ``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), width]``."""
         return self.maps(x)[-1]
 
     def maps(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """What the main block gives, the first half of the sub block, and the module; all of the output's shape."""
+        """Returns the output of the main block, of the first half of the sub block, and of the module.
+
+        All three have the output's shape.
+        """
         main = self.main(x)
         half, whole = self.sub.maps(main)
         return main, half, whole
 
 
 class Agreement(nnx.Module):
-    """How far capsules are from agreeing with those they are computed from, by optimal transport over a batch.
+    """Measures how far capsules disagree with those they are computed from, by optimal transport over a batch.
 
-    The later map is brought to the earlier one's shape by a transposed convolution, both are seen by one critic, and
-    the divergence of what it sees is that of ``transport_divergence``: ten rounds, regularization 1.
+    A transposed convolution brings the later map to the shape of the earlier one. One critic embeds both maps, and
+    ``transport_divergence`` (ten rounds, regularization 1) compares the embeddings.
 
-    The critic normalises each of the two by its own batch statistics; its running averages, which nothing uses, follow
-    the later map first.
+    The critic normalizes each map by its own batch statistics. Its running averages are updated by the later map first,
+    then by the earlier one; nothing uses them.
 
     Args:
-        late_channels: channels of the later map.
-        early_channels: channels of the earlier map; the critic has a quarter of them.
-        stride: how much larger the earlier map is.
-        config: of the whole network.
-        rngs: source of the initial parameters.
+        late_channels: Number of channels of the later map.
+        early_channels: Number of channels of the earlier map. The critic has a quarter of them.
+        stride: Ratio of the earlier map's height and width to the later one's.
+        config: The config of the whole network.
+        rngs: Source of the initial parameters.
     """
 
     def __init__(self, late_channels: int, early_channels: int, *, stride: int, config: EncapNetConfig, rngs: nnx.Rngs):
@@ -271,24 +279,29 @@ class Agreement(nnx.Module):
         self.critic2_bn = BatchNorm(1, groups=groups)
 
     def __call__(self, late: jax.Array, early: jax.Array) -> jax.Array:
-        """``[N, h, w, late_channels]`` and ``[N, stride * h, stride * w, early_channels]`` to a float32 scalar."""
-        late = jax.nn.relu(self.back_bn(self.back(late)))
-        return transport_divergence(self._criticise(late), self._criticise(early))
+        """Returns the disagreement of two maps, a float32 scalar.
 
-    def _criticise(self, x: jax.Array) -> jax.Array:
+        Args:
+            late: The later map, ``[N, h, w, late_channels]``.
+            early: The earlier map, ``[N, stride * h, stride * w, early_channels]``.
+        """
+        late = jax.nn.relu(self.back_bn(self.back(late)))
+        return transport_divergence(self._embed(late), self._embed(early))
+
+    def _embed(self, x: jax.Array) -> jax.Array:
         x = jax.nn.relu(self.critic1_bn(self.critic1(x)))
         x = jax.nn.relu(self.critic2_bn(self.critic2(x)))
         return x.reshape(x.shape[0], -1)
 
 
 class CapsuleClassifier(nnx.Module):
-    """A capsule for each class, of which the length is the score; see ``class_capsules``.
+    """Computes one capsule for each class, whose length is the class's score; see ``class_capsules``.
 
     Args:
-        capsules: how many there are in the input ``[N, capsules, size]``.
-        size: components of each.
-        num_classes: size of the scores.
-        rngs: source of the initial parameters, uniform(+-1/sqrt(capsules)).
+        capsules: Number of capsules in the input ``[N, capsules, size]``.
+        size: Number of components of a capsule.
+        num_classes: Number of classes.
+        rngs: Source of the initial parameters, which are uniform(+-1/sqrt(capsules)).
     """
 
     def __init__(self, capsules: int, size: int, num_classes: int, *, rngs: nnx.Rngs):
@@ -297,20 +310,21 @@ class CapsuleClassifier(nnx.Module):
         self.kernel = nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
 
     def __call__(self, capsules: jax.Array) -> jax.Array:
-        """``[N, capsules, size]`` to ``[N, num_classes]``, from 0 to 1, float32."""
+        """Maps ``[N, capsules, size]`` to scores ``[N, num_classes]`` from 0 to 1, in float32."""
         return euclidean_norm(class_capsules(capsules, self.kernel[...]))
 
 
 class EncapNet(Network):
-    """Stem, four modules of capsules, a capsule for each class.
+    """EncapNet: a stem, four modules of capsules, and a classifier with one capsule for each class.
 
     Args:
-        config: the architecture; the published EncapNet for CIFAR-10 by default.
-        rngs: source of the initial parameters, e.g. ``nnx.Rngs(0)``.
+        config: The architecture; the published EncapNet for CIFAR-10 by default.
+        rngs: Source of the initial parameters, e.g. ``nnx.Rngs(0)``.
 
     Attributes:
-        config: the architecture.
-        num_features: numbers in the last capsules, the classifier's input.
+        config: The architecture.
+        classifier: The capsule classifier; None if the config has no classes.
+        num_features: Number of components of all the last capsules together, which the classifier sees.
     """
 
     model_type: ClassVar[str] = "encapnet"
@@ -353,28 +367,32 @@ class EncapNet(Network):
         return CapsuleClassifier(config.groups * self._positions, size, config.num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Classifies normalised images.
+        """Classifies normalized images.
 
         Args:
-            x: ``[N, image_size, image_size, in_channels]``, floating point, already normalised.
+            x: Images ``[N, image_size, image_size, in_channels]``, floating point, already normalized.
 
         Returns:
-            Scores ``[N, num_classes]`` in float32: the lengths of the classes' capsules, from 0 to 1. Without a
-            classifier, the last capsules ``[N, num_features]``.
+            Scores ``[N, num_classes]`` in float32, which are the lengths of the classes' capsules, from 0 to 1. Without
+            a classifier, the last capsules ``[N, num_features]``.
 
         Raises:
-            InputError: x is not a batch of floating-point images with the config's size and channels.
+            InputError: If x is not a batch of floating-point images with the config's size and channels.
         """
         return self._classify(self._maps(x)[-1][-1])
 
     def training_scores(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """See ``Network``: where the config asks for it, what is added to the loss is the sum of both agreements.
+        """Returns the scores, and the agreement term that a training step adds to their mean loss.
 
-        In module 3 the output of its main block and its output have to agree, in module 4 its input and what comes
-        after the first convolution of its sub block.
+        If the config asks for agreement, the term is the sum of two disagreements: in module 3, between the output of
+        its main block and its own output; in module 4, between its input and the map after the first convolution of its
+        sub block. Otherwise it is zero.
+
+        Args:
+            x: Images, as for a call.
 
         Raises:
-            InputError: as for a call.
+            InputError: If x is not a batch of floating-point images with the config's size and channels.
         """
         maps = self._maps(x)
         scores, agreement = self._classify(maps[-1][-1]), jnp.zeros(())
@@ -384,24 +402,24 @@ class EncapNet(Network):
         return scores, agreement
 
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
-        """The maps on the way to the scores, in order.
+        """Returns the feature maps on the way to the scores, in order.
 
         Args:
-            x: as for a call.
+            x: Images, as for a call.
 
         Returns:
-            ``stem``, ``module1`` to ``module4``: maps ``[N, h, w, channels]`` of the compute dtype; ``capsules``: the
-            last one's, ``[N, groups * h * w, size]``, what the classifier sees.
+            A dict of ``stem`` and ``module1`` to ``module4``, maps ``[N, h, w, channels]`` in the compute dtype, and
+            ``capsules``, the last map's capsules ``[N, groups * h * w, size]``, which the classifier sees.
 
         Raises:
-            InputError: as for a call.
+            InputError: If x is not a batch of floating-point images with the config's size and channels.
         """
         stem, *modules = (maps[-1] for maps in self._maps(x))
         found = {"stem": stem} | {f"module{number}": x for number, x in enumerate(modules, start=1)}
         return found | {"capsules": flatten_capsules(modules[-1], self.config.groups)}
 
     def _maps(self, x: jax.Array) -> list[tuple[jax.Array, ...]]:
-        """Of the stem and of each module; the last of each is what the next one sees."""
+        """Returns the maps of the stem and of each module; the last map of each is the next one's input."""
         self._check_images(x)
         size = self.config.image_size
         if x.shape[1:3] != (size, size):
@@ -429,7 +447,7 @@ def _conv(
     *,
     rngs: nnx.Rngs,
 ) -> Conv:
-    """A convolution as all of EncapNet's are: with a bias, and initialised as published."""
+    """Returns a convolution with a bias, initialized as all convolutions of the published network are."""
     return Conv(
         in_channels,
         out_channels,

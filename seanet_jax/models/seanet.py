@@ -1,4 +1,4 @@
-"""SEANet, and with other settings of the same config the residual networks it is compared with."""
+"""SEANet and, with other settings of the same config, the residual networks that are its baselines."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,29 +18,31 @@ AggregatePlacement = Literal["stage", "block", "none"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SEANetConfig(NetworkConfig):
-    """The architecture, and how it is computed. The defaults are the published SEANet-20 for CIFAR-10.
+    """The architecture of a SEANet, and how it is computed. The defaults are the published SEANet-20 for CIFAR-10.
 
     Attributes:
-        stage_sizes: residual blocks in each stage; stages after the first halve height and width.
-        widths: channels of each stage's 3x3 convolutions.
-        stem_width: channels of the first convolution.
-        squeeze_excite: whether each block recalibrates its channels.
-        reduction: channels per hidden unit of squeeze-excitation.
-        aggregate_placement: "stage", after each stage, as published; "block", inside each block, after its
-          squeeze-excitation and before the addition, as the talk words it; or "none".
-        aggregate_op: how a group of channels is reduced.
-        aggregate_factor: channels in a group.
-        preactivation: BN - ReLU - conv instead of conv - BN - ReLU.
-        num_classes: size of the logits; 0 leaves the classifier out, and the network gives pooled features.
-        in_channels: channels of the image.
-        dtype: compute dtype of convolutions and matrix products; parameters, batch statistics and logits stay float32.
-        conv_method: how convolutions are computed, see ``functional.conv2d``: "auto", the fastest on the device; "lax",
-          which also has forward-mode and higher derivatives; or "patches". The parameters are the same; the numbers
-          differ by rounding.
-        batch_groups: parts of a training batch that are normalised each by its own statistics; 1 is the whole batch.
+        stage_sizes: Number of residual blocks in each stage. Stages after the first halve height and width.
+        widths: Number of channels of the 3x3 convolutions in each stage.
+        stem_width: Number of channels of the first convolution.
+        squeeze_excite: Whether each block recalibrates its channels by squeeze-excitation.
+        reduction: Channels per hidden unit of squeeze-excitation.
+        aggregate_placement: Where channels are aggregated: "stage", after each stage, as published; "block", inside
+          each block, after its squeeze-excitation and before the addition, as the talk describes it; or "none".
+        aggregate_op: How a group of channels is reduced: "sum", "mean" or "max".
+        aggregate_factor: Number of channels in a group.
+        preactivation: Whether layers come as BN - ReLU - conv instead of conv - BN - ReLU.
+        num_classes: Number of classes; 0 leaves the classifier out, and the network returns pooled features.
+        in_channels: Number of image channels.
+        dtype: Compute dtype of convolutions and matrix products, see ``NetworkConfig``. Parameters, batch statistics
+          and logits stay float32.
+        conv_method: How convolutions are computed, see ``functional.conv2d``: "auto", the fastest on the device; "lax",
+          which also supports forward-mode and higher derivatives; or "patches". All use the same parameters and agree
+          but for rounding.
+        batch_groups: Number of parts of a training batch that are each normalized by their own statistics; 1 normalizes
+          by those of the whole batch.
 
     Raises:
-        InputError: a field, or a combination of fields, cannot be built.
+        InputError: If a field, or a combination of fields, cannot be built.
     """
 
     stage_sizes: tuple[int, ...] = (3, 3, 3)
@@ -82,13 +84,15 @@ class SEANetConfig(NetworkConfig):
 
 
 class Stage(nnx.Module):
-    """Residual blocks of one width, the first with the stage's stride; then aggregation, if it is placed here.
+    """A sequence of residual blocks of one width, followed by aggregation if the config places it after stages.
+
+    The first block of every stage but the first has stride 2.
 
     Args:
-        in_channels: channels of the input ``[N, H, W, in_channels]``.
-        index: which stage of the config this is, from 0.
-        config: of the whole network.
-        rngs: source of the initial parameters.
+        in_channels: Number of channels of the input ``[N, H, W, in_channels]``.
+        index: Position of the stage in the config, from 0.
+        config: The config of the whole network.
+        rngs: Source of the initial parameters.
     """
 
     def __init__(self, in_channels: int, index: int, config: SEANetConfig, *, rngs: nnx.Rngs):
@@ -117,26 +121,27 @@ class Stage(nnx.Module):
         self.out_channels = in_channels if self.aggregate is None else in_channels // self.aggregate.factor
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
+        """Maps ``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
         return self.maps(x)[1]
 
     def maps(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What the blocks make of ``[N, H, W, in_channels]``, before and after the aggregation."""
+        """Returns the output of the blocks for ``[N, H, W, in_channels]``, before and after the aggregation."""
         for block in self.blocks:
             x = block(x)
         return x, x if self.aggregate is None else self.aggregate(x)
 
 
 class SEANet(Network):
-    """Stem, stages of residual blocks, global average pool, linear classifier.
+    """SEANet: a stem, stages of residual blocks, global average pooling and a linear classifier.
 
     Args:
-        config: the architecture; the published SEANet-20 by default.
-        rngs: source of the initial parameters, e.g. ``nnx.Rngs(0)``.
+        config: The architecture; the published SEANet-20 by default.
+        rngs: Source of the initial parameters, e.g. ``nnx.Rngs(0)``.
 
     Attributes:
-        config: the architecture.
-        num_features: channels of the pooled features, the classifier's input.
+        config: The architecture.
+        classifier: The linear classifier; None if the config has no classes.
+        num_features: Number of channels of the pooled features, which the classifier sees.
     """
 
     model_type: ClassVar[str] = "seanet"
@@ -149,7 +154,7 @@ class SEANet(Network):
     def __init__(self, config: SEANetConfig | None = None, *, rngs: nnx.Rngs):
         self.config = config = config or SEANetConfig()
         self.stem = Conv(config.in_channels, config.stem_width, 3, method=config.conv_method, rngs=rngs)
-        # Pre-activated blocks begin with a normalisation of their own and leave the last sum without one.
+        # A pre-activated block normalizes its input, so the stem needs no normalization, but the last sum does.
         groups = config.batch_groups
         self.stem_bn = None if config.preactivation else BatchNorm(config.stem_width, groups=groups)
         channels = config.stem_width
@@ -171,33 +176,33 @@ class SEANet(Network):
         return Linear(self.num_features, config.num_classes, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Classifies normalised images.
+        """Classifies normalized images.
 
         Args:
-            x: ``[N, H, W, in_channels]``, floating point, already normalised. CIFAR's are 32x32; any size works.
+            x: Images ``[N, H, W, in_channels]``, floating point, already normalized. CIFAR's are 32x32; any size works.
 
         Returns:
             Logits ``[N, num_classes]`` in float32; without a classifier, pooled features ``[N, num_features]``.
 
         Raises:
-            InputError: x is not a batch of floating-point images with the config's channels.
+            InputError: If x is not a batch of floating-point images with the config's channels.
         """
         pooled = self.features(x)["pooled"]
         return pooled if self.classifier is None else self.classifier(pooled).astype(pooled.dtype)
 
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
-        """The maps on the way to the logits, in order.
+        """Returns the feature maps on the way to the logits, in order.
 
         Args:
-            x: as for a call.
+            x: Images, as for a call.
 
         Returns:
-            ``stem``, ``stage1``, ``stage2``, ...: maps ``[N, h, w, channels]`` of the compute dtype, as the next layer
-            sees them. Where a stage ends in an aggregation, ``stage1.blocks`` and so on are what is aggregated.
-            ``pooled``: ``[N, num_features]``, float32, what the classifier sees.
+            A dict of ``stem``, ``stage1``, ``stage2`` and so on: maps ``[N, h, w, channels]`` in the compute dtype, as
+            the next layer sees them. If a stage ends in an aggregation, ``stage1.blocks`` and so on are its input.
+            ``pooled`` is ``[N, num_features]`` in float32, which the classifier sees.
 
         Raises:
-            InputError: as for a call.
+            InputError: If x is not a batch of floating-point images with the config's channels.
         """
         self._check_images(x)
         x = self.stem(x.astype(self.config.dtype))
