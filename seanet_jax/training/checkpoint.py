@@ -1,9 +1,10 @@
-"""Checkpoints of a run: the only file that knows Orbax.
+"""The checkpoints of a run. This is the only file that uses Orbax.
 
 ``checkpoints/latest/<step>`` and ``checkpoints/best/<step>`` each hold the whole training state, the records of the
-epochs that led to it, and the SHA-256 of both: what comes back is what was saved, bit for bit, or it does not come
-back, on whatever devices and number of processes. Writing goes on in the background; leaving the context waits for it.
-Several processes save jointly: all of them call every method, in the same order.
+epochs that led to it, and the SHA-256 of both. A checkpoint is restored bit for bit or, if it is damaged, not at all.
+It may be restored on other devices, and by another number of processes, than it was saved by. Checkpoints are written
+in the background; leaving the context waits until they are complete. If several processes train together, each of them
+must call every method, in the same order.
 """
 
 import contextlib
@@ -33,21 +34,21 @@ from seanet_jax.training import processes, sharding
 State = TypeVar("State")
 Records = list[dict[str, Any]]
 
-# The newest one may be unreadable after a crash of the machine; its predecessor is then still there.
+# After a crash of the machine the newest one may be damaged. The one before it is then still there.
 _KEEP_LATEST = 2
 
 
 class Checkpoints:
-    """The checkpoints in one run's folder. One run at a time may write them (``RunFolder.locked``).
+    """The checkpoints in the folder of a run. Only one run at a time may write them (``RunFolder.locked``).
 
     Args:
-        run_folder: of the run; created when the first checkpoint is written.
+        run_folder: The run's folder. It is created when the first checkpoint is written.
     """
 
     def __init__(self, run_folder: Path):
         self._folder = run_folder.absolute() / "checkpoints"
         self._managers: dict[str, ocp.CheckpointManager] = {}
-        _silence_echoes()
+        _silence_duplicate_errors()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -56,32 +57,32 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
         if error is not None and jax.process_count() > 1:
-            return  # the others may be gone, and the wait for them in vain
+            return  # the other processes may be gone; waiting for them would never end
         try:
             self.close()
         except RunError:
-            # What went wrong first is what the user needs to know.
+            # The first error is the one that the user needs to see.
             if error is None:
                 raise
 
     def wait(self) -> None:
-        """Waits until everything is written.
+        """Waits until all checkpoints are written.
 
         Raises:
-            RunError: it could not be.
+            RunError: If one could not be written.
         """
         for manager in self._managers.values():
             self._attempt(manager.wait_until_finished)
 
     def close(self) -> None:
-        """Waits until everything is written, and lets go of Orbax's threads.
+        """Waits until all checkpoints are written, and ends Orbax's threads.
 
         Raises:
-            RunError: it could not be.
+            RunError: If one could not be written.
         """
         managers = list(self._managers.values())
         self._managers.clear()
-        with contextlib.ExitStack() as stack:  # closes them all, though one fails
+        with contextlib.ExitStack() as stack:  # closes all of them, even if one fails
             for manager in managers:
                 stack.callback(self._attempt, manager.close)
 
@@ -89,50 +90,50 @@ class Checkpoints:
         """Saves a state to continue from.
 
         Args:
-            step: optimiser steps done.
-            state: a pytree of arrays; may be donated as soon as this returns.
-            history: records of the finished epochs.
+            step: Optimizer steps done.
+            state: A pytree of arrays. They may be donated as soon as this returns.
+            history: Records of the finished epochs.
 
         Raises:
-            RunError: this or an earlier checkpoint could not be written; those before it stay.
+            RunError: If this or an earlier checkpoint could not be written. Those before it stay.
         """
         self._save("latest", step, state, history)
 
     def save_best(self, step: int, state: Any, history: Records) -> None:
-        """Saves a state better than all before; arguments and errors as for ``save_latest``."""
+        """Saves the best state so far, in place of the previous best. Takes the arguments of ``save_latest``."""
         self._save("best", step, state, history)
 
     def exist(self) -> bool:
-        """Whether there is any checkpoint, good or damaged."""
+        """Whether there is any checkpoint, intact or damaged."""
         return bool(processes.from_first(self._steps("latest") or self._steps("best")))
 
     def restore_latest(self, template: State) -> tuple[State, Records]:
-        """Reads the newest good checkpoint, of either kind; a line on stderr names each newer one that is damaged.
+        """Restores the newest intact checkpoint, latest or best. Prints a warning for each newer one that is damaged.
 
         Args:
-            template: a state of the same structure, of arrays or of ``jax.ShapeDtypeStruct``; arrays come back with its
-              shapes, dtypes and shardings, or on the first device, on whatever number of devices they were saved from.
+            template: A state of the same structure, of arrays or of ``jax.ShapeDtypeStruct``. The restored arrays have
+                its shapes, dtypes and shardings. Without shardings, they are on the first device.
 
         Returns:
-            The state and the records of the epochs that led to it.
+            The state, and the records of the epochs that led to it.
 
         Raises:
-            InputError: there is no checkpoint, or none is good.
+            InputError: If there is no checkpoint, or all are damaged.
         """
         return self._restore(("latest", "best"), template)
 
     def restore_best(self, template: State) -> tuple[State, Records]:
-        """Reads the best checkpoint; arguments and errors as for ``restore_latest``."""
+        """Restores the best checkpoint. Takes the arguments of ``restore_latest``, and returns and raises the same."""
         return self._restore(("best",), template)
 
     def _steps(self, kind: str) -> list[int]:
-        """Of the checkpoints whose writing ended; read anew, since Orbax leaves out some that are damaged."""
+        """Lists the steps of all complete checkpoints. Orbax's own list leaves out some that are damaged."""
         folder = self._folder / kind
         return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
     def _manager(self, kind: str) -> ocp.CheckpointManager:
         if kind not in self._managers:
-            # Both kinds may be written at the same time; each waits at barriers of its own.
+            # Both kinds may be written at the same time, so each needs its own barriers between processes.
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=_KEEP_LATEST if kind == "latest" else 1,
                 cleanup_tmp_directories=True,
@@ -145,7 +146,7 @@ class Checkpoints:
         def save() -> None:
             manager = self._manager(kind)
             manager.wait_until_finished()
-            # Later ones are damaged, or of a run that was killed and continues from before them.
+            # Checkpoints of later steps are damaged, or were saved before the run was killed and resumed further back.
             if stale := processes.from_first([later for later in self._steps(kind) if later >= step]):
                 with processes.failing_together():
                     for later in stale if processes.is_first() else ():
@@ -163,10 +164,10 @@ class Checkpoints:
             write()
         except Exception as error:  # Orbax and TensorStore raise a dozen types for a disk that is full
             if processes.is_lost_process(error):
-                raise
+                raise  # ``reporting_lost_process`` turns it into a message of its own
             raise RunError(
                 f"a checkpoint could not be written to {self._folder} ({reason(error)}); the earlier ones stay, "
-                "and --resume continues from the newest once this is mended"
+                "and --resume continues from the newest once this is fixed"
             ) from error
 
     def _restore(self, kinds: Sequence[str], template: State) -> tuple[State, Records]:
@@ -174,7 +175,7 @@ class Checkpoints:
         where = " and ".join(str(self._folder / kind) for kind in kinds)
         found = sorted(((step, kind) for kind in kinds for step in self._steps(kind)), reverse=True)
         found = processes.from_first(found)
-        # Of equal steps "latest" comes first: they sort by name.
+        # At equal steps "latest" comes before "best", as the pairs are sorted by name too, in reverse.
         if not found:
             raise InputError(f"{where}: there is no checkpoint; train first, or name the folder of a run")
         here = SingleDeviceSharding(jax.local_devices()[0])
@@ -183,9 +184,9 @@ class Checkpoints:
             restored, damage = None, ""
             try:
                 restored = self._read(kind, step, local)
-            except Exception as error:  # damage shows as any of a dozen types
+            except Exception as error:  # Orbax raises a dozen types for damaged files
                 damage = reason(error)
-            # What one process cannot read, none uses.
+            # A checkpoint that one process cannot read is used by none.
             damage = next(filter(None, processes.gather(damage)), "")
             if restored is not None and not damage:
                 state, history = restored
@@ -196,8 +197,8 @@ class Checkpoints:
         raise InputError(f"{where}: every checkpoint is damaged; restore one from a copy, or start over elsewhere")
 
     def _read(self, kind: str, step: int, abstract: State) -> tuple[State, Records]:
-        # Without a manager, which would take what another process is writing for something left behind. And each
-        # process for itself: one that fails would leave the others waiting.
+        # A CheckpointManager is not used: it would delete what another process is writing as a leftover. Each process
+        # reads on its own: in a joint read, one that fails would leave the others waiting.
         this = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
@@ -218,10 +219,11 @@ class Checkpoints:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which saves when it is told to and not when it has heard of a preemption.
+    """Orbax's ``CheckpointManager``, without its own reaction to a preemption.
 
-    To hear of it, it would ask JAX's service where processes stop together, with steps as the count of its questions;
-    ``StopRequest`` asks there too, and of two counts neither is sure to meet the one agreed on.
+    Orbax would ask JAX's preemption service at which step all processes stop, counting its questions by training steps.
+    ``StopRequest`` asks the same service with a count of its own. With two counts, neither is sure to reach the step on
+    which the processes agreed.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -229,13 +231,13 @@ class _Manager(ocp.CheckpointManager):
 
 
 def _like(template: Any, restored: jax.Array) -> jax.Array:
-    """A restored array where its template lies, or on the first device."""
+    """Places a restored array like its template, or leaves it on the first device if that has no sharding."""
     placement = getattr(template, "sharding", None)
     return restored if placement is None else sharding.place(np.asarray(restored), placement)
 
 
 def _sha256(state: Any, history: Records) -> str:
-    """Of everything in a checkpoint: the records, and names, dtypes, shapes and bytes of the arrays."""
+    """Returns the SHA-256 of a checkpoint: its records, and the names, dtypes, shapes and bytes of its arrays."""
     digest = hashlib.sha256(json.dumps(history).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         array = np.ascontiguousarray(leaf)
@@ -245,23 +247,25 @@ def _sha256(state: Any, history: Records) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What a person can use of an error of Orbax or TensorStore: the operating system's words, or the first line.
+    """Returns the readable part of an error of Orbax or TensorStore.
+
+    This is the operating system's message if there is one, or else the start of the error's text.
 
     Args:
-        error: what they raised, or an ``OSError``.
+        error: An error of Orbax or TensorStore, or an ``OSError``.
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error).strip()
     if code := re.search(r"os_error_code='(\d+)'", text):
         return os.strerror(int(code[1]))
-    # TensorStore adds its whole configuration.
+    # TensorStore appends its whole configuration to the message.
     return textwrap.shorten(text.partition("[tensorstore_spec=")[0], 200) if text else type(error).__name__
 
 
 @functools.cache
-def _silence_echoes() -> None:
-    """Keeps off stderr, from now on, what Orbax prints of an error that it raises as well: a page for each array."""
+def _silence_duplicate_errors() -> None:
+    """Keeps Orbax from printing errors that it also raises. It prints a page per array to stderr."""
 
     def is_news(record: logging.LogRecord) -> bool:
         message = record.getMessage()
@@ -269,9 +273,9 @@ def _silence_echoes() -> None:
         return not is_echo and "orbax" not in Path(record.pathname).parts
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        # TensorStore is done with an array after Orbax gave up over another, and calls back into a loop that is gone.
+        # Orbax gave up because of one array; TensorStore finishes another and calls back into the closed event loop.
         is_late = unraisable.object is None and str(unraisable.exc_value) == "Event loop is closed"
-        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine given up
+        code = getattr(unraisable.object, "cr_code", None)  # set if it is a coroutine that Orbax abandoned
         if not is_late and (code is None or "orbax" not in Path(code.co_filename).parts):
             before(unraisable)
 

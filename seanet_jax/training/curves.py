@@ -1,4 +1,4 @@
-"""Curves of loss and error over the epochs of a run, beside the published run's."""
+"""Figures of loss and error over the epochs of a run, with the published run for comparison."""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 Quantity = Literal["loss", "accuracy"]
 
-# The axis of a quantity, a loss's own where it is empty, and what is drawn of it.
+# For each quantity, the label of its axis and the function of its values that is drawn. The label of a loss depends on
+# the network's scores.
 _SCALES: dict[Quantity, tuple[str, Callable[[float], float]]] = {
     "loss": ("", lambda value: value),
     "accuracy": ("error (%)", lambda value: 100 * (1 - value)),
@@ -24,13 +25,13 @@ _SCALES: dict[Quantity, tuple[str, Callable[[float], float]]] = {
 
 
 def published_curves(dataset: str) -> list[dict[str, float]]:
-    """The published SEANet-20 run, epoch by epoch; empty for a data set it was not run on.
+    """Returns the records of the published SEANet-20 run on a data set, or an empty list if there is none.
 
     Args:
-        dataset: a name such as "cifar10".
+        dataset: Name of a data set, such as "cifar10".
 
     Returns:
-        Records with ``epoch``, ``train_loss``, ``train_accuracy``, ``test_loss`` and ``test_accuracy``.
+        One record per epoch, with ``epoch``, ``train_loss``, ``train_accuracy``, ``test_loss`` and ``test_accuracy``.
     """
     text = (resources.files("seanet_jax.training") / "published_curves.csv").read_text()
     rows = [row for row in csv.DictReader(text.splitlines()) if row.pop("dataset") == dataset]
@@ -38,15 +39,15 @@ def published_curves(dataset: str) -> list[dict[str, float]]:
 
 
 def draw_curves(records: list[Record], path: Path, kind: Scores, *, title: str, dataset: str, epochs: int) -> None:
-    """Writes the figure of loss and error over epochs; see ``curves_figure``.
+    """Writes the figure of loss and error over epochs to a PNG file; see ``curves_figure``.
 
     Args:
-        records: of the run.
-        path: of the PNG.
-        kind: of the network's scores.
-        title: of the figure.
-        dataset: of the run.
-        epochs: of the run.
+        records: The run's records, at least one.
+        path: The PNG file to write.
+        kind: The kind of the network's scores, which defines its loss.
+        title: Title of the figure.
+        dataset: Name of the run's data set.
+        epochs: Number of epochs of the run.
     """
     made = curves_figure(records, kind, dataset=dataset, epochs=epochs)
     made.suptitle(title, fontsize=11)
@@ -61,14 +62,14 @@ def curves_figure(
     epochs: int,
     quantities: Sequence[Quantity] = ("loss", "accuracy"),
 ) -> "Figure":
-    """Quantities over epochs, a panel each, with the published run behind them where there is one to compare with.
+    """Draws quantities over epochs, one panel each, over the curves of the published run if there is one.
 
     Args:
-        records: of the run; at least one.
-        kind: of the network's scores.
-        dataset: whose published curves to draw.
-        epochs: the run's, the width of the picture.
-        quantities: to draw; an accuracy is drawn as the error.
+        records: The run's records, at least one.
+        kind: The kind of the network's scores, which defines its loss.
+        dataset: Name of the data set, which selects the published run.
+        epochs: Number of epochs of the run, the width of the panels.
+        quantities: Quantities to draw. An accuracy is drawn as the error, in percent.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -79,25 +80,23 @@ def curves_figure(
     panels = figure.subplots(1, len(quantities), squeeze=False).flat
     for axes, quantity in zip(panels, quantities, strict=True):
         label, scale = _SCALES[quantity]
-        # The published losses are cross entropies.
+        # The published losses are cross entropies. Other losses cannot be compared with them.
         if published and (quantity == "accuracy" or kind == LOGITS):
             x = [row["epoch"] for row in published]
             for split, line in (("train", ":"), ("test", "-")):
                 y = [scale(row[f"{split}_{quantity}"]) for row in published]
                 name = f"published SEANet-20, {split}"
                 axes.plot(x, y, line, color=style.PUBLISHED, linewidth=1, label=name, zorder=1)
-        for split, colour in (("train", style.ORANGE), ("val", style.GREEN), ("test", style.BLUE)):
+        for split, color in (("train", style.ORANGE), ("val", style.GREEN), ("test", style.BLUE)):
             measured = [record for record in records if f"{split}_{quantity}" in record]
             if not measured:
                 continue
             x = [record["epoch"] for record in measured]
             y = [scale(record[f"{split}_{quantity}"]) for record in measured]
             name = {"val": "validation"}.get(split, split)
-            axes.plot(
-                x, y, color=colour, linewidth=1.8, marker="o" if len(x) < 15 else None, markersize=3.5, label=name
-            )
+            axes.plot(x, y, color=color, linewidth=1.8, marker="o" if len(x) < 15 else None, markersize=3.5, label=name)
             if quantity == "accuracy" and split != "train":
-                axes.annotate(f"{y[-1]:.2f}", (x[-1], y[-1]), (4, 4), textcoords="offset points", color=colour)
+                axes.annotate(f"{y[-1]:.2f}", (x[-1], y[-1]), (4, 4), textcoords="offset points", color=color)
         _tidy(axes, label or kind.loss_label, epochs)
     figure.axes[0].legend(frameon=False, fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""The loop over steps and epochs: what changes while a run trains."""
+"""The training loop: steps, epochs, evaluations, records and checkpoints."""
 
 import collections
 import math
@@ -17,30 +17,32 @@ from seanet_jax.training.step import Metrics, TrainState
 from seanet_jax.training.tensorboard import Events
 from seanet_jax.training.trainer import Trainer, loss_and_accuracy
 
-# Steps the host may be ahead of the device: enough that the device never waits for Python.
+# Number of steps that the host may be ahead of the device: enough that the device never waits for Python.
 _STEPS_AHEAD = 2
 
-# A loss gone wrong is noticed this soon; a device that takes hundreds of steps a second is not asked after each.
+# Longest time until a loss that is not finite is noticed. A device that takes hundreds of steps per second should not
+# wait for the host after each of them.
 _SECONDS_BETWEEN_REPORTS = 0.5
 
 
 class TrainingDivergedError(RunError):
-    """The training loss, or a parameter, is no longer a finite number."""
+    """The training loss or a parameter became NaN or infinite."""
 
 
 class Loop:
-    """One call of ``fit``: what changes while it trains, beside the state.
+    """The training loop of one call of ``fit``.
 
-    Of several processes all go through it in step, so that each takes part in every collective; the first alone writes.
+    If several processes train together, each runs this loop. They take the same decisions at the same steps, so that
+    all take part in every collective. Only the first process writes records and TensorBoard events.
 
     Args:
-        trainer: what does not change.
-        train_step: compiled.
-        stop: asked before each step.
-        folder: for the records.
-        checkpoints: of all processes together.
-        events: for TensorBoard.
-        history: records of the epochs before.
+        trainer: The fixed parts of the run.
+        train_step: The compiled training step.
+        stop: The request to stop, checked before each step.
+        folder: The run's folder, for the records.
+        checkpoints: The run's checkpoints, which all processes save together.
+        events: The run's TensorBoard events.
+        history: Records of the epochs before.
     """
 
     def __init__(
@@ -60,10 +62,22 @@ class Loop:
         self._checkpoints = checkpoints
         self._events = events
         self._records = list(history)
-        self._saved: tuple[int, int] | None = None  # step and number of records of the newest checkpoint
+        self._saved: tuple[int, int] | None = None  # step of the newest checkpoint and its number of records
 
     def run(self, state: TrainState) -> list[Record]:
-        """Trains to the end; all of the run's records."""
+        """Trains to the end of the run.
+
+        Args:
+            state: The training state to start from.
+
+        Returns:
+            All records of the run, those of the history included.
+
+        Raises:
+            TrainingDivergedError: If the loss or a parameter became NaN or infinite.
+            StoppedError: If the run was asked to stop. A checkpoint is saved.
+            RunError: If a file could not be written.
+        """
         trainer, config = self._trainer, self._trainer.config
         step = int(state.step)
         self._progress = Progress(
@@ -76,7 +90,7 @@ class Loop:
         self._saved = (step, len(self._records)) if step else None
         recorded = self._records[-1]["step"] if self._records else 0
         if step != recorded and (step % trainer.steps_per_epoch == 0 or step == trainer.last_step):
-            # It was stopped between the epoch's last step and its end.
+            # The run was stopped after an epoch's last step and before its evaluation: only that is left of the epoch.
             self._progress.begin_epoch(step)
             self._end_epoch(state, step)
         while step < trainer.last_step:
@@ -94,15 +108,19 @@ class Loop:
         return self._records
 
     def _next_pause(self, step: int, end: int) -> int:
-        """Where the next checkpoint is due, or the epoch ends."""
+        """Returns the next step at which a checkpoint is due or the epoch ends."""
         every = self._trainer.config.checkpoint_steps
         return end if every is None else min(end, (step // every + 1) * every)
 
     def _take_steps(self, state: TrainState, order: jax.Array, step: int, pause: int) -> tuple[TrainState, int]:
-        """Takes steps of one epoch. Metrics are read now and then, of steps behind which others are on their way."""
+        """Takes steps of one epoch until ``pause``, or until the run is asked to stop.
+
+        The metrics of a step are read only once later steps are on their way to the device, and only now and then.
+        Reading them earlier would leave the device idle.
+        """
         running: collections.deque[tuple[int, Metrics]] = collections.deque()
         finished: list[tuple[int, Metrics]] = []
-        looked = time.perf_counter()
+        reported = time.perf_counter()
         while step < pause or running:
             if self._stop.requested():
                 pause = step
@@ -113,21 +131,25 @@ class Loop:
             if running and (len(running) > _STEPS_AHEAD or step == pause):
                 finished.append(jax.block_until_ready(running.popleft()))
                 number = finished[-1][0]
-                due = time.perf_counter() - looked >= _SECONDS_BETWEEN_REPORTS
+                due = time.perf_counter() - reported >= _SECONDS_BETWEEN_REPORTS
                 if due or number == pause or self._progress.is_due(number):
                     self._report(finished)
                     finished.clear()
-                    looked = time.perf_counter()
+                    reported = time.perf_counter()
         return state, step
 
     def _report(self, steps: list[tuple[int, Metrics]]) -> None:
-        """Reports the last of some steps; the others matter only if something went wrong since the last look."""
+        """Reports the progress at the last of some finished steps.
+
+        Raises:
+            TrainingDivergedError: If the loss is not finite. Its message names the first step at which it was not.
+        """
         step, metrics = steps[-1]
         loss, accuracy = loss_and_accuracy(metrics)
         if math.isfinite(loss) or self._trainer.config.on_nan == "continue":
             self._progress.step(step, loss, accuracy)
             return
-        # A sum that is not finite stays so for the rest of the epoch.
+        # The loss is a sum over the epoch: once it is not finite it stays so, and the last step shows it for all.
         step, loss = next((n, lo) for n, m in steps if not math.isfinite(lo := loss_and_accuracy(m)[0]))
         self._diverged(step, f"the training loss is {loss}")
 
@@ -144,8 +166,8 @@ class Loop:
             self._saved = (step, len(self._records))
 
     def _check_finite(self, state: TrainState, step: int) -> None:
-        """Keeps what cannot be continued from out of the checkpoints."""
-        # The loss of a step is that of the parameters before it: those after it may be the first that are not finite.
+        """Checks the state before it is saved, so that every checkpoint can be continued from."""
+        # A finite loss is not enough: it is computed from the parameters before the step, not from those after it.
         if self._trainer.config.on_nan == "stop" and not self._trainer.all_finite(state):
             self._diverged(step, "parameters are NaN or infinite")
 
@@ -160,16 +182,16 @@ class Loop:
         )
 
     def _end_epoch(self, state: TrainState, step: int) -> None:
-        """Evaluates, records and saves: after an epoch, and where a run is told to end inside one."""
+        """Evaluates, records and saves, after an epoch or where the run ends inside one."""
         trainer = self._trainer
         timing = self._progress.end_steps()
         whole = step % trainer.steps_per_epoch == 0
         record: Record = {
             "epoch": step // trainer.steps_per_epoch if whole else step / trainer.steps_per_epoch,
             "step": step,
-            "learning_rate": float(f"{trainer.learning_rate(step - 1):.6g}"),  # float32 would show: 0.0199999995
+            "learning_rate": float(f"{trainer.learning_rate(step - 1):.6g}"),  # not 0.0199999995, as float32 would show
         }
-        # A network trained elsewhere comes with nothing of its last epoch's batches.
+        # A network that was trained elsewhere comes without metrics of its last epoch.
         measured = {"train": loss_and_accuracy(state.metrics)} if int(state.metrics.num_images) else {}
         for name, evaluation in trainer.evaluations.items():
             if (found := evaluation(state, self._stop)) is None:
@@ -182,9 +204,10 @@ class Loop:
 
         accuracy_name = f"{trainer.selection_split}_accuracy"
         is_best = all(record[accuracy_name] > earlier[accuracy_name] for earlier in self._records)
-        # The end of a run inside an epoch must not take the place of a whole one: a continued run forgets it.
+        # A run that ends inside an epoch forgets that record when it is continued. It must not replace a whole epoch.
         is_best = is_best and (whole or not self._records)
-        # Records never run ahead of the checkpoints by more than an epoch, whose length is time enough to write one.
+        # Earlier checkpoints are written before this epoch is recorded, so records of two epochs prove that there was a
+        # checkpoint (see RunFolder.check_records). An epoch is long enough to write one, so this rarely waits.
         self._checkpoints.wait()
         self._records.append(record)
         if processes.is_first():

@@ -1,4 +1,4 @@
-"""What a run prints while it trains: lines, and a progress bar on a terminal."""
+"""The output of a run while it trains: lines of text, and a progress bar on a terminal."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from seanet_jax.training.run_folder import Record
 
 
 def format_duration(seconds: float) -> str:
-    """A time as a person says it: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Formats a duration in seconds as text: ``42 s``, ``3 min 20 s`` or ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -20,21 +20,21 @@ def format_duration(seconds: float) -> str:
 
 
 def say(line: str) -> None:
-    """Prints a line, in the first process alone, and without tearing a bar."""
+    """Prints a line in the first process, above the progress bar if there is one."""
     if processes.is_first():
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
 
 
 class Progress:
-    """Tells how a run advances: a bar on a terminal, otherwise a plain line every so many steps.
+    """Shows the progress of a run: a bar on a terminal, otherwise a line every ``log_every`` steps.
 
     Args:
-        step: where the run starts.
-        last_step: where it ends.
-        steps_per_epoch: to tell the epoch.
-        batch_size: images per step.
-        log_every: steps between plain lines.
+        step: Optimizer step at which the run starts.
+        last_step: Optimizer step at which the run ends.
+        steps_per_epoch: Optimizer steps in one epoch.
+        batch_size: Images per step.
+        log_every: Steps between lines.
     """
 
     def __init__(self, *, step: int, last_step: int, steps_per_epoch: int, batch_size: int, log_every: int):
@@ -47,7 +47,7 @@ class Progress:
         self._bar: tqdm | None = None
 
     def begin_epoch(self, stop: int) -> None:
-        """Starts the clock of an epoch that ends at step ``stop``."""
+        """Starts the clock, and the bar, of an epoch that ends at step ``stop``."""
         self._first_step, self._started = self._step, time.perf_counter()
         if sys.stdout.isatty() and processes.is_first():
             epoch = self._step // self._steps_per_epoch + 1
@@ -61,18 +61,18 @@ class Progress:
             )
 
     def is_due(self, step: int) -> bool:
-        """Whether this step's loss and accuracy make a plain line; a bar takes whatever steps it is given."""
+        """Whether a line is due after this step. A bar never needs a step: it shows those that it is given."""
         in_epoch = (step - 1) % self._steps_per_epoch + 1
-        # The first step tells at once how fast it is.
+        # A line after the run's first step shows at once how fast it is.
         return self._bar is None and (in_epoch % self._log_every == 0 or step == self._run_began + 1)
 
     def step(self, step: int, loss: float, accuracy: float) -> None:
-        """Reports a finished step, and that those before it are finished too.
+        """Shows that this step, and all before it, are finished.
 
         Args:
-            step: optimiser steps done.
-            loss: mean over the epoch so far.
-            accuracy: likewise, as a fraction.
+            step: Optimizer steps done.
+            loss: Mean loss over the epoch so far.
+            accuracy: Accuracy over the epoch so far, a fraction.
         """
         before, self._step = self._step, step
         if self._bar is not None:
@@ -87,7 +87,7 @@ class Progress:
             )
 
     def end_steps(self) -> dict[str, float]:
-        """Stops the epoch's clock; the time of its steps and their images per second."""
+        """Stops the epoch's clock. Returns the duration of its steps in seconds, and their images per second."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -96,12 +96,12 @@ class Progress:
         return {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
 
     def end_epoch(self, record: Record) -> None:
-        """Prints the epoch's line, evaluation included in the time left."""
+        """Prints the epoch's results and the time left, which includes evaluations."""
         parts = [f"epoch {record['epoch']:.4g}/{self._epochs}", f"lr {record['learning_rate']:g}"]
         for name in ("train", "val", "test"):
             if f"{name}_loss" in record:
                 parts.append(f"{name} loss {record[f'{name}_loss']:.3f} accuracy {record[f'{name}_accuracy']:.2%}")
-        # None, where a run goes on that was stopped between an epoch's last step and its end.
+        # There were no steps if the run was stopped after the epoch's last step and is resumed for its evaluation.
         if steps := self._step - self._first_step:
             overall = (time.perf_counter() - self._started) / steps
             parts.append(f"{record['images_per_second']:.0f} images/s")

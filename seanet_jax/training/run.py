@@ -1,4 +1,4 @@
-"""``fit(config)``: a run from its config to its summary."""
+"""Trains one network: ``fit(config)`` does a whole run, from its configuration to its summary."""
 
 import contextlib
 import time
@@ -22,31 +22,33 @@ from seanet_jax.training.trainer import Trainer
 
 
 def fit(config: TrainConfig, *, compiler_options: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Trains a network as the config says and leaves a run folder behind.
+    """Trains a network and writes the folder of the run.
 
-    ``seanet_jax.training.run_folder`` lists the folder's files. Nothing is written before every input is known to be
-    usable. All of JAX's devices are used. If there are several processes (``seanet_jax.training.processes``), all of
-    them call ``fit`` alike; the first one writes and prints. An error in one process is raised in all of them.
+    ``seanet_jax.training.run_folder`` lists the folder's files. Nothing is written before all inputs are checked. All
+    devices that JAX finds are used. If several processes train together (``seanet_jax.training.processes``), each of
+    them calls ``fit`` with the same arguments. The first one writes and prints. An error in one process is raised in
+    all of them.
 
     Args:
-        config: of the run.
-        compiler_options: of XLA, for the training and the evaluation step; recorded in ``summary.json``.
+        config: The run's configuration.
+        compiler_options: Options of XLA for the training step and the evaluation step. They are recorded in
+            ``summary.json``.
 
     Returns:
         The contents of ``summary.json``.
 
     Raises:
-        InputError: the config, the data or the run folder cannot be used, or the processes differ.
-        TrainingDivergedError: the loss became NaN or infinite; the last checkpoint stays.
-        RunError: a file could not be written, or another process is gone; the checkpoints stay.
-        StoppedError: SIGTERM or SIGINT came; a checkpoint was written.
+        InputError: If the config, the data or the run folder cannot be used, or the processes' arguments differ.
+        TrainingDivergedError: If the loss became NaN or infinite. The last checkpoint stays.
+        RunError: If a file could not be written, or another process is gone. The checkpoints stay.
+        StoppedError: If the process received SIGTERM or SIGINT. A checkpoint is saved.
     """
     with processes.reporting_lost_process():
         return _fit(config, dict(compiler_options or {}))
 
 
 def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
-    # Folders of data may differ from machine to machine; what is in them is compared below.
+    # The data may be in different folders on different machines. load_in_turn and check_images compare the images.
     asked = {name: value for name, value in config.to_json().items() if name != "data_dir"}
     processes.check_same(**asked, **options, **versions())
     mesh = sharding.make_mesh(require_gpu=config.require_gpu)
@@ -79,7 +81,7 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
         )
         if config.resume:
             say(f"resuming {folder.path} at step {0 if state is None else int(state.step)}")
-        # A stop inside an epoch is not part of the history: the continued run will have that epoch whole.
+        # The record of a stop inside an epoch is dropped: the continued run records that epoch as a whole.
         history = [record for record in history if record["step"] % trainer.steps_per_epoch == 0]
         started = time.perf_counter()
         train_step = lowered.compile()
@@ -95,7 +97,7 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
 
 
 def _restore(trainer: Trainer, folder: RunFolder, checkpoints: Checkpoints) -> tuple[TrainState, list[Record]] | None:
-    """State and records to continue from; None if the run was killed before its first checkpoint."""
+    """Returns the state and the records to continue from, or None if the run was killed before its first checkpoint."""
     if not checkpoints.exist():
         folder.check_records()
         return None
@@ -109,7 +111,7 @@ def _restore(trainer: Trainer, folder: RunFolder, checkpoints: Checkpoints) -> t
 
 
 def _finished(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dict[str, Any]:
-    """The summary of a run that has no step left; written if the run was killed just before that."""
+    """Returns the summary of a run with no step left. Writes it if the run was killed just before that."""
     summary, step = folder.read_summary(), records[-1]["step"]
     if summary is None or summary["last"] != records[-1]:
         return _conclude(trainer, folder, records)
@@ -118,7 +120,7 @@ def _finished(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
 
 
 def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dict[str, Any]:
-    """Writes and says what a run came to."""
+    """Writes the curves and the summary of a finished run, and prints its results."""
     config, last = trainer.config, records[-1]
     whole = [record for record in records if record["step"] % trainer.steps_per_epoch == 0]
     best = max(whole or records, key=lambda record: record[f"{trainer.selection_split}_accuracy"])

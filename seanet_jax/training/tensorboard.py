@@ -1,4 +1,4 @@
-"""TensorBoard events of a run."""
+"""Writes the TensorBoard events of a run."""
 
 import contextlib
 import socket
@@ -10,11 +10,12 @@ from seanet_jax.training.run_folder import Record
 
 
 class Events:
-    """TensorBoard events of a run, one point per epoch over optimiser steps.
+    """The TensorBoard events of a run: one point per epoch, over optimizer steps.
 
     Args:
-        folder: for the events.
-        step: events of later steps, written before a run was killed, are struck out.
+        folder: The folder to write to.
+        step: Optimizer step at which the run starts. TensorBoard hides events of later steps that were written before
+            the run was killed and resumed here.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -23,13 +24,16 @@ class Events:
         self._writer: Any = None
 
     def write(self, record: Record) -> None:
-        """Writes an epoch's numbers; they are in the file when this returns.
+        """Writes the numbers of an epoch. They are in the file when this returns.
+
+        Args:
+            record: The epoch's record.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: If they cannot be written.
         """
-        # Not at the start of a run: where PyTorch is installed tensorboardX imports it, which takes seconds. Not its
-        # SummaryWriter either, whose thread dies of a full disk and leaves a run waiting for it without a word.
+        # Imported only now: tensorboardX imports PyTorch where it is installed, which takes seconds. Its SummaryWriter
+        # is not used: on a full disk its thread dies silently, and the run waits for it forever.
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.record_writer import RecordWriter
         from tensorboardX.summary import scalar
@@ -53,12 +57,12 @@ class Events:
                 self._writer.write(event.SerializeToString())
             self._writer.flush()
         except OSError:
-            with contextlib.suppress(OSError):  # what could not be written cannot be when it is closed
+            with contextlib.suppress(OSError):  # closing writes what is left, which fails again
                 self.close()
             self._writer = None
             raise
 
     def close(self) -> None:
-        """Closes the file, if there is one."""
+        """Closes the file, if one was opened."""
         if self._writer is not None:
             self._writer.close()
