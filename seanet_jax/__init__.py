@@ -85,12 +85,15 @@ _EXTRAS = {"fit": "train", "load": "predict"}
 
 
 # Imports a name when it is first asked for (PEP 562). A command restarts its process with other settings before it
-# spends a second on importing JAX, so importing the package must not import JAX.
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return _find(f"{__name__}.{module}", name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# spends a second on importing JAX, so importing the package must not import JAX. Type checkers do not see the function:
+# they would take every misspelled name for one that it finds.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        for module, names in _HOMES.items():
+            if name in names:
+                return _find(f"{__name__}.{module}", name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _find(module: str, name: str) -> Any:

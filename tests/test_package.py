@@ -1,6 +1,11 @@
 import ast
 import graphlib
+import importlib.util
+import json
+import os
+import pydoc
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -45,9 +50,84 @@ def test_the_version_is_the_same_everywhere():
 
 def test_public_names_exist():
     assert all(hasattr(seanet_jax, name) for name in seanet_jax.__all__)
-    assert set(seanet_jax.__all__) <= set(dir(seanet_jax))
     with pytest.raises(AttributeError, match="no attribute 'Aggregator'"):
         seanet_jax.Aggregator  # noqa: B018
+
+
+def lazy_table():
+    """Name and module of what is imported when it is asked for."""
+    return {(name, f"seanet_jax.{module}") for module, names in seanet_jax._HOMES.items() for name in names}
+
+
+def test_type_checkers_see_the_names_that_programs_get():
+    tree = ast.parse((ROOT / "seanet_jax" / "__init__.py").read_text())
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = {(alias.name, statement.module) for statement in checked.body for alias in statement.names}
+    assert seen == lazy_table()
+    assert sorted(seanet_jax.__all__) == sorted(name for name, _ in seen)
+    assert set(seanet_jax._EXTRAS) <= set(seanet_jax.__all__)
+
+
+def test_dir_shows_public_names_only():
+    assert dir(seanet_jax) == sorted(seanet_jax.__all__)
+
+
+def test_help_says_where_to_start():
+    shown = pydoc.render_doc(seanet_jax, renderer=pydoc.plaintext)
+    assert "Where to start" in shown and "seanet --help" in shown
+    for name in ("class SEANet(", "aggregate(x:", "list_models()", "fit(config:"):
+        assert name in shown, name
+
+
+FACE = """
+from typing import Any, assert_type
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import seanet_jax
+from seanet_jax import PRESETS, Aggregate, ImageSpec, InputError, ResidualBlock, SEANet, SqueezeExcite, TrainConfig
+from seanet_jax import aggregate, create_model, fit, functional, list_models, load, squeeze_excite
+
+x = jnp.zeros((1, 32, 32, 16))
+assert_type(aggregate(x, 4), jax.Array)
+assert_type(functional.aggregate(x, 4), jax.Array)
+assert_type(Aggregate(4)(x), jax.Array)
+assert_type(SqueezeExcite(16, 4, rngs=nnx.Rngs(0))(x), jax.Array)
+assert_type(create_model("seanet20", rngs=nnx.Rngs(0)).num_features, int)
+assert_type(list_models(), list[str])
+assert_type(PRESETS["seanet20"].num_classes, int)
+assert_type(fit(TrainConfig(dataset="digits")), dict[str, Any])
+assert_type(load("runs/digits").images, ImageSpec)
+assert_type(seanet_jax.__version__, str)
+"""
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_type_checkers_accept_the_public_names(tmp_path, checker):
+    if checker == "pyright":
+        spec, node = importlib.util.find_spec("pyright"), shutil.which("node")
+        program = spec and Path(spec.origin).parent / "dist" / "index.js"
+        # Without these two it would download them.
+        if not node or not program or not program.exists():
+            pytest.skip("pyright, or the Node.js that runs it, is not installed")
+        command = [node, program, "--pythonpath", sys.executable, "-p", tmp_path]
+        (tmp_path / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(ROOT)], "include": ["."]}))
+    else:
+        command = [sys.executable, "-m", "mypy", "--config-file=", "--strict", "--follow-imports=silent", "use.py"]
+    environment = os.environ | {"MYPYPATH": str(ROOT), "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")}
+
+    def check(source):
+        (tmp_path / "use.py").write_text(source)
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+
+    done = check(FACE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = check(f"{FACE}\nseanet_jax.SENet\naggregate(x, 4, 5, 6, 7)\n")
+    assert wrong.returncode == 1 and "SENet" in wrong.stdout
 
 
 def test_importing_the_package_stays_light():
