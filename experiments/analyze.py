@@ -1,12 +1,13 @@
 """Do the talk's claims about aggregation hold: fewer redundant maps, more gradient, a global representation?
 
-    python experiments/analyze.py RUN_THAT_AGGREGATES RUN_THAT_DOES_NOT --out runs/analysis
+    python experiments/analyze.py AGGREGATED_RUN BASELINE_RUN --out runs/analysis
 
-Both are folders of runs of the same widths, with their checkpoints: seanet20_narrow and narrow_senet20, for example.
+Both arguments are folders of runs, with their checkpoints, of networks of the same widths: for example one of
+seanet20_narrow, which aggregates, and one of narrow_senet20, which does not.
 
-Cost: four short trainings, twenty minutes on two cores with the narrow networks.
+Cost: four short trainings; with the narrow networks twenty minutes on two cores.
 
-Result: analysis.json with the numbers, a sentence and a figure for each claim.
+Result: analysis.json with the numbers, and a sentence and a figure for each claim.
 """
 
 from seanet_jax.commands.analyze import main

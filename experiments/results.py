@@ -1,9 +1,9 @@
-"""What did the studies find? Makes docs/results.md, with its figures, from the folders of their runs.
+"""What did the studies find? Writes docs/results.md and its figures from the records of the studies.
 
     python experiments/results.py
     python experiments/results.py --comparison runs/compare-cifar10 --page runs/results.md
 
-Cost: half a minute; no checkpoint and no image is read.
+Cost: half a minute. It reads no checkpoints and no images.
 """
 
 from pathlib import Path
@@ -13,13 +13,13 @@ from seanet_jax.commands.compare import MODELS
 
 
 def main() -> None:
-    """Reads the flags and writes the page."""
+    """Parses the flags and writes the page."""
     parser = Arguments(__doc__)
     kept = Path("docs/results")
     parser.add_argument("--comparison", type=Path, default=kept / "compare-cifar100", help="folder of compare.py")
     parser.add_argument("--ablation", type=Path, default=kept / "ablate-cifar100", help="folder of ablate.py")
     parser.add_argument("--analysis", type=Path, default=kept / "analysis-cifar100", help="folder of analyze.py")
-    parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="to be written")
+    parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="Markdown file to write")
     arguments = parser.parse_args()
     from seanet_jax.studies.page import Results, write
 

@@ -21,6 +21,9 @@ PUBLISHED = "#999999"
 
 DOTS_PER_INCH = 200
 
+# The smallest font size in points that reads well on paper.
+SMALL_TEXT = 7.5
+
 
 def figure(
     rows: int = 1, columns: int = 1, *, width: float = 6.8, height: float = 3.0, **subplots: Any

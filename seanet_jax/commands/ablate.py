@@ -1,32 +1,36 @@
-r"""What do the choices of SEANet contribute: operation, factor, placement, reduction, squeeze-excitation?
+r"""What do the design choices of SEANet contribute: operation, factor, placement, reduction, squeeze-excitation?
 
     seanet ablate
     seanet ablate --models seanet20_narrow --learning-rates 0.1 0.03 --seeds 1 --limit-train 20000 \
         --epochs 5 --decay-every 2
 
-One choice at a time is changed. Every variant is given the same learning rates and keeps the one that is best on
-the last tenth of the training images: a sum of k rectified maps is larger than their mean, and at one rate for all a
-comparison of operations would compare rates. --models names the network that is changed.
+The ablation changes one choice at a time of the network that --models names. Every variant is trained at each learning
+rate and keeps the one with the best accuracy on the validation images, the last tenth of the training images. A single
+rate would be unfair: a sum of k rectified maps is larger than their mean, so the best rate depends on the operation.
+The command resumes after a kill, and concurrent copies that share the folder split the runs.
 
-Cost: 30 runs of 200 epochs and, for each seed after the first, 10 more, which want GPUs. The second command is the
-study in docs/results.md: 20 runs of 5 epochs, a quarter of an hour each on one core of a desktop. Started twice it
-shares the runs out; killed and started again, it goes on.
+Cost: 30 runs of 200 epochs, and 10 more for each seed after the first. This needs GPUs. The second command is the study
+in docs/results.md: 20 runs of 5 epochs, each a quarter of an hour on one core of a desktop.
 
-Result: table.md and table.csv in the study's folder, beside a folder for each run.
+Result: table.md and table.csv in the folder of the study, beside a folder for each run.
 """
 
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from seanet_jax.commands.study import Conduct, study
+from seanet_jax.commands.study import study
+
+if TYPE_CHECKING:
+    from seanet_jax.training.flags import StudyCommand
 
 
 def main(description: str = str(__doc__), **defaults: Any) -> NoReturn:
-    """Parses the flags, trains what the ablation lacks, writes its tables and exits; see ``study``."""
-    defaults = {"validation_fraction": 0.1} | defaults
-    study(description, _conduct, ("seanet20",), (0.1, 0.03, 0.01), **defaults)
+    """Parses the flags, trains the missing runs of the ablation, writes its tables and exits; see ``study``."""
+    study(description, run_ablation, ("seanet20",), (0.1, 0.03, 0.01), **({"validation_fraction": 0.1} | defaults))
 
 
-def _conduct() -> Conduct:
-    from seanet_jax.studies.ablate import conduct
+def run_ablation(command: "StudyCommand", compiler_options: Mapping[str, str]) -> None:
+    """Imports and calls the function of the same name in ``seanet_jax.studies.ablate``."""
+    from seanet_jax.studies import ablate
 
-    return conduct
+    ablate.run_ablation(command, compiler_options)

@@ -1,4 +1,4 @@
-"""What the commands of studies share: they parse the same flags and train what is missing."""
+"""What the study commands share: they parse the same flags and train the missing runs of a study."""
 
 import os
 import sys
@@ -11,24 +11,25 @@ from seanet_jax.commands.cpu_tuning import compiler_options
 if TYPE_CHECKING:
     from seanet_jax.training.flags import StudyCommand
 
-Conduct = Callable[["StudyCommand", Mapping[str, str]], None]
+RunStudy = Callable[["StudyCommand", Mapping[str, str]], None]
 
 
 def study(
     description: str,
-    conduct: Callable[[], Conduct],
+    run_study: RunStudy,
     models: tuple[str, ...],
     learning_rates: tuple[float, ...],
     **defaults: Any,
 ) -> NoReturn:
-    """Parses the flags, trains the runs that a study lacks, writes its tables and exits.
+    """Parses the flags, trains the missing runs of a study, writes its tables and exits.
 
     Args:
         description: The text above the flags in --help.
-        conduct: Imports and returns the function that runs the study, once the flags are known to be right.
-        models: Names of the presets to train if no flag names any.
-        learning_rates: Initial rates to choose from if no flag gives any.
-        **defaults: Fields of ``TrainConfig`` whose defaults differ from the class's.
+        run_study: Runs the study, given the parsed flags and the options of XLA. It imports what it needs when it is
+            called, so that --help and a wrong flag need not wait for JAX.
+        models: The names of the presets to train if no flag names any.
+        learning_rates: The initial learning rates to choose from if no flag gives any.
+        **defaults: The fields of ``TrainConfig`` whose defaults differ from those of the class.
     """
 
     def train(process: Process) -> None:
@@ -38,6 +39,6 @@ def study(
         command = parse_study(TrainConfig(**defaults), models, learning_rates, description, sys.argv[1:])
         if command.compilation_cache:
             keep_what_is_compiled()
-        conduct()(command, compiler_options(os.environ) if command.tune_cpu else {})
+        run_study(command, compiler_options(os.environ) if command.tune_cpu else {})
 
     run_and_exit(train, "the same command")

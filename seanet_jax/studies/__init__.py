@@ -1,1 +1,13 @@
-"""Studies of many runs: what is trained, counted, tested, drawn and written down to compare networks."""
+"""Studies: many training runs that answer one question, and the page that reports them.
+
+A study trains several networks from several seeds under one recipe. Start with ``study.py``: it decides which runs to
+train, and resumes or skips those that exist. ``compare.py`` and ``ablate.py`` run the two studies of this project.
+``comparison.py`` computes the numbers of the first one, and ``comparison_tables.py`` writes its tables.
+
+``claims.py`` measures the claims of the SEANet talk on trained networks, with the functions of ``analysis.py``, and
+``claim_sentences.py`` gives the verdicts. ``speed.py`` measures how fast networks train, and ``roofline.py`` computes
+how fast they could train on an H100.
+
+The figures are in ``curve_figures.py``, ``cost_figure.py``, ``ablation_figure.py`` and ``claim_figures.py``.
+``page.py`` writes docs/results.md from the records of the studies.
+"""

@@ -1,4 +1,4 @@
-"""One choice of SEANet changed at a time: operation, factor, placement, reduction, squeeze-excitation."""
+"""The ablation: changes one design choice of SEANet at a time, and tabulates the errors."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from seanet_jax.studies.study import Run, Study
 from seanet_jax.training.flags import StudyCommand
 from seanet_jax.training.progress import say
 
-# By axis: each value's name and the variant that has it. A factor of 1 is no aggregation.
+# For each choice, the name of every value and the variant that has it. A factor of 1 is no aggregation.
 AXES: dict[str, dict[str, str]] = {
     "operation": {"sum": "base", "mean": "mean", "max": "max", "none": "none"},
     "factor": {"1": "none", "2": "factor2", "4": "base", "8": "factor8"},
@@ -22,10 +22,11 @@ AXES: dict[str, dict[str, str]] = {
     "squeeze-excitation": {"on": "base", "off": "no_se"},
 }
 
-# The base's value of each axis.
+# For each choice, the value that the base network has.
 BASE_VALUES = {axis: next(value for value, name in values.items() if name == "base") for axis, values in AXES.items()}
 
-# What is changed of the base, which is SEANet as published: a sum of 4 after each stage, reduction 8.
+# For each variant, what differs from the base. The base is SEANet as published: sums of 4 channels after each stage and
+# a squeeze-excitation of reduction 8.
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "mean": {"aggregate_op": "mean"},
@@ -40,19 +41,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def conduct(command: StudyCommand, compiler_options: Mapping[str, str]) -> None:
-    """Trains what the study lacks and writes ``table.md`` and ``table.csv``.
+def run_ablation(command: StudyCommand, compiler_options: Mapping[str, str]) -> None:
+    """Trains the missing runs, and writes ``table.md`` and ``table.csv``.
 
     Args:
-        command: the model that is changed, seeds, rates, recipe and folder.
-        compiler_options: of XLA, for the runs.
+        command: The base network, seeds, learning rates, recipe and folder of the study.
+        compiler_options: The options of XLA for the runs.
 
     Raises:
-        InputError: not one model is named, or the model's own choices are not the base's; or as ``Study.run``.
-        RunError: StoppedError: as ``Study.run``.
+        InputError: If the command does not name exactly one model, the model's choices are not those of the base, or
+            ``Study.run`` does.
+        RunError: If ``Study.run`` does.
+        StoppedError: If ``Study.run`` does.
     """
     if len(command.models) != 1:
-        raise InputError(f"--models names {len(command.models)} networks; name the one whose choices are changed")
+        raise InputError(f"--models names {len(command.models)} networks; name the one that the ablation changes")
     (model,) = command.models
     folder = command.config.out or Path("runs") / f"ablate-{command.config.dataset}-{model}"
     variants = {name: {"model": model} | fields for name, fields in VARIANTS.items()}
@@ -66,28 +69,32 @@ def conduct(command: StudyCommand, compiler_options: Mapping[str, str]) -> None:
 
 
 def _check_base(study: Study) -> None:
-    """The names of the values are true of this base alone."""
+    """Checks that the base has the choices that the table says it has.
+
+    Raises:
+        InputError: If it does not.
+    """
     base = study.config(Run("base", study.learning_rates[0], 0)).model_config(num_classes=10)
     fields = ("aggregate_op", "aggregate_factor", "aggregate_placement", "reduction", "squeeze_excite")
     if [getattr(base, field, None) for field in fields] != ["sum", 4, "stage", 8, True]:
         raise InputError(
             f"--models {base_name(study)} is not a base for the ablation; name a preset with squeeze-excitation of "
-            "reduction 8 and a sum of 4 channels after each stage, for example seanet20_narrow, and override nothing"
+            "reduction 8 and sums of 4 channels after each stage, for example seanet20_narrow, and override neither"
         )
 
 
 def base_name(study: Study) -> str:
-    """The preset that is changed."""
+    """Returns the name of the preset that the ablation changes."""
     return str(study.variants["base"]["model"])
 
 
 def table(study: Study) -> list[dict[str, Any]]:
-    """A row for each value of each axis, the base in every axis; errors in percent.
+    """Returns a row for each value of each choice. The base is in the rows of every choice.
 
     Returns:
-        Rows of ``axis``, ``value``, ``variant``, ``learning_rate`` (None while it is chosen, and where every rate
-        diverged), ``validation_errors`` by rate ("diverged" for one that did), and ``test_errors`` of the last epoch
-        at the chosen rate, by seed.
+        Rows with the keys ``axis`` (the choice), ``value``, ``variant``, ``learning_rate`` (None if it is not chosen
+        yet or every rate diverged), ``validation_errors`` in percent by learning rate ("diverged" for one that did),
+        and ``test_errors`` in percent at the last epoch of the runs at the chosen rate, by seed.
     """
     made = []
     for axis, values in AXES.items():
@@ -117,9 +124,10 @@ def _validation_error(study: Study, run: Run) -> float | str | None:
 
 
 def markdown(study: Study) -> str:
-    """The table."""
+    """Returns the table as Markdown."""
     rates = study.learning_rates
-    header = ["choice", "value", *(f"validation error at {rate:g}, %" for rate in rates), "rate", "test error, %"]
+    validation = [f"validation error at {rate:g}, %" for rate in rates]
+    header = ["choice", "value", *validation, "learning rate", "test error, %"]
     lines = [f"| {' | '.join(header)} |", "|---|---" + "|---:" * (len(header) - 2) + "|"]
     for row in table(study):
         tried = [row["validation_errors"].get(rate) for rate in rates]
@@ -133,20 +141,21 @@ def markdown(study: Study) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     spread = (
-        "mean ± standard deviation over the seeds"
+        "It is the mean ± standard deviation over the seeds."
         if any(len(row["test_errors"]) > 1 for row in table(study))
-        else "of one run each, so that the spread is not known"
+        else "It is from one run for each row, so its spread is unknown."
     )
     lines += [
         "",
-        f"{base_name(study)}, bold, with one choice changed at a time. The rate is the one with the smallest "
-        f"validation error of seed 0; the test error is that of the last epoch at that rate, {spread}.",
+        f"The base network, {base_name(study)}, has the values in bold; the other rows change one choice. The learning "
+        "rate is the one with the smallest validation error in the run from seed 0. The test error is from the last "
+        f"epoch at that learning rate. {spread}",
     ]
     return "\n".join([*lines, ""])
 
 
 def write_tables(study: Study) -> None:
-    """Writes ``table.md`` and ``table.csv`` into the study's folder."""
+    """Writes ``table.md`` and ``table.csv`` into the folder of the study."""
     write_whole(study.folder / "table.md", markdown(study))
     text = io.StringIO()
     names = ("axis", "value", "variant", "learning_rate", "validation_errors", "test_errors")

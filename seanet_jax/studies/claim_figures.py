@@ -26,11 +26,11 @@ def redundancy_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     }
     made, panels = style.figure(1, len(rows), height=2.9, sharey=True)
     for stage, (axes, row) in enumerate(zip(panels, rows, strict=True), start=1):
-        for name, (label, colour, dashes) in drawn.items():
+        for name, (label, color, dashes) in drawn.items():
             values = np.sort(row["pairs"][name])
             share = 100 * np.arange(1, len(values) + 1) / len(values)
             line = "-" if dashes is None else (0, dashes)
-            axes.plot(values, share, color=colour, linestyle=line, linewidth=1.4, label=label)
+            axes.plot(values, share, color=color, linestyle=line, linewidth=1.4, label=label)
         style.label(axes, x="absolute correlation", y="pairs of maps (%)" if stage == 1 else "", title=f"stage {stage}")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 100)
@@ -43,7 +43,7 @@ def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figur
     """Gradient norms by depth, a panel for each step."""
     from matplotlib.ticker import MaxNLocator
 
-    colours = dict(zip(found, (style.VERMILION, style.ORANGE, style.PURPLE, style.BLUE), strict=True))
+    colors = dict(zip(found, (style.VERMILION, style.ORANGE, style.PURPLE, style.BLUE), strict=True))
     count = len(found["sum"])
     made, panels = style.figure(1, count, height=2.7, sharey=True)
     for index, axes in enumerate(panels):
@@ -56,7 +56,7 @@ def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figur
             axes.plot(
                 range(1, len(norms) + 1),
                 norms,
-                color=colours[operation],
+                color=colors[operation],
                 linewidth=1.3,
                 marker="o",
                 markersize=2,

@@ -1,4 +1,7 @@
-"""How fast networks train on this machine: in turns, in one process, so that what slows one slows all."""
+"""Measures how fast networks train on this machine.
+
+The networks take turns in one process, so that other load on the machine slows all of them alike.
+"""
 
 import time
 from collections.abc import Mapping
@@ -17,12 +20,15 @@ _SECONDS_A_TURN = 1.0
 def training_speeds(
     configs: Mapping[str, TrainConfig], dataset: Dataset, compiler_options: Mapping[str, str]
 ) -> dict[str, list[float]]:
-    """Images per second of the training step, augmentation included, once a round.
+    """Measures the images per second of the training step, with augmentation.
 
     Args:
-        configs: of the runs, by name.
-        dataset: some of its images are used.
-        compiler_options: as for training.
+        configs: The configurations of the runs, by name.
+        dataset: The data set whose first images are trained on.
+        compiler_options: The options of XLA, as for training.
+
+    Returns:
+        One rate for each round, by name.
     """
     mesh = sharding.make_mesh()
     steppers = {}
@@ -37,12 +43,16 @@ def training_speeds(
 
 
 class _Stepper:
+    """Takes training steps of one network and times them."""
+
     def __init__(self, trainer: Trainer):
         self._trainer = trainer
         self._step = trainer.lower_train_step().compile()
         self._state, self._order = trainer.initial_state(), trainer.order(0)
 
     def turn(self) -> float:
+        """Returns the images per second of one turn, which lasts about ``_SECONDS_A_TURN``."""
+        # One step that is not timed brings the network's data back into the caches.
         self._seconds(1)
         steps = 1
         while (seconds := self._seconds(steps)) < _SECONDS_A_TURN:

@@ -1,4 +1,4 @@
-"""What a few runs can say: means, deviations and paired differences with their p-values."""
+"""Statistics of a few runs: means, standard deviations, and paired t-tests with corrected p-values."""
 
 import math
 import statistics
@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 from seanet_jax.errors import InputError
 
-# Differences that vary by less than this share of the values vary by rounding alone.
+# If paired differences vary by less than this share of the values, only rounding tells them apart.
 _ROUNDING = 1e-12
 
 
 class Summary(NamedTuple):
-    """Of some values.
+    """The summary of a sample.
 
     Attributes:
-        mean: of all.
-        deviation: sample standard deviation (n - 1); None for a single value.
-        size: how many.
+        mean: The mean of the values.
+        deviation: The sample standard deviation (n - 1), or None for a single value.
+        size: The number of values.
     """
 
     mean: float
@@ -26,10 +26,10 @@ class Summary(NamedTuple):
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Mean and sample standard deviation.
+    """Returns the mean and the sample standard deviation of some values.
 
     Raises:
-        InputError: there are no values.
+        InputError: If there are no values.
     """
     if not values:
         raise InputError("there are no values to summarize; give at least one")
@@ -37,19 +37,33 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def format_summary(summary: Summary) -> str:
-    """Such as ``71.30 ± 0.25``, or ``71.30`` for a single value."""
+    """Formats a summary as ``71.30 ± 0.25``, or as ``71.30`` if it has a single value."""
     return f"{summary.mean:.2f}" + ("" if summary.deviation is None else f" ± {summary.deviation:.2f}")
 
 
+def check_percentage(name: str, error: float) -> None:
+    """Checks that an error is a percentage.
+
+    Args:
+        name: The name of what has the error, for the message.
+        error: The error in percent.
+
+    Raises:
+        InputError: If the error is not from 0 to 100.
+    """
+    if not 0 <= error <= 100:
+        raise InputError(f"{name} has an error of {error} %; give one from 0 to 100")
+
+
 class PairedDifference(NamedTuple):
-    """How much one of two is larger, over pairs.
+    """The result of a paired t-test.
 
     Attributes:
-        mean: of the differences, first minus second.
-        low: lower end of the 95 % confidence interval of the mean.
-        high: its upper end.
-        p_value: two-sided.
-        pairs: how many.
+        mean: The mean of the differences, first minus second.
+        low: The lower end of the 95 % confidence interval of the mean.
+        high: The upper end of the interval.
+        p_value: The two-sided p-value.
+        pairs: The number of pairs.
     """
 
     mean: float
@@ -60,25 +74,25 @@ class PairedDifference(NamedTuple):
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
-    """Student's paired t-test, two-sided.
+    """Applies Student's two-sided paired t-test.
 
     Args:
-        first: values, one a seed.
-        second: of the same seeds in the same order.
+        first: One value for each seed.
+        second: The values to compare with, for the same seeds in the same order.
 
     Returns:
-        Where all differences are equal but for rounding, which leaves no noise to compare with, p is 1 if they are 0
-        and else 0.
+        The difference and its p-value. If all differences are equal up to rounding, the test is undefined; p is then 1
+        if the differences are 0, and 0 otherwise.
 
     Raises:
-        InputError: the numbers of values differ, there are fewer than three pairs, or a value is not finite.
+        InputError: If the numbers of values differ, there are fewer than three pairs, or a value is not finite.
     """
     if len(first) != len(second) or len(first) < 3:
         raise InputError(
-            f"{len(first)} and {len(second)} values were given; a paired test needs as many of each, 3 or more"
+            f"there are {len(first)} and {len(second)} values; a paired test needs as many of each, and at least 3"
         )
     if not all(map(math.isfinite, (*first, *second))):
-        raise InputError("a value of the pairs is infinite or not a number; give the pairs that have finite values")
+        raise InputError("a value is NaN or infinite; give only the pairs whose values are finite")
     differences = [a - b for a, b in zip(first, second, strict=True)]
     mean = statistics.fmean(differences)
     rounding = _ROUNDING * max(map(abs, (*first, *second)))
@@ -92,13 +106,13 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values: the share of studies with any false discovery stays below the level (Holm, 1979).
+    """Adjusts p-values for multiple tests by Holm's method, which controls the family-wise error rate (Holm, 1979).
 
     Args:
-        p_values: of all tests of the study.
+        p_values: The p-values of all tests of the study.
 
     Returns:
-        One for each, in the same order, at most 1.
+        The adjusted p-values, in the same order, each at most 1.
     """
     adjusted = [0.0] * len(p_values)
     largest = 0.0

@@ -1,8 +1,9 @@
-"""A study: variants of a network, each trained from several seeds under one recipe, a folder for each run.
+"""A study trains several networks, its variants, from several seeds under one recipe. Each run has its own folder.
 
-Of several learning rates each variant gets the one whose run from seed 0 has the best validation accuracy at its last
-epoch; the other seeds are trained at that rate alone. What is finished is skipped, what was killed is resumed, and what
-another process trains is left to it: the same command, started again, elsewhere or twice, goes on with the same study.
+If there are several learning rates, each variant gets the one whose run from seed 0 has the best validation accuracy
+at its last epoch. The other seeds are trained at that rate only. Finished runs are skipped, interrupted runs are
+resumed, and runs that another process trains are left to it. The same command therefore resumes a study after a kill,
+and concurrent copies of it split the runs.
 """
 
 import contextlib
@@ -24,9 +25,9 @@ from seanet_jax.training.progress import say
 from seanet_jax.training.run import fit
 from seanet_jax.training.run_folder import Record, RunFolder, RunInUseError
 
-_SECONDS_BETWEEN_LOOKS = 5
+_SECONDS_BETWEEN_CHECKS = 5
 
-# Where the loss stopped being a number; else the run would be tried again at every start.
+# This file marks a run whose loss became NaN. Without it, every start of the study would try the run again.
 _DIVERGED = "diverged.txt"
 
 
@@ -34,9 +35,9 @@ class Run(NamedTuple):
     """One training run of a study.
 
     Attributes:
-        variant: its name in the study.
-        learning_rate: initial.
-        seed: of the run.
+        variant: The name of the variant in the study.
+        learning_rate: The initial learning rate.
+        seed: The seed of the run.
     """
 
     variant: str
@@ -45,24 +46,26 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of the run's folder."""
         return f"{self.variant}-lr{self.learning_rate:g}-seed{self.seed}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is to be trained. The study's folder holds ``study.json``, which is this, and the folders of the runs.
+    """The description of a study, and access to its runs.
+
+    The folder of the study holds the description as ``study.json``, and one folder for each run.
 
     Attributes:
-        folder: of the study.
-        base: the recipe that all runs share.
-        variants: fields of ``TrainConfig`` that make each, by name.
-        seeds: how many, from 0.
-        learning_rates: to choose from, where a variant has no ``learning_rate`` of its own.
+        folder: The folder of the study.
+        base: The recipe that all runs share.
+        variants: For each variant, by name, the fields of ``TrainConfig`` in which it differs from the base.
+        seeds: The number of seeds. They are counted from 0.
+        learning_rates: The learning rates to choose from, for variants without a ``learning_rate`` of their own.
 
     Raises:
-        InputError: there is nothing to train, a variant cannot be built, or rates are to be chosen without images held
-            out for it.
+        InputError: If there is nothing to train, a variant cannot be built, or there are several learning rates but no
+            validation images to choose by.
     """
 
     folder: Path
@@ -78,10 +81,10 @@ class Study:
             raise InputError(f"seeds is {self.seeds!r}; it must be a positive integer")
         rates = self.learning_rates
         if not rates or len(set(rates)) != len(rates):
-            raise InputError(f"learning_rates is {rates!r}; give at least one, and each once")
+            raise InputError(f"learning_rates is {rates!r}; give at least one, and each only once")
         if len(rates) > 1 and not self.base.validation_fraction:
             raise InputError(
-                "several learning_rates are to be chosen from on images held out from training; "
+                "choosing between several learning_rates needs validation images; "
                 "give --validation-fraction, for example 0.1"
             )
         for variant in self.variants:
@@ -90,43 +93,47 @@ class Study:
 
     @classmethod
     def read(cls, folder: Path) -> "Study":
-        """The study of a folder.
+        """Reads the study that a folder holds.
 
         Raises:
-            InputError: the folder holds none, or its study.json is damaged.
+            InputError: If the folder holds no study, or its study.json is damaged.
         """
         path = folder / "study.json"
         if not path.exists():
-            raise InputError(f"{folder} holds no study: there is no study.json in it")
+            raise InputError(f"{folder} holds no study: it has no study.json")
         try:
             saved = json.loads(path.read_text())
             base, rates = TrainConfig(**saved["base"]), tuple(saved["learning_rates"])
             return cls(folder, base, saved["variants"], saved["seeds"], rates)
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({error}); the command that made the study writes it anew") from None
+            raise InputError(f"{path} is damaged ({error}); delete it and repeat the command of the study") from None
 
     def config(self, run: Run) -> TrainConfig:
-        """What ``fit`` is told."""
-        place: dict[str, Any] = {
-            **{"learning_rate": run.learning_rate, "seed": run.seed},
+        """Returns the configuration of a run."""
+        of_run: dict[str, Any] = {
+            "learning_rate": run.learning_rate,
+            "seed": run.seed,
             "out": self.folder / run.name,
         }
-        return dataclasses.replace(self.base, **(dict(self.variants[run.variant]) | place))
+        return dataclasses.replace(self.base, **(dict(self.variants[run.variant]) | of_run))
 
     def rates(self, variant: str) -> tuple[float, ...]:
-        """The learning rates that a variant's is chosen from."""
+        """Returns the learning rates that a variant tries from seed 0."""
         own = self.variants[variant].get("learning_rate")
         return self.learning_rates if own is None else (own,)
 
     def runs_of(self, variant: str) -> list[Run]:
-        """All runs of a variant that can be named now: those to choose the rate from, then the further seeds."""
+        """Returns the runs of a variant that are known by now.
+
+        These are the runs that choose the learning rate and, once it is chosen, those of the further seeds.
+        """
         runs = [Run(variant, rate, 0) for rate in self.rates(variant)]
         if all(self.outcome(run) for run in runs) and (rate := self.chosen_rate(variant)) is not None:
             runs += [Run(variant, rate, seed) for seed in range(1, self.seeds)]
         return runs
 
     def chosen_rate(self, variant: str) -> float | None:
-        """The learning rate of a variant; None as long as a run is missing, and if it diverged at every rate."""
+        """Returns the learning rate of a variant, or None if it is not chosen yet or every rate diverged."""
         rates = self.rates(variant)
         if len(rates) == 1:
             return rates[0]
@@ -139,31 +146,35 @@ class Study:
         return max(accuracies, key=lambda rate: accuracies[rate]) if accuracies else None
 
     def results(self, variant: str) -> dict[int, list[Record]]:
-        """The records of a variant's finished runs at its learning rate, by seed."""
+        """Returns, by seed, the records of the finished runs of a variant at its chosen learning rate."""
         rate = self.chosen_rate(variant)
         runs = [] if rate is None else [Run(variant, rate, seed) for seed in range(self.seeds)]
         return {run.seed: self.records(run) for run in runs if self.outcome(run) == "finished"}
 
     def records(self, run: Run) -> list[Record]:
-        """A run's records, one an epoch."""
+        """Returns the records of a run, one for each epoch."""
         return RunFolder(self.folder / run.name).read_records()
 
     def summary(self, run: Run) -> dict[str, Any] | None:
-        """A run's ``summary.json``, or None."""
+        """Returns the contents of a run's ``summary.json``, or None if it has none yet."""
         return RunFolder(self.folder / run.name).read_summary()
 
     def finished(self) -> Iterator[Run]:
-        """All runs that are."""
+        """Yields all finished runs."""
         for variant in self.variants:
             yield from (run for run in self.runs_of(variant) if self.outcome(run) == "finished")
 
     def pending(self) -> list[Run]:
-        """Runs that can be trained now and are not finished: seed 0 of all variants first."""
+        """Returns the runs that can be trained now and have no outcome yet, ordered by seed."""
         runs = [run for variant in self.variants for run in self.runs_of(variant) if not self.outcome(run)]
         return sorted(runs, key=lambda run: run.seed)
 
     def outcome(self, run: Run) -> str:
-        """What became of a run: "finished", "diverged" or, where it is neither yet, an empty string."""
+        """Returns "finished", "diverged", or an empty string if the run is neither yet.
+
+        Raises:
+            InputError: If the folder of the run holds a run of another configuration.
+        """
         folder = RunFolder(self.folder / run.name)
         if not (folder.path / "config.json").exists():
             return "diverged" if (folder.path / _DIVERGED).exists() else ""
@@ -180,26 +191,26 @@ class Study:
         return "finished" if done else ""
 
     def write(self) -> None:
-        """Writes ``study.json``.
+        """Writes ``study.json``. If the folder holds this study already, the variants and seeds are added to it.
 
         Raises:
-            InputError: the folder holds another study; the variants and seeds of this one are added to its own.
+            InputError: If the folder holds a study of another recipe.
         """
-        # Before anything is written, and once more when no other process can write.
+        # Fails before anything is written. Under the lock it is read again: another process may have added variants.
         self._joined()
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.locked():
             variants, seeds = self._joined()
-            about = {
+            saved = {
                 "base": self.base.to_json() | {"out": None, "data_dir": None, "resume": False},
                 "variants": variants,
                 "seeds": seeds,
                 "learning_rates": self.learning_rates,
             }
-            write_whole(self._path, json.dumps(about, indent=2) + "\n")
+            write_whole(self._path, json.dumps(saved, indent=2) + "\n")
 
     def _joined(self) -> tuple[dict[str, Any], int]:
-        """The variants and seeds, with those of the study that the folder holds."""
+        """Returns the variants and seeds, together with those of the study that the folder holds."""
         variants, seeds = dict(self.variants), self.seeds
         if self._path.exists():
             saved = Study.read(self.folder)
@@ -211,7 +222,7 @@ class Study:
             if saved.learning_rates != self.learning_rates:
                 raise InputError(
                     f"{self.folder} holds a study of the learning rates {saved.learning_rates}; "
-                    "give these, or name another folder with --out"
+                    "give the same ones, or name another folder with --out"
                 )
             variants, seeds = dict(saved.variants) | variants, max(saved.seeds, seeds)
         return variants, seeds
@@ -221,17 +232,21 @@ class Study:
         return self.folder / "study.json"
 
     def locked(self) -> contextlib.AbstractContextManager[Any]:
-        """Inside this context no other process may write into the study's folder, its runs excepted."""
+        """Returns a context that locks the files of the study, but not its runs, against other processes."""
         return filelock.FileLock(self.folder / "study.lock")
 
     def run(self, compiler_options: Mapping[str, str] | None = None) -> None:
-        """Trains what is missing. Where all that is left is trained by other processes, it waits for them.
+        """Trains all runs that are missing. A run that diverges is marked, and the study goes on with the next one.
+
+        If other processes train all the remaining runs, it waits for them: further runs may depend on their results.
 
         Args:
-            compiler_options: see ``fit``.
+            compiler_options: The options of XLA; see ``fit``.
 
         Raises:
-            InputError: RunError: StoppedError: as ``fit``; a run that diverges is noted and the next one begun.
+            InputError: If ``fit`` does, or the folder holds another study or another run.
+            RunError: If ``fit`` does.
+            StoppedError: If ``fit`` does.
         """
         self.write()
         waiting = False
@@ -239,12 +254,12 @@ class Study:
             run = next((run for run in runs if not RunFolder(self.folder / run.name).in_use()), None)
             if run is None:
                 if not waiting:
-                    say(f"waiting for {', '.join(run.name for run in runs)}, which another process trains")
+                    say(f"waiting for another process to train {', '.join(run.name for run in runs)}")
                 waiting = True
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                time.sleep(_SECONDS_BETWEEN_CHECKS)
                 continue
             waiting = False
-            say(f"{run.name}, one of {len(runs)} runs that can be trained now")
+            say(f"training {run.name}; {len(runs)} runs can be trained now")
             resume = RunFolder(self.folder / run.name).was_started()
             try:
                 fit(dataclasses.replace(self.config(run), resume=resume), compiler_options=compiler_options)
@@ -253,5 +268,5 @@ class Study:
             except TrainingDivergedError as error:
                 say(f"{run.name}: {error}")
                 write_whole(self.folder / run.name / _DIVERGED, f"{error}\n")
-            # A network is compiled for its own shapes; the next one has others.
+            # The next network has other shapes, so no compiled function would be used again. This frees their memory.
             jax.clear_caches()

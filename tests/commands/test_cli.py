@@ -123,7 +123,7 @@ def test_what_is_compiled_is_kept_where_the_user_says_or_in_the_cache(tmp_path, 
     ("script", "arguments", "message"),
     [
         ("results.py", ["--nothing"], "error: unrecognized arguments: --nothing; --help lists the arguments\n"),
-        ("analyze.py", ["one"], "error: the following arguments are required: plain; --help lists the arguments\n"),
+        ("analyze.py", ["one"], "error: the following arguments are required: baseline; --help lists the arguments\n"),
     ],
 )
 def test_commands_that_train_nothing_complain_in_one_line(script, arguments, message):

@@ -153,7 +153,9 @@ def test_what_cannot_be_analysed_is_named_before_anything_is_written(pair, tmp_p
         ({"preactivation": True}, {}, "ours aggregates maps that are not rectified"),
     ],
 )
-def test_networks_that_differ_in_more_are_no_pair(ours, plain, message):
+def test_networks_that_differ_in_more_are_no_pair(monkeypatch, ours, plain, message):
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+
     def untrained(name, **fields):
         model = nnx.eval_shape(lambda: SEANet(dataclasses.replace(TINY, **fields), rngs=nnx.Rngs(0)))
         return claims.Trained(name, TrainConfig(**TINY_RUN), model)

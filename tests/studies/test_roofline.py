@@ -11,7 +11,7 @@ import pytest
 from seanet_jax.layers.functional import conv2d
 from seanet_jax.models import model_config
 from seanet_jax.models.multiply_adds import multiply_adds
-from seanet_jax.studies.roofline import Work, products, seconds, traced, work
+from seanet_jax.studies.roofline import Work, hours_at_least, products, seconds, traced, work
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "roofline.py"
 _spec = importlib.util.spec_from_file_location("roofline", SCRIPT)
@@ -120,3 +120,10 @@ def test_the_command_prints_the_tables_and_refuses_in_one_line():
     for wrong, message in ((("--model", "resnet21"), "no model 'resnet21'"), (("--batch-size", "3"), "is 3; it must")):
         done = run(*wrong)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_bound_of_a_studys_cost_is_the_rooflines():
+    train, evaluate = (seconds(work("resnet20", 64, mode), "TF32") / 64 for mode in ("train", "eval"))
+    expected = 2 * 3 * (50_000 * train + 10_000 * evaluate) / 3600
+    assert hours_at_least(("resnet20",), seeds=3, epochs=2) == pytest.approx(expected)
+    assert hours_at_least(("resnet20", "resnet20"), seeds=3, epochs=2) == pytest.approx(2 * expected)

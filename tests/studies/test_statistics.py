@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from seanet_jax.errors import InputError
-from seanet_jax.studies.statistics import format_summary, holm, paired_difference, summarize
+from seanet_jax.studies.statistics import check_percentage, format_summary, holm, paired_difference, summarize
 
 # Student (1908): hours of sleep gained with two drugs by ten patients.
 SLEEP_1 = (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0)
@@ -66,13 +66,13 @@ def test_a_constant_difference_is_certain_however_it_rounds(values, hundredths):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_named(value):
-    with pytest.raises(InputError, match="give the pairs that have finite values"):
+    with pytest.raises(InputError, match="give only the pairs whose values are finite"):
         paired_difference((1, 2, value), (1, 2, 4))
 
 
 @pytest.mark.parametrize(("first", "second"), [((1, 2), (2, 3)), ((1, 2, 3), (1, 2))])
 def test_too_few_pairs_are_named(first, second):
-    with pytest.raises(InputError, match="a paired test needs as many of each, 3 or more"):
+    with pytest.raises(InputError, match="a paired test needs as many of each, and at least 3"):
         paired_difference(first, second)
 
 
@@ -91,3 +91,11 @@ def test_holm_keeps_order_and_lies_between_the_p_value_and_bonferroni(p_values):
         assert p_value <= found <= min(1, len(p_values) * p_value)
     ranked = sorted(zip(p_values, adjusted, strict=True))
     assert [found for _, found in ranked] == sorted(adjusted)
+
+
+@pytest.mark.parametrize("error", [-0.1, 100.1, float("nan")])
+def test_an_error_that_is_no_percentage_is_named(error):
+    check_percentage("resnet20", 0)
+    check_percentage("resnet20", 100)
+    with pytest.raises(InputError, match=r"resnet20 has an error of .* %; give one from 0 to 100"):
+        check_percentage("resnet20", error)

@@ -147,7 +147,7 @@ def test_a_folder_that_holds_another_run_or_study_is_refused(study, trained):
     other_recipe = Study(study.folder, TrainConfig(**(BASE.to_json() | {"momentum": 0.5})), VARIANTS, 3, (0.1, 0.02))
     with pytest.raises(InputError, match=r"holds another study \(momentum: 0.9 was saved, 0.5 is asked\)"):
         other_recipe.run()
-    with pytest.raises(InputError, match=r"holds a study of the learning rates \(0.1, 0.02\); give these"):
+    with pytest.raises(InputError, match=r"holds a study of the learning rates \(0.1, 0.02\); give the same ones"):
         Study(study.folder, BASE, VARIANTS, 3, (0.1,)).run()
 
 
@@ -197,7 +197,7 @@ def test_a_study_is_read_from_its_folder(study):
         ({"variants": {}}, "no networks"),
         ({"seeds": 0}, "seeds is 0; it must be a positive integer"),
         ({"learning_rates": ()}, "give at least one"),
-        ({"learning_rates": (0.1, 0.1)}, "each once"),
+        ({"learning_rates": (0.1, 0.1)}, "each only once"),
         ({"learning_rates": (0.1, -1.0)}, "learning_rate is -1.0; it must be a positive number"),
         ({"variants": {"x": {"model": "resnet21"}}}, "there is no model 'resnet21'"),
         ({"base": TrainConfig(dataset="digits")}, "give --validation-fraction"),

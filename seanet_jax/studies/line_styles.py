@@ -1,11 +1,11 @@
-"""How networks look in the figures of the studies: one line per network."""
+"""The line style of each network, the same in every figure of the studies."""
 
 from typing import Any
 
 from seanet_jax.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
 
-# A network's family decides its colour and marker, its width the line: solid as published, dashed wide or narrow,
-# dotted small; of EncapNet, what it has in addition. The deeper, the darker.
+# The family of a network decides its color and marker, and its depth how dark the color is. The width decides the
+# dashes: solid as published, dashed if wide or narrow, dotted if small. For EncapNet the variant decides the dashes.
 _FAMILIES = {
     **{"seanet": (VERMILION, "D"), "senet": (BLUE, "s"), "preact_resnet": (PURPLE, "^"), "resnet": (GREEN, "o")},
     "encapnet": (ORANGE, "P"),
@@ -22,24 +22,24 @@ _DASHES = {
 }
 
 
-def line_of(model: str) -> dict[str, Any]:
-    """Keywords of ``Axes.plot`` for a network: the same in every figure, and another for every preset.
+def line_style(model: str) -> dict[str, Any]:
+    """Returns the keyword arguments of ``Axes.plot`` for a network. No two presets share a style.
 
     Args:
-        model: name of a preset; one of another name is black.
+        model: The name of a preset. Any other name gets a black line.
     """
     bare = model.removeprefix("wide_").removeprefix("narrow_")
     family = next((family for family in _FAMILIES if bare.startswith(family)), "")
-    colour, marker = _FAMILIES.get(family, (BLACK, "v"))
+    color, marker = _FAMILIES.get(family, (BLACK, "v"))
     depth = bare.removeprefix(family).partition("_")[0]
     dashes = next((dashes for mark, dashes in _DASHES.items() if mark in model), None)
     return {
-        "color": _darker(colour, _DARKER.get(depth, 0.0)),
+        "color": _darker(color, _DARKER.get(depth, 0.0)),
         "linestyle": "-" if dashes is None else (0, dashes),
         "marker": marker,
     }
 
 
-def _darker(colour: str, share: float) -> str:
-    """A colour ``#rrggbb`` mixed with a share of black."""
-    return "#" + "".join(f"{round(int(colour[i : i + 2], 16) * (1 - share)):02X}" for i in (1, 3, 5))
+def _darker(color: str, share: float) -> str:
+    """Mixes a color ``#rrggbb`` with black; ``share`` is the share of black."""
+    return "#" + "".join(f"{round(int(color[i : i + 2], 16) * (1 - share)):02X}" for i in (1, 3, 5))

@@ -1,0 +1,125 @@
+"""Compares networks under one recipe: their costs, their test errors, and which differences are significant.
+
+``parameters`` and ``multiply_adds`` are counted from the model. ``images_per_second`` is measured on the machine that
+finishes the study. Errors are in percent of the test images. The SEANet talk reports the best epoch of a run, which it
+selects on the test images themselves. The error at the last epoch has no such selection.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+
+from seanet_jax.data import image_spec
+from seanet_jax.models import NetworkConfig, SEANetConfig
+from seanet_jax.models.multiply_adds import multiply_adds, parameters
+from seanet_jax.studies.statistics import PairedDifference, holm, paired_difference
+from seanet_jax.studies.study import Run, Study
+from seanet_jax.studies.talk_errors import TALK_ERRORS
+
+# A baseline is parameter-matched if its number of parameters differs by at most this share.
+MATCHED_WITHIN = 0.1
+
+# With fewer pairs a paired t-test has too few degrees of freedom to be of use.
+_PAIRS_FOR_A_TEST = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The costs and the errors of one network of a study.
+
+    Attributes:
+        model: The name of the network in the study.
+        aggregates: Whether the network has aggregate layers.
+        parameters: The number of trained parameters.
+        multiply_adds: The number of multiply-adds for one image.
+        images_per_second: The training speed in each round of the measurement; empty if it is not measured yet.
+        learning_rate: The chosen learning rate, or None if it is not chosen yet or every rate diverged.
+        last_errors: The test error at the last epoch in percent, by seed.
+        best_errors: The smallest test error of all epochs in percent, by seed.
+        talk_error: The error that the talk reports in percent, or None if it reports none.
+    """
+
+    model: str
+    aggregates: bool
+    parameters: int
+    multiply_adds: int
+    images_per_second: tuple[float, ...]
+    learning_rate: float | None
+    last_errors: Mapping[int, float]
+    best_errors: Mapping[int, float]
+    talk_error: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A paired test of an aggregated network against a parameter-matched baseline, over the same seeds.
+
+    Attributes:
+        aggregated: The name of the aggregated network.
+        baseline: The name of the baseline, which does not aggregate.
+        difference: The difference of the errors at the last epoch, aggregated minus baseline, in percentage points.
+        adjusted_p_value: The p-value, adjusted by Holm's method for all comparisons of the study.
+    """
+
+    aggregated: str
+    baseline: str
+    difference: PairedDifference
+    adjusted_p_value: float
+
+    @property
+    def verdict(self) -> str:
+        """The result in words, at a significance level of 5 %."""
+        if self.adjusted_p_value >= 0.05:
+            return "no significant difference"
+        return "aggregation is better" if self.difference.mean < 0 else "aggregation is worse"
+
+
+def network(study: Study, variant: str) -> NetworkConfig:
+    """Returns the configuration of a variant's network for the data set of the study."""
+    config = study.config(Run(variant, study.rates(variant)[0], 0))
+    return config.model_config(num_classes=image_spec(config.dataset).num_classes)
+
+
+def rows(study: Study) -> list[Row]:
+    """Returns a row for each network. Networks that are not trained yet have no errors."""
+    path = study.folder / "speed.json"
+    speeds = json.loads(path.read_text())["images_per_second"] if path.exists() else {}
+    made = []
+    for variant in study.variants:
+        config, results = network(study, variant), study.results(variant)
+        errors = {seed: [100 * (1 - record["test_accuracy"]) for record in found] for seed, found in results.items()}
+        made.append(
+            Row(
+                model=variant,
+                aggregates=isinstance(config, SEANetConfig) and config.aggregate_placement != "none",
+                parameters=parameters(config),
+                multiply_adds=multiply_adds(config),
+                images_per_second=tuple(speeds.get(variant, ())),
+                learning_rate=study.chosen_rate(variant),
+                last_errors={seed: found[-1] for seed, found in errors.items()},
+                best_errors={seed: min(found) for seed, found in errors.items()},
+                talk_error=TALK_ERRORS.get(study.base.dataset, {}).get(variant),
+            )
+        )
+    return made
+
+
+def comparisons(table: list[Row]) -> list[Comparison]:
+    """Tests every aggregated network against each parameter-matched baseline that has three seeds in common with it."""
+    found = []
+    for row, other in _matched_pairs(table):
+        seeds = sorted(row.last_errors.keys() & other.last_errors.keys())
+        if len(seeds) >= _PAIRS_FOR_A_TEST:
+            pair = [row.last_errors[seed] for seed in seeds], [other.last_errors[seed] for seed in seeds]
+            found.append((row.model, other.model, paired_difference(*pair)))
+    adjusted = holm([difference.p_value for _, _, difference in found])
+    return [Comparison(*one, p_value) for one, p_value in zip(found, adjusted, strict=True)]
+
+
+def _matched_pairs(table: list[Row]) -> Iterator[tuple[Row, Row]]:
+    """Yields each aggregated network with each of its parameter-matched baselines."""
+    for row in table:
+        for other in table:
+            matched = abs(row.parameters / other.parameters - 1) <= MATCHED_WITHIN
+            if row.aggregates and not other.aggregates and matched:
+                yield row, other

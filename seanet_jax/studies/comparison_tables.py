@@ -1,0 +1,121 @@
+"""The tables of a comparison, as Markdown (``table.md``) and as CSV (``table.csv``, ``tests.csv``).
+
+``table.csv`` and ``tests.csv`` hold the same numbers as ``table.md``, unrounded.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from seanet_jax.files import write_whole
+from seanet_jax.studies.comparison import MATCHED_WITHIN, Row, comparisons, rows
+from seanet_jax.studies.statistics import format_summary, summarize
+from seanet_jax.studies.study import Study
+
+_HEADER = (
+    "network",
+    "parameters",
+    "multiply-adds, M",
+    "images/s in training",
+    "learning rate",
+    "error, last epoch, %",
+    "error, best epoch, %",
+    "the talk, %",
+    "seeds",
+)
+
+
+def markdown(study: Study) -> str:
+    """Returns the table of networks and the table of tests as Markdown."""
+    table = rows(study)
+    lines = [f"| {' | '.join(_HEADER)} |", "|---" + "|---:" * (len(_HEADER) - 1) + "|"]
+    for row in table:
+        speed = f"{np.median(row.images_per_second):.0f}" if row.images_per_second else "—"
+        cells = (
+            row.model,
+            f"{row.parameters:,}",
+            f"{row.multiply_adds / 1e6:,.1f}",
+            speed,
+            "—" if row.learning_rate is None else f"{row.learning_rate:g}",
+            _summary(row.last_errors),
+            _summary(row.best_errors),
+            "—" if row.talk_error is None else f"{row.talk_error:.2f}",
+            str(len(row.last_errors)),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Errors are means ± standard deviations over the seeds.", "", *_recipe_exceptions(study)]
+    tested = comparisons(table)
+    if not tested:
+        reason = "No test: no aggregated network has three seeds in common with a parameter-matched baseline."
+        return "\n".join([*lines, reason, ""])
+    lines += [
+        "| aggregated network | baseline | error difference, points | 95 % interval | p | p (Holm) | result |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
+    for one in tested:
+        d = one.difference
+        lines.append(
+            f"| {one.aggregated} | {one.baseline} | {d.mean:+.2f} | {d.low:+.2f} to {d.high:+.2f} | {d.p_value:.3f} | "
+            f"{one.adjusted_p_value:.3f} | {one.verdict} |"
+        )
+    lines += [
+        "",
+        "Paired t-tests over the seeds, of the errors at the last epoch. A baseline does not aggregate, and its number "
+        f"of parameters is within {MATCHED_WITHIN:.0%} of the aggregated network's. A negative difference favors "
+        "aggregation.",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _recipe_exceptions(study: Study) -> list[str]:
+    """Returns a paragraph on the networks that are trained by a recipe of their own, if there are any."""
+    own = []
+    for variant, fields in study.variants.items():
+        differences = ", ".join(f"{name} {value}" for name, value in fields.items() if name != "model")
+        own += [f"{variant}: {differences}"] if differences else []
+    return [f"Networks with a recipe of their own: {'; '.join(own)}.", ""] if own else []
+
+
+def _summary(errors: Mapping[int, float]) -> str:
+    return format_summary(summarize(list(errors.values()))) if errors else "—"
+
+
+def write_tables(study: Study) -> None:
+    """Writes ``table.md``, ``table.csv`` and ``tests.csv`` into the folder of the study."""
+    table = rows(study)
+    write_whole(study.folder / "table.md", markdown(study))
+    write_whole(study.folder / "table.csv", _csv([_csv_row(row) for row in table]))
+    tests = [
+        {"aggregated": one.aggregated, "baseline": one.baseline}
+        | one.difference._asdict()
+        | {"adjusted_p_value": one.adjusted_p_value, "verdict": one.verdict}
+        for one in comparisons(table)
+    ]
+    write_whole(study.folder / "tests.csv", _csv(tests))
+
+
+def _csv_row(row: Row) -> dict[str, Any]:
+    """Returns the cells of a row, unrounded except for the errors by seed."""
+    cells = dataclasses.asdict(row)
+    cells["images_per_second"] = float(np.median(row.images_per_second)) if row.images_per_second else None
+    for name in ("last", "best"):
+        errors = cells.pop(f"{name}_errors")
+        summary = summarize(list(errors.values())) if errors else None
+        cells[f"{name}_error_mean"] = summary and summary.mean
+        cells[f"{name}_error_deviation"] = summary and summary.deviation
+        # One column holds all seeds, so that the columns do not depend on the study.
+        cells[f"{name}_errors_by_seed"] = " ".join(f"{errors[seed]:.2f}" for seed in sorted(errors))
+    return cells
+
+
+def _csv(table: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    if table:
+        writer = csv.DictWriter(text, table[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    return text.getvalue()

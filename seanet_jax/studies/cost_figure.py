@@ -1,0 +1,155 @@
+"""The figure of test error against multiply-adds. ``style.save`` writes it."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from seanet_jax import style
+from seanet_jax.errors import InputError
+from seanet_jax.studies.line_styles import line_style
+from seanet_jax.studies.statistics import check_percentage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
+
+# The names of the families in the legend, by marker. Only SEANet aggregates.
+_FAMILIES = {
+    "D": "SEANet (aggregates)",
+    "s": "SENet",
+    "o": "ResNet",
+    "^": "pre-activation ResNet",
+    "P": "EncapNet",
+    "v": "other",
+}
+
+
+class _Place(NamedTuple):
+    """The place of a label beside a point: its offset in points, and its alignment there."""
+
+    x: float
+    y: float
+    horizontal: str
+    vertical: str
+
+
+_PLACES = (
+    *(_Place(7, 0, "left", "center"), _Place(-7, 0, "right", "center")),
+    *(_Place(7, 6, "left", "bottom"), _Place(7, -6, "left", "top")),
+    *(_Place(-7, 6, "right", "bottom"), _Place(-7, -6, "right", "top")),
+    *(_Place(0, 8, "center", "bottom"), _Place(0, -8, "center", "top")),
+    *(_Place(14, 14, "left", "bottom"), _Place(14, -14, "left", "top")),
+    *(_Place(-14, 14, "right", "bottom"), _Place(-14, -14, "right", "top")),
+)
+
+
+class Point(NamedTuple):
+    """The cost and the test error of a network.
+
+    Attributes:
+        model: The name of the network.
+        multiply_adds: The number of multiply-adds for one image.
+        error: The mean test error over the seeds, in percent.
+        deviation: The standard deviation of the error over the seeds, in percentage points, or None for a single seed.
+    """
+
+    model: str
+    multiply_adds: float
+    error: float
+    deviation: float | None
+
+
+def error_against_multiply_adds(points: Sequence[tuple[str, float, float, float | None]]) -> "Figure":
+    """Draws the test error in percent over the multiply-adds for one image, with the standard deviation as a bar.
+
+    Args:
+        points: The fields of ``Point`` for each network. The name of a network decides its color and marker.
+
+    Raises:
+        InputError: If there are no networks, a network is named twice, or a number is out of range.
+    """
+    named = [Point(*point) for point in points]
+    if not named or len({point.model for point in named}) < len(named):
+        raise InputError(f"points has {len(named)} networks, or one twice; give at least one, and each only once")
+    for point in named:
+        if not 0 < point.multiply_adds < math.inf:
+            raise InputError(f"{point.model} has {point.multiply_adds} multiply-adds; give a positive number")
+        check_percentage(point.model, point.error)
+    figure, (axes,) = style.figure(width=5.2, height=3.4)
+    families: dict[str, Any] = {}
+    for point in named:
+        line = line_style(point.model)
+        bars = axes.errorbar(
+            point.multiply_adds,
+            point.error,
+            point.deviation,
+            color=line["color"],
+            marker=line["marker"],
+            markersize=6,
+            linestyle="none",
+            capsize=2.5,
+            elinewidth=1,
+            label=point.model,
+        )
+        families.setdefault(_FAMILIES[line["marker"]], bars[0])
+    title = "mean ± standard deviation over the seeds"
+    style.label(axes, x="multiply-adds for one image (millions)", y="test error (%)", title=title)
+    # Leaves room for the labels of the outermost points.
+    axes.margins(x=0.4, y=0.15)
+    style.log_axis(axes, "x", unit=1e6)
+    order = [name for name in _FAMILIES.values() if name in families]
+    figure.legend(
+        [families[name] for name in order],
+        order,
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=style.SMALL_TEXT,
+    )
+    _label_points(figure, axes, named)
+    return figure
+
+
+def _label_points(figure: "Figure", axes: "Axes", points: Sequence[Point]) -> None:
+    """Labels each point at the place where the label covers the least of what is drawn already."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    ink = []
+    for point in points:
+        deviation = point.deviation or 0
+        ends = [(point.multiply_adds, point.error + sign * deviation) for sign in (-1, 1)]
+        # A marker is 6 points wide, its bar 5.
+        ink.append(Bbox(axes.transData.transform(ends)).padded(4 * figure.dpi / 72))
+    for point in points:
+        text = axes.annotate(
+            point.model,
+            (point.multiply_adds, point.error),
+            (0, 0),
+            textcoords="offset points",
+            fontsize=style.SMALL_TEXT,
+            color=line_style(point.model)["color"],
+        )
+        costs = {}
+        for place in _PLACES:
+            _move(text, place)
+            costs[place] = _covered(text.get_window_extent(), ink, axes.get_window_extent())
+        _move(text, min(_PLACES, key=lambda place: costs[place]))
+        ink.append(text.get_window_extent())
+
+
+def _move(text: "Annotation", place: _Place) -> None:
+    text.set(position=(place.x, place.y), horizontalalignment=place.horizontal, verticalalignment=place.vertical)
+
+
+def _covered(box: "Bbox", ink: Sequence["Bbox"], room: "Bbox") -> float:
+    """Returns the area of a box, in square pixels, that covers other boxes or lies outside the room."""
+    from matplotlib.transforms import Bbox
+
+    shared = [Bbox.intersection(box, other) for other in ink]
+    inside = Bbox.intersection(box, room)
+    outside = box.width * box.height - (0 if inside is None else inside.width * inside.height)
+    return outside + sum(one.width * one.height for one in shared if one is not None)

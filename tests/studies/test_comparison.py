@@ -1,0 +1,32 @@
+"""The numbers and the tests of a comparison, from run folders that the tests write."""
+
+import pytest
+from study_fixtures import comparison_study
+
+from seanet_jax.studies import comparison
+
+
+@pytest.fixture
+def study(tmp_path):
+    return comparison_study(tmp_path)
+
+
+def test_a_row_has_what_the_runs_and_the_network_have(study):
+    small, senet, _, deep = comparison.rows(study)
+    assert (small.model, small.aggregates, senet.aggregates) == ("seanet20_small", True, False)
+    assert (small.parameters, senet.parameters, deep.parameters) == (283_174, 282_734, 1_736_564)
+    assert small.multiply_adds == 40_393_508
+    assert small.last_errors == pytest.approx({0: 55, 1: 54, 2: 53})
+    assert small.best_errors == pytest.approx({0: 50, 1: 54, 2: 53})
+    assert (senet.talk_error, small.talk_error) == (30.45, None)
+    assert deep.last_errors == pytest.approx({0: 30})
+
+
+def test_an_aggregated_network_is_tested_against_each_matched_baseline_that_has_its_seeds(study):
+    worse, unclear = comparison.comparisons(comparison.rows(study))
+    assert (worse.aggregated, worse.baseline, worse.verdict) == ("seanet20_small", "senet20", "aggregation is worse")
+    assert worse.difference.mean == pytest.approx(10.0333, abs=1e-3)
+    # 55, 54, 53 less 54, 55, 54.
+    assert (unclear.baseline, unclear.verdict) == ("resnet20", "no significant difference")
+    assert unclear.difference.mean == pytest.approx(-1 / 3)
+    assert worse.adjusted_p_value == pytest.approx(2 * worse.difference.p_value)

@@ -1,0 +1,46 @@
+"""The tables of a comparison, from run folders that the tests write."""
+
+import csv
+
+import pytest
+from study_fixtures import comparison_study
+
+from seanet_jax.studies import comparison_tables
+from seanet_jax.studies.study import Study
+from seanet_jax.training.config import TrainConfig
+
+
+@pytest.fixture
+def study(tmp_path):
+    return comparison_study(tmp_path)
+
+
+def test_the_table_reads_as_a_person_would_write_it(study):
+    lines = comparison_tables.markdown(study).splitlines()
+    assert lines[2] == "| seanet20_small | 283,174 | 40.4 | — | 0.1 | 54.00 ± 1.00 | 52.33 ± 2.08 | — | 3 |"
+    assert lines[3] == "| senet20 | 282,734 | 40.8 | 100 | 0.1 | 43.97 ± 1.05 | 43.97 ± 1.05 | 30.45 | 3 |"
+    assert lines[5].endswith("| 30.00 | 30.00 | 26.67 | 1 |")
+    assert any(line.startswith("| seanet20_small | senet20 | +10.03 |") for line in lines)
+
+
+def test_without_three_seeds_nothing_is_tested(study):
+    assert "No test: " in comparison_tables.markdown(
+        Study(study.folder, study.base, {"resnet110": study.variants["resnet110"]})
+    )
+
+
+def test_tables_are_files_too(study):
+    comparison_tables.write_tables(study)
+    assert (study.folder / "table.md").read_text() == comparison_tables.markdown(study)
+    with (study.folder / "table.csv").open() as file:
+        first, *_ = csv.DictReader(file)
+    assert first["model"] == "seanet20_small"
+    assert float(first["last_error_mean"]) == pytest.approx(54)
+    assert first["last_errors_by_seed"] == "55.00 54.00 53.00"
+    with (study.folder / "tests.csv").open() as file:
+        assert [row["baseline"] for row in csv.DictReader(file)] == ["senet20", "resnet20"]
+
+
+def test_an_unfinished_study_has_a_table(tmp_path):
+    empty = Study(tmp_path, TrainConfig(), {"resnet20": {"model": "resnet20"}})
+    assert "| resnet20 | 278,324 | 40.8 | — | 0.1 | — | — | 32.63 | 0 |" in comparison_tables.markdown(empty)

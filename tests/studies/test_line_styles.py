@@ -1,0 +1,22 @@
+"""Every preset has a line style of its own; a family shares color and marker."""
+
+from seanet_jax import style
+from seanet_jax.models import PRESETS
+from seanet_jax.studies.line_styles import line_style
+
+
+def test_every_preset_has_a_line_style_its_own():
+    lines = {model: line_style(model) for model in PRESETS}
+    assert len({(line["color"], line["linestyle"]) for line in lines.values()}) == len(PRESETS)
+    assert all(lines[model] == line_style(model) for model in PRESETS)
+    aggregates = {name for name, config in PRESETS.items() if getattr(config, "aggregate_placement", "none") != "none"}
+    assert {model for model, line in lines.items() if line["marker"] == "D"} == aggregates
+    assert line_style("mine") == {"color": style.BLACK, "linestyle": "-", "marker": "v"}
+    assert line_style("seanet20")["color"] == style.VERMILION
+
+
+def test_deeper_networks_are_darker():
+    colours = [line_style(f"resnet{depth}")["color"] for depth in (20, 32, 44, 56, 110)]
+    green = [int(colour[3:5], 16) for colour in colours]
+    assert green == sorted(green, reverse=True) and len(set(green)) == 5
+    assert line_style("resnet32")["color"] == "#007E5C"  # #009E73, and a fifth of black
