@@ -73,7 +73,7 @@ def test_its_commands_are_those_of_the_studies(folder):
     page = text(read(folder), folder / "results.md")
     assert (
         "compare.py --models seanet20_small senet20 --learning-rates 0.1 --seeds 3 --epochs 2 --decay-every 1 "
-        "--validation-fraction 0.1 --limit-train 20000 --out "
+        "--limit-train 20000 --validation-fraction 0.1 --out "
     ) in page
     assert "ablate.py --models seanet20_narrow --learning-rates 0.1 --seeds 1 --epochs 2" in page
 
