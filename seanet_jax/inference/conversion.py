@@ -172,7 +172,7 @@ def write_run(
     progress: dict[str, Any] = {"count": jnp.int32(step)}
     if momentum is not None:
         parameters = {_path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
-        weights.demand_arrays(momentum, parameters, "the momentum")
+        weights.check_arrays(momentum, parameters, "the momentum")
         progress["trace"] = jax.tree_util.tree_map_with_path(
             lambda path, _: jnp.asarray(momentum[_path_name(path)], jnp.float32), state.params
         )

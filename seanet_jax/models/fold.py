@@ -1,11 +1,12 @@
-"""Batch normalisation folded into the convolutions before it, for inference.
+"""Folds batch normalization into the convolution before it, which makes inference cheaper.
 
-In evaluation mode a convolution and the normalisation of its result, with running mean m and variance v,
+In evaluation mode, a convolution and the normalization of its result by a running mean m and variance v,
 
-    y = (x * kernel - m) / sqrt(v + epsilon) * scale + bias
+    y = (x * kernel - m) / sqrt(v + epsilon) * scale + bias,
 
-is one convolution with a bias: with a = scale / sqrt(v + epsilon) its kernel is ``kernel * a``, channel by channel, and
-its bias ``bias - m * a`` (Jacob et al., CVPR 2018, section 3.2); a bias that the convolution has is normalised with it.
+equal one convolution with a bias. With a = scale / sqrt(v + epsilon), its kernel is ``kernel * a``, channel by channel,
+and its bias is ``bias - m * a`` (Jacob et al., CVPR 2018, section 3.2). If the convolution has a bias b already, the
+new one is ``bias + (b - m) * a``.
 """
 
 import jax
@@ -19,29 +20,29 @@ from seanet_jax.models import Network
 
 
 class Folded(nnx.Module):
-    """What stands in place of a normalisation that is part of its convolution."""
+    """The identity, which replaces a normalization that was folded into its convolution."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x, as it is."""
+        """Returns x unchanged."""
         return x
 
 
 def fold_batch_norm(model: Network) -> Network:
-    """The network in which the normalisations that follow a convolution are folded into it.
+    """Returns a network in which each normalization that directly follows a convolution is folded into it.
 
-    Those are all of a SEANet, unless it is pre-activated: then each block's ``bn2``, after ``conv1``. Of an EncapNet
-    they are those of the stem, of the masters and of the aides; the others are left as they are. Folding is computed in
-    float64 and stored in float32.
+    In a SEANet, these are all normalizations; in a pre-activated one, each block's ``bn2``, which follows ``conv1``. In
+    an EncapNet, they are those of the stem, the masters and the aides. All others stay as they are. Folding is computed
+    in float64 and stored in float32.
 
     Args:
-        model: in evaluation mode; it is left as it is.
+        model: A network in evaluation mode. It is not changed.
 
     Returns:
-        A network that gives the same logits and features but for rounding, and is for that alone: it can be neither
+        A network for inference only, which returns the same scores and features but for rounding. It can neither be
         trained nor saved.
 
     Raises:
-        InputError: the network is in training mode, where a normalisation depends on the batch.
+        InputError: If the network is in training mode, where a normalization depends on the batch.
     """
     for path, module in nnx.iter_modules(model):
         if isinstance(module, BatchNorm) and not module.use_running_average:
@@ -55,10 +56,11 @@ def fold_batch_norm(model: Network) -> Network:
 
 
 def _fold(owner: nnx.Module, conv_name: str, norm_name: str) -> None:
-    """Folds a normalisation into a convolution, if the module has both."""
+    """Folds a normalization into a convolution, if the module has both."""
     conv, norm = getattr(owner, conv_name), getattr(owner, norm_name)
     if not isinstance(norm, BatchNorm):
         return
+    # In float64, so that folding adds no rounding of its own but the last one to float32.
     mean, var, scale, bias, kernel, offset = (
         np.asarray(0 if variable is None else variable.get_value(), np.float64)
         for variable in (norm.mean, norm.var, norm.scale, norm.bias, conv.kernel, conv.bias)

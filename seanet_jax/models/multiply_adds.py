@@ -1,4 +1,4 @@
-"""What a network costs, counted from the model itself: parameters, and multiply-adds of one image."""
+"""Counts a network's parameters, and the multiply-adds that classify one image, from the model itself."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from seanet_jax.models import Network, NetworkConfig, build
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """All of a jaxpr's equations, those of the jaxprs inside it too."""
+    """Yields all equations of a jaxpr, including those of the jaxprs inside it."""
     for equation in jaxpr.eqns:
         yield equation
         for parameter in equation.params.values():
@@ -27,21 +27,21 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 @functools.cache
 def multiply_adds(config: NetworkConfig, height: int = 32, width: int = 32) -> int:
-    """Multiplications, each with its addition, that classify one image: of the convolutions and matrix products.
+    """Counts the multiply-adds of the convolutions and matrix products that classify one image.
 
-    As in the literature, a kernel counts whole where it lies on padding, and what is done element by element
-    (normalisation, recalibration, aggregation, the residual addition) does not count.
+    As in the literature, a kernel counts in full where it overlaps the padding, and operations on single elements
+    (normalization, recalibration, aggregation, the residual addition) do not count.
 
     Args:
-        config: of the network.
-        height: of the image, in pixels.
-        width: likewise.
+        config: The network's config.
+        height: Height of the image, in pixels.
+        width: Width of the image, in pixels.
 
     Raises:
-        InputError: height or width is not a positive integer.
+        InputError: If height or width is not a positive integer.
     """
     demand_positive_integers("multiply_adds", height=height, width=width)
-    # XLA's convolution is one equation; the faster ways to compute it are many.
+    # XLA's convolution is one equation, which can be counted; the faster methods consist of many, which compute less.
     model = _abstract(dataclasses.replace(config, conv_method="lax"))
     model.eval()
     graphdef, state = nnx.split(model)
@@ -51,7 +51,7 @@ def multiply_adds(config: NetworkConfig, height: int = 32, width: int = 32) -> i
 
 
 def _products(equation: Any) -> int:
-    """Multiply-adds of one operation."""
+    """Returns the multiply-adds of one equation."""
     shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
     if equation.primitive.name == "conv_general_dilated":
         _, kernel, (_, rows, columns, _) = shapes
@@ -64,9 +64,10 @@ def _products(equation: Any) -> int:
 
 @functools.cache
 def parameters(config: NetworkConfig) -> int:
-    """How many numbers of a network are trained."""
+    """Counts the trained parameters of a network."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(_abstract(config), nnx.Param)))
 
 
 def _abstract(config: NetworkConfig) -> Network:
+    """Builds a network whose arrays have shapes but no values, which takes no time."""
     return nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))

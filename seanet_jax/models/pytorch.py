@@ -1,6 +1,6 @@
-"""Networks as the published PyTorch release names and lays out their weights, and the checkpoints that hold them.
+"""Converts networks from and to the names, layouts and checkpoints of the published PyTorch release.
 
-PyTorch is imported by what reads or writes a file, and by nothing else here.
+PyTorch is imported only when a file is read or written.
 """
 
 import collections
@@ -17,13 +17,14 @@ import numpy as np
 from flax import nnx
 
 from seanet_jax.errors import InputError, is_integer
+from seanet_jax.extras import explain
 from seanet_jax.files import write_whole
 from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import weights
 from seanet_jax.models.network import Network
 from seanet_jax.models.seanet import SEANet, SEANetConfig
 
-# PyTorch's names of a block's layers, in its order, and ours.
+# The names of a block's layers in PyTorch, in PyTorch's order, and here.
 _BLOCK = {
     "conv1": "conv1",
     "bn1": "bn1",
@@ -34,21 +35,22 @@ _BLOCK = {
     "downsample.0": "shortcut",
     "downsample.1": "shortcut_bn",
 }
-# Our names of a layer's arrays, and PyTorch's.
+# The names of a layer's arrays here, and in PyTorch.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# Axes by rank: from OIHW to HWIO and from out x in to in x out, and back.
+# Transpositions by rank, from OIHW to HWIO and from [out, in] to [in, out], and back.
 _TO_OURS = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 _TO_PYTORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PyTorchCheckpoint:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
-        model: in evaluation mode.
-        epoch: epochs it was trained; None if the file does not say.
-        momentum: SGD's, float32, by the path of each parameter as in ``weights.to_arrays``; None if the file has none.
+        model: The network, in evaluation mode.
+        epoch: Number of epochs that the network was trained; None if the file does not say.
+        momentum: SGD's momentum in float32, by the path of each parameter as in ``weights.to_arrays``; None if the file
+          has none.
     """
 
     model: SEANet
@@ -57,18 +59,19 @@ class PyTorchCheckpoint:
 
 
 def read_pytorch(path: str | Path, aggregate_op: AggregateOp = "sum") -> PyTorchCheckpoint:
-    """Reads a checkpoint; no code in it is run.
+    """Reads a checkpoint. No code in it is run.
 
-    The file holds ``{epoch, weight, optimizer_state_dict}`` or ``{epoch, state_dict, optimizer}``, as the release saved
-    them on CIFAR-10 and CIFAR-100, of which all but the weights may be missing; or a state dict alone.
+    The file holds ``{epoch, weight, optimizer_state_dict}``, as the release saved it on CIFAR-10, or ``{epoch,
+    state_dict, optimizer}``, as on CIFAR-100. All entries but the weights may be missing. A state dict alone is read
+    too.
 
     Args:
-        path: of the file.
-        aggregate_op: how a group of channels becomes one, which the file does not say.
+        path: The checkpoint file.
+        aggregate_op: How a group of channels is reduced, which the file does not say.
 
     Raises:
-        InputError: PyTorch is not installed; the file cannot be read, or holds more than arrays, numbers and text; or
-          as ``from_state_dict``.
+        InputError: If PyTorch is not installed, if the file cannot be read or holds more than arrays, numbers and text,
+          or if ``from_state_dict`` raises it.
     """
     path = Path(path)
     saved, epoch, optimizer = _parts(_load(path), path)
@@ -76,7 +79,7 @@ def read_pytorch(path: str | Path, aggregate_op: AggregateOp = "sum") -> PyTorch
         raise InputError(f"{path}: epoch is {epoch!r}; it must be an integer from 0")
     arrays = _plain_names(_to_numpy(saved, path))
     model = from_state_dict(arrays, aggregate_op, where=str(path))
-    # In the order of model.parameters(), which is that of the state dict.
+    # The optimizer numbers parameters in the order of model.parameters(), which is that of the state dict.
     parameters = {name: array.shape for name, array in arrays.items() if "running_" not in name}
     momentum = None if optimizer is None else _momentum(optimizer, parameters, path)
     if momentum is not None:
@@ -88,21 +91,21 @@ def read_pytorch(path: str | Path, aggregate_op: AggregateOp = "sum") -> PyTorch
 def from_state_dict(
     arrays: Mapping[str, np.ndarray], aggregate_op: AggregateOp = "sum", where: str = "the state dict"
 ) -> SEANet:
-    """The network of a state dict; its architecture is found in names and shapes.
+    """Builds the network of a state dict. Its architecture is inferred from the names and shapes of the arrays.
 
     Args:
-        arrays: by PyTorch's names, in its layouts, of any floating-point dtype. Without DataParallel's ``module.`` and
-          ``num_batches_tracked``, or with them.
-        aggregate_op: how a group of channels becomes one, which arrays do not show.
-        where: they come from, for the message.
+        arrays: Arrays by PyTorch's names and in its layouts, of any floating-point dtype. DataParallel's prefix
+          ``module.`` and the entries ``num_batches_tracked`` are ignored.
+        aggregate_op: How a group of channels is reduced, which arrays do not show.
+        where: Name of the arrays' source, for error messages.
 
     Returns:
-        The network, in evaluation mode, its weights in float32. Of several reductions that give the hidden units there
-        are, it has 8 or else the largest.
+        The network in evaluation mode, with its weights in float32. If several values of ``reduction`` lead to the same
+        hidden units, it has 8, or else the largest.
 
     Raises:
-        InputError: the arrays are not those of a SEANet, SENet or ResNet as published, and all that are wrong are
-          named; or they are not finite; or nothing is aggregated and ``aggregate_op`` is not "sum".
+        InputError: If the arrays are not those of a SEANet, SENet or ResNet as published (the message names all that
+          are wrong), if they are not finite, or if nothing is aggregated and ``aggregate_op`` is not "sum".
     """
     arrays = _plain_names(arrays)
     config = _infer(arrays, aggregate_op, where)
@@ -111,7 +114,7 @@ def from_state_dict(
     expected = {
         theirs: tuple(shapes[ours][axis] for axis in _TO_PYTORCH[len(shapes[ours])]) for theirs, ours in names.items()
     }
-    weights.demand_arrays(arrays, expected, where)
+    weights.check_arrays(arrays, expected, where)
     arrays = _to_float32(arrays, where)
     weights.set_arrays(model, {ours: _transposed(arrays[theirs], _TO_OURS) for theirs, ours in names.items()}, where)
     model.eval()
@@ -119,17 +122,19 @@ def from_state_dict(
 
 
 def state_dict(model: Network) -> dict[str, np.ndarray]:
-    """A network's weights by PyTorch's names, in its order and layouts, float32: what ``load_state_dict`` takes.
+    """Returns a network's weights in float32, by PyTorch's names and in its order and layouts.
+
+    PyTorch's ``load_state_dict`` takes them, as tensors.
 
     Raises:
-        InputError: the network is pre-activated, or not of SEANet's family.
+        InputError: If the network is pre-activated or not of SEANet's family.
     """
     if not isinstance(model, SEANet):
         raise InputError(
             f"a network of the type {model.model_type} cannot be written for PyTorch: only SEANet, SENet and ResNet are"
         )
     if model.config.preactivation:
-        raise InputError("a pre-activated network cannot be written for PyTorch: the release has none, and no names")
+        raise InputError("a pre-activated network cannot be written for PyTorch: the release has no names for it")
     arrays = weights.to_arrays(model)
     return {
         theirs: np.ascontiguousarray(_transposed(arrays[ours], _TO_PYTORCH)) for theirs, ours in _names(model).items()
@@ -137,15 +142,15 @@ def state_dict(model: Network) -> dict[str, np.ndarray]:
 
 
 def write_pytorch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict as PyTorch saves one.
+    """Writes a state dict to a file of PyTorch's format.
 
     Args:
-        path: of the file, which is replaced if it exists.
-        arrays: as ``state_dict`` gives them.
+        path: The file to write, which is replaced if it exists.
+        arrays: Arrays by name, as ``state_dict`` returns them.
 
     Raises:
-        InputError: PyTorch is not installed.
-        OSError: the file cannot be written.
+        InputError: If PyTorch is not installed.
+        OSError: If the file cannot be written.
     """
     torch, buffer = import_torch(), io.BytesIO()
     torch.save({name: torch.tensor(array) for name, array in arrays.items()}, buffer)
@@ -153,27 +158,27 @@ def write_pytorch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def import_torch() -> Any:
-    """PyTorch.
+    """Imports PyTorch.
 
     Raises:
-        InputError: it is not installed.
+        InputError: If PyTorch is not installed. The message says what to install.
     """
     try:
         return importlib.import_module("torch")
-    except ImportError:
-        raise InputError(
-            "PyTorch, which reads and writes its own files, is not installed: pip install -e '.[convert]'"
-        ) from None
+    except ModuleNotFoundError as error:
+        missing = explain(error, "reading or writing a PyTorch checkpoint", "convert")
+        raise InputError(missing or f"PyTorch cannot be imported ({error}); install torch") from None
 
 
 def _infer(arrays: Mapping[str, np.ndarray], aggregate_op: AggregateOp, where: str) -> SEANetConfig:
-    """The network whose arrays these seem to be.
+    """Infers the config of the network that arrays belong to.
 
-    Of sizes that contradict each other the most frequent is believed; ``demand_arrays`` will name the others.
+    If sizes contradict each other, the most frequent one counts. ``check_arrays`` names the others later, so that one
+    error message tells everything that is wrong.
     """
 
     def size(*places: tuple[str, int]) -> int:
-        """What most arrays whose names match have on an axis; 0 if none do."""
+        """Returns the most frequent size along an axis, over all arrays whose names match; 0 if no name does."""
         found = collections.Counter(
             array.shape[axis]
             for name, array in arrays.items()
@@ -186,7 +191,7 @@ def _infer(arrays: Mapping[str, np.ndarray], aggregate_op: AggregateOp, where: s
     for name in arrays:
         if found := re.match(r"layer(\d{1,4})\.(\d{1,4})\.", name):
             stage, block = map(int, found.groups())
-            if max(stage, block) < len(arrays):  # no single name may ask for a network without end
+            if max(stage, block) < len(arrays):  # so that no single name leads to a network of huge size
                 blocks[stage] = max(blocks.get(stage, 0), block + 1)
     layers = [f"layer{stage}" for stage in range(1, max(blocks, default=0) + 1)]
     stem = size((r"conv1\.weight", 0), (r"bn1\..*", 0))
@@ -194,23 +199,26 @@ def _infer(arrays: Mapping[str, np.ndarray], aggregate_op: AggregateOp, where: s
     sizes = {"conv1": stem, **dict(zip(layers or ["layer1"], widths or [0], strict=True))}
     if not all(sizes.values()):
         raise InputError(
-            f"{where} is no SEANet, SENet or ResNet as published: there must be arrays of "
+            f"{where} is not a SEANet, SENet or ResNet as published: there must be arrays of "
             f"{', '.join(layer for layer, width in sizes.items() if not width)}, "
             f"and there are {', '.join(list(arrays)[:5]) or 'none'}"
         )
     if not any(re.match(r"(layer\d+\.\d+\.downsample\.1|bn1)\.", name) for name in arrays):
         raise InputError(
-            f"{where} is of a pre-activated network, without BatchNorm after the stem and in shortcuts, and those are "
-            "not carried over; name a checkpoint of a SEANet, SENet or ResNet that is not pre-activated"
+            f"{where} is of a pre-activated network, without BatchNorm after the stem and in shortcuts, and those "
+            "cannot be converted; name a checkpoint of a SEANet, SENet or ResNet that is not pre-activated"
         )
 
     published = SEANetConfig()
     hidden = [size((rf"{layer}\.\d+\.se\.fc\.0\..*", 0), (rf"{layer}\.\d+\.se\.fc\.2\.weight", 1)) for layer in layers]
     pairs = [(width, units) for width, units in zip(widths, hidden, strict=True) if units]
+    # Any reduction from width // units downwards may give the hidden units. The one that explains most stages is taken;
+    # of equals the first, which is the published one.
     reductions = [published.reduction, *(max(1, width // units) for width, units in pairs)]
     reduction = max(reductions, key=lambda factor: sum(width // factor == units for width, units in pairs))
 
-    # Where channels become fewer: between the blocks and the next stage, or within the blocks, whose shortcuts show it.
+    # Aggregation shows where channels become fewer: between the blocks and the next stage if it comes after stages, or
+    # in the projected shortcuts if it is inside blocks.
     after_stages = [size((rf"{layer}\.0\.(conv1|downsample\.0)\.weight", 1)) for layer in layers[1:]]
     after_stages.append(size((r"fc\.weight", 1)))
     after_blocks = [
@@ -230,17 +238,17 @@ def _infer(arrays: Mapping[str, np.ndarray], aggregate_op: AggregateOp, where: s
             stem_width=stem,
             squeeze_excite=bool(pairs),
             reduction=reduction,
-            # Where they are missing, demand_arrays will say so.
+            # If the arrays are missing, check_arrays reports it.
             num_classes=size((r"fc\..*", 0)) or published.num_classes,
             in_channels=size((r"conv1\.weight", 1)) or published.in_channels,
             **aggregation,
         )
     except InputError as error:
-        raise InputError(f"{where} is of a network that cannot be: {error}") from None
+        raise InputError(f"{where} is of a network that cannot be built: {error}") from None
 
 
 def _names(model: SEANet) -> dict[str, str]:
-    """The paths of a network's arrays by PyTorch's names, in PyTorch's order."""
+    """Returns the paths of a network's arrays by PyTorch's names, in PyTorch's order."""
     layers = {"conv1": "stem", "bn1": "stem_bn"}
     for stage, size in enumerate(model.config.stage_sizes):
         for block in range(size):
@@ -261,7 +269,7 @@ def _transposed(array: np.ndarray, axes: Mapping[int, tuple[int, ...]]) -> np.nd
 
 
 def _plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without what DataParallel puts before all names, and without the counts of batches."""
+    """Removes the prefix that DataParallel puts before all names, and the counts of batches."""
     prefix = "module." if all(name.startswith("module.") for name in arrays) else ""
     return {
         name.removeprefix(prefix): array
@@ -287,19 +295,21 @@ def _load(path: Path) -> Any:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they come before what is raised
+            warnings.simplefilter("ignore")  # PyTorch warns of damage before it raises an error
             return torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage shows as any of a dozen types
+    except Exception as error:  # a damaged file leads to any of a dozen types of error
         if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise InputError(
                 f"{path} holds {code[1]}, which could run code when it is read, and is refused; "
                 "if you trust the file, read it in PyTorch and save the state dict alone"
             ) from None
-        raise InputError(f"{path} is no PyTorch checkpoint, or damaged; fetch it again, or name another") from None
+        raise InputError(
+            f"{path} is not a PyTorch checkpoint, or is damaged; fetch it again, or name another"
+        ) from None
 
 
 def _parts(content: Any, path: Path) -> tuple[Mapping[str, Any], Any, Any]:
-    """State dict, epoch and optimiser of what a file holds."""
+    """Returns the state dict, the epoch and the optimizer's state from the content of a file."""
     found = f"a {type(content).__name__}"
     if isinstance(content, Mapping):
         for weight, optimizer in (("weight", "optimizer_state_dict"), ("state_dict", "optimizer")):
@@ -316,21 +326,21 @@ def _to_numpy(tensors: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     for name, tensor in tensors.items():
         try:
-            # NumPy has no bfloat16.
+            # NumPy has no bfloat16, so floating-point tensors are converted before.
             arrays[str(name)] = (tensor.to(torch.float32) if tensor.is_floating_point() else tensor).numpy()
         except (AttributeError, TypeError, RuntimeError, NotImplementedError):
-            raise InputError(f"{path}: {name} is no dense array of numbers; save the state dict anew") from None
+            raise InputError(f"{path}: {name} is not a dense array of numbers; save the state dict again") from None
     return arrays
 
 
 def _momentum(optimizer: Any, parameters: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, np.ndarray] | None:
-    """SGD's momentum by PyTorch's names; None if it has none.
+    """Returns SGD's momentum by PyTorch's names; None if the optimizer has none.
 
     Args:
-        optimizer: an optimiser's state dict. It knows parameters by index, or formerly by an object's address; the
-          group's ``params`` has these in order.
-        parameters: their shapes by name, in the same order.
-        path: of the file, for the message.
+        optimizer: The optimizer's state dict. It identifies parameters by index, or in old versions of PyTorch by the
+          address of an object. The group's ``params`` lists these in order.
+        parameters: Shapes of the parameters by name, in the same order.
+        path: The checkpoint file, for error messages.
     """
     without = "save the network's state dict alone to begin without momentum"
     try:
@@ -346,5 +356,5 @@ def _momentum(optimizer: Any, parameters: Mapping[str, tuple[int, ...]], path: P
         )
     there = {name: buffer for name, buffer in zip(parameters, found, strict=True) if buffer is not None}
     buffers, where = _to_numpy(there, path), f"{path}: the optimizer's momentum"
-    weights.demand_arrays(buffers, parameters, where)
+    weights.check_arrays(buffers, parameters, where)
     return _to_float32(buffers, where)

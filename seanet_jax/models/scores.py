@@ -1,6 +1,6 @@
-"""What the numbers mean that a network gives for the classes: how they are learned, and how sure they are.
+"""The meaning of a network's scores: the loss that they are trained by, and the probabilities that they stand for.
 
-The class with the largest is the answer, whatever they mean.
+Whatever the meaning, the class with the largest score is the prediction.
 """
 
 import dataclasses
@@ -12,45 +12,45 @@ import optax
 
 from seanet_jax.errors import InputError
 
-# Lengths that a capsule should have at least where its class is the label, and at most where it is not; and how much
-# the latter counts (Sabour et al., NeurIPS 2017, section 3).
+# The least length of a label's capsule, the greatest length of every other, and the weight of the latter's loss, which
+# keeps training from shrinking all capsules at the start (Sabour et al., NeurIPS 2017, section 3).
 _PRESENT, _ABSENT, _ABSENT_WEIGHT = 0.9, 0.1, 0.5
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Softmax cross entropy of every image, in nats.
+    """Computes the softmax cross entropy of every image, in nats.
 
     Args:
-        logits: ``[N, classes]``, floating point.
-        labels: ``[N]``, integers from 0; the loss of one that is no class is NaN.
+        logits: Logits ``[N, classes]``, floating point.
+        labels: Labels ``[N]``, integers from 0. The loss of a label that is not a class is NaN.
 
     Returns:
-        ``[N]``.
+        Losses ``[N]``.
 
     Raises:
-        InputError: shapes or dtypes are others.
+        InputError: If a shape or a dtype is another.
     """
-    _demand("cross_entropy", "logits", logits, labels)
+    _check("cross_entropy", "logits", logits, labels)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def margin_loss(lengths: jax.Array, labels: jax.Array) -> jax.Array:
-    """The margin loss of every image: a sum over all classes.
+    """Computes the margin loss of every image, a sum over all classes (Sabour et al., NeurIPS 2017, eq. 4).
 
-    ``t max(0, 0.9 - v)^2 + 0.5 (1 - t) max(0, v - 0.1)^2`` for a capsule of length v, with t = 1 for the label and 0
-    for every other class (Sabour et al., NeurIPS 2017, eq. 4).
+    A capsule of length v contributes ``t max(0, 0.9 - v)^2 + 0.5 (1 - t) max(0, v - 0.1)^2``, with t = 1 for the label
+    and t = 0 for every other class.
 
     Args:
-        lengths: ``[N, classes]``, floating point.
-        labels: ``[N]``, integers from 0; the loss of one that is no class is NaN.
+        lengths: Lengths of the classes' capsules, ``[N, classes]``, floating point.
+        labels: Labels ``[N]``, integers from 0. The loss of a label that is not a class is NaN.
 
     Returns:
-        ``[N]``.
+        Losses ``[N]``.
 
     Raises:
-        InputError: shapes or dtypes are others.
+        InputError: If a shape or a dtype is another.
     """
-    _demand("margin_loss", "lengths", lengths, labels)
+    _check("margin_loss", "lengths", lengths, labels)
     classes = lengths.shape[1]
     is_label = labels[:, None] == jnp.arange(classes)
     missing = jnp.square(jax.nn.relu(_PRESENT - lengths))
@@ -59,7 +59,7 @@ def margin_loss(lengths: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.where((labels >= 0) & (labels < classes), losses, jnp.nan)
 
 
-def _demand(where: str, name: str, scores: jax.Array, labels: jax.Array) -> None:
+def _check(where: str, name: str, scores: jax.Array, labels: jax.Array) -> None:
     if scores.ndim != 2 or not scores.shape[1] or not jnp.issubdtype(scores.dtype, jnp.floating):
         raise InputError(f"{where}: {name} are {scores.dtype} {scores.shape}; they must be floating [N, classes]")
     if labels.shape != scores.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -68,15 +68,15 @@ def _demand(where: str, name: str, scores: jax.Array, labels: jax.Array) -> None
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """A kind of scores, ``[N, classes]``.
+    """A kind of scores ``[N, classes]``.
 
     Attributes:
-        name: of all of an image.
-        loss_label: of an axis along which the loss is drawn.
-        loss_unit: said after a loss.
-        distribution: whether an image's probabilities sum to 1.
-        loss: of every image, from scores and labels.
-        probabilities: of the classes, from scores.
+        name: Name of the scores, in the plural.
+        loss_label: Label of an axis along which the loss is drawn.
+        loss_unit: Unit that is printed after a loss.
+        distribution: Whether an image's probabilities sum to 1.
+        loss: Function that maps scores and labels to the loss of every image.
+        probabilities: Function that maps scores to the probabilities of the classes.
     """
 
     name: str
@@ -90,6 +90,6 @@ class Scores:
 LOGITS = Scores("logits", "cross entropy (nats)", "nats", True, cross_entropy, jax.nn.softmax)
 
 # "The length of the output vector of a capsule [is] to represent the probability that the entity [...] is present"
-# (Sabour et al., section 2): of each class on its own, so they need not sum to one. A softmax of lengths would say
-# almost the same of all classes.
+# (Sabour et al., section 2). Each class has a probability of its own, so they need not sum to 1. A softmax of lengths,
+# which lie between 0 and 1, would give all classes almost the same probability.
 LENGTHS = Scores("capsule lengths", "margin loss", "margin loss", False, margin_loss, lambda lengths: lengths)

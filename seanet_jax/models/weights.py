@@ -1,9 +1,9 @@
-"""A network's weights as arrays with names, and as a folder in the layout that Hugging Face's users know.
+"""A network's weights as named arrays, and as a folder in the layout that is common on Hugging Face.
 
     model.safetensors   every parameter and batch statistic, float32, by its path in the network
-    config.json         the architecture, and what its images and classes are
+    config.json         the architecture, how images are normalized, and the names of the classes
 
-Such a folder is read without Orbax, and nothing in it can run code.
+Reading such a folder needs no Orbax, and nothing in it can run code.
 """
 
 import dataclasses
@@ -23,50 +23,51 @@ from seanet_jax.image_spec import ImageSpec
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
-# How it is computed, which is the reader's choice; everything else of a config is the network.
+# Fields that say how a network is computed. They are not written, because whoever reads the weights chooses them.
 _COMPUTATION = ("dtype", "conv_method", "batch_groups")
 
 
 def to_arrays(model: nnx.Module) -> dict[str, np.ndarray]:
-    """Every parameter and batch statistic by its path, for example ``stages.0.blocks.1.conv1.kernel``."""
+    """Returns every parameter and batch statistic by its path, for example ``stages.0.blocks.1.conv1.kernel``."""
     return {name: np.asarray(variable.get_value()) for name, variable in _variables(model).items()}
 
 
 def shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of ``to_arrays``; the network's arrays may be abstract (``nnx.eval_shape``)."""
+    """Returns the shapes of ``to_arrays``. The network's arrays may be abstract (``nnx.eval_shape``)."""
     return {name: variable.get_value().shape for name, variable in _variables(model).items()}
 
 
 def set_arrays(model: nnx.Module, arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Gives a network its weights, in float32.
+    """Sets the weights of a network, in float32.
 
     Args:
-        model: to change; its arrays may be abstract.
-        arrays: by path, as ``to_arrays``.
-        where: they come from, for the message.
+        model: The network to change. Its arrays may be abstract.
+        arrays: Arrays by path, as ``to_arrays`` returns them.
+        where: Name of the arrays' source, for the error message.
 
     Raises:
-        InputError: arrays are missing, extra or of a wrong shape or dtype; all of them are named.
+        InputError: If arrays are missing, superfluous, or of a wrong shape or dtype. The message names all of them.
     """
     variables = _variables(model)
-    demand_arrays(arrays, shapes(model), where)
+    check_arrays(arrays, shapes(model), where)
     for name, variable in variables.items():
         variable.set_value(jnp.asarray(arrays[name], jnp.float32))
 
 
-def demand_arrays(found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Demands that arrays are those of a network.
+def check_arrays(found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Checks that arrays have the names, shapes and kind of dtype that a network needs.
 
     Args:
-        found: arrays by name.
-        expected: shapes by name.
-        where: they come from, for the message.
+        found: Arrays by name.
+        expected: Shapes by name.
+        where: Name of the arrays' source, for the error message.
 
     Raises:
-        InputError: names every array that is missing, extra, or of a wrong shape or no floating-point dtype.
+        InputError: If an array is missing, superfluous, of a wrong shape, or not floating point. The message names all
+          such arrays.
     """
     wrong = [f"{name} is missing" for name in expected if name not in found]
-    wrong += [f"{name} is no array of this network" for name in found if name not in expected]
+    wrong += [f"{name} is not in this network" for name in found if name not in expected]
     for name, shape in expected.items():
         if name not in found:
             continue
@@ -83,14 +84,14 @@ def write_folder(folder: Path, model: Any, config: Any, images: ImageSpec | None
     """Writes ``model.safetensors`` and ``config.json``.
 
     Args:
-        folder: created if it is not there; a file of these names is replaced.
-        model: a ``Network``, whose weights they are.
-        config: its frozen dataclass.
-        images: what its images and classes are; None if it is used as a backbone.
+        folder: Folder to write, created if it does not exist. Files of these names in it are replaced.
+        model: The ``Network`` whose weights are written.
+        config: The network's config.
+        images: How images are normalized and what the classes are called; None for a backbone.
 
     Raises:
-        InputError: the folder holds a run, whose ``config.json`` is another.
-        OSError: the files cannot be written.
+        InputError: If the folder holds a run, whose ``config.json`` is another kind of file.
+        OSError: If the files cannot be written.
     """
     from safetensors.numpy import save
 
@@ -100,25 +101,26 @@ def write_folder(folder: Path, model: Any, config: Any, images: ImageSpec | None
     about = {"model_type": model.model_type, "architectures": [type(model).__name__]} | fields
     if images is not None:
         about["images"] = images.to_json()
-    # Through NumPy's contiguous copy: safetensors writes the buffer as it lies.
+    # safetensors writes an array's buffer as it lies in memory, so the array must be contiguous.
     tensors = {name: np.ascontiguousarray(array) for name, array in to_arrays(model).items()}
+    # The weights come first: until config.json is there too, the folder does not count as one of weights.
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "flax"}))
     write_whole(folder / CONFIG, json.dumps(about, indent=2) + "\n")
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether it holds pretrained weights."""
+    """Whether a folder holds pretrained weights."""
     return (folder / WEIGHTS).exists() and (folder / CONFIG).exists()
 
 
 class About(NamedTuple):
-    """What ``config.json`` says of a network.
+    """The content of ``config.json``.
 
     Attributes:
-        model_type: the kind of network.
-        fields: of its config.
-        images: what its images and classes are, if the folder says so.
+        model_type: Name of the network's family.
+        fields: Fields of the network's config.
+        images: How images are normalized and what the classes are called; None if the file does not say.
     """
 
     model_type: str
@@ -127,39 +129,39 @@ class About(NamedTuple):
 
 
 def read_about(folder: Path) -> About:
-    """Reads ``config.json``, as ``write_folder`` wrote it, and not yet the weights, which are large.
+    """Reads the ``config.json`` of a folder that ``write_folder`` wrote, without the weights, which are large.
 
     Raises:
-        InputError: the folder holds no pretrained weights, or the file is damaged.
+        InputError: If the folder holds no pretrained weights, or if the file is damaged.
     """
     if not is_folder(folder):
         raise InputError(
             f"{folder} holds no pretrained weights: it must have {WEIGHTS} and {CONFIG} in it "
-            "(seanet convert makes them of a run)"
+            "(seanet convert writes them from a run)"
         )
     try:
         about = json.loads((folder / CONFIG).read_text())
         images = about.pop("images", None)
         fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in about.items()}
         model_type = fields.pop("model_type")
-        fields.pop("architectures")
+        fields.pop("architectures")  # for other readers; the model_type says the same
         spec = None if images is None else ImageSpec.from_json(images)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / CONFIG} is damaged ({error}); write the folder anew") from None
+        raise InputError(f"{folder / CONFIG} is damaged ({error}); write the folder again") from None
     return About(model_type, fields, spec)
 
 
 def read_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """Reads ``model.safetensors``, as ``write_folder`` wrote it.
+    """Reads the ``model.safetensors`` of a folder that ``write_folder`` wrote.
 
     Args:
-        folder: for which ``is_folder`` holds.
+        folder: A folder for which ``is_folder`` is true.
 
     Returns:
         The arrays by path.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: If the file is damaged.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -167,7 +169,7 @@ def read_arrays(folder: Path) -> dict[str, np.ndarray]:
     try:
         arrays: dict[str, np.ndarray] = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{folder / WEIGHTS} is damaged ({error}); write the folder anew") from None
+        raise InputError(f"{folder / WEIGHTS} is damaged ({error}); write the folder again") from None
     return arrays
 
 

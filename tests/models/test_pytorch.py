@@ -95,7 +95,7 @@ def test_every_wrong_array_is_named_at_once_as_pytorch_does():
         from_state_dict(arrays, where="best.pth")
     assert str(caught.value) == (
         "best.pth does not fit the network: layer2.0.se.fc.0.bias is missing; fc.bias is missing; "
-        "layer1.9999.conv1.weight is no array of this network; extra is no array of this network; "
+        "layer1.9999.conv1.weight is not in this network; extra is not in this network; "
         "conv1.weight is int64 and must be floating point; layer1.0.bn1.weight has shape (9,) and must have (8,); "
         "layer2.0.conv2.weight has shape (16, 16, 3) and must have (16, 16, 3, 3)"
     )
@@ -108,7 +108,7 @@ def changed(name, value):
 @pytest.mark.parametrize(
     ("change", "operation", "message"),
     [
-        (lambda arrays: {}, "sum", "no SEANet, SENet or ResNet as published: .* and there are none"),
+        (lambda arrays: {}, "sum", "not a SEANet, SENet or ResNet as published: .* and there are none"),
         (lambda arrays: {"features.0": arrays["fc.weight"]}, "sum", "and there are features.0$"),
         (
             lambda arrays: {n: a for n, a in arrays.items() if "layer1" not in n},
@@ -118,11 +118,15 @@ def changed(name, value):
         (
             lambda arrays: {n: a for n, a in arrays.items() if not re.search(r"^bn1|downsample\.1", n)},
             "sum",
-            "is of a pre-activated network, without BatchNorm after the stem and in shortcuts, and those are not",
+            "without BatchNorm after the stem and in shortcuts, and those cannot be converted; name a checkpoint",
         ),
         (changed("fc.bias", np.full(10, np.nan)), "sum", "NaN, infinite or too large for float32 in fc.bias$"),
         (changed("fc.bias", np.full(10, 1e300)), "sum", "NaN, infinite or too large for float32 in fc.bias$"),
-        (lambda arrays: arrays, "median", "cannot be: aggregate_op is 'median'; it must be one of sum, mean, max"),
+        (
+            lambda arrays: arrays,
+            "median",
+            "cannot be built: aggregate_op is 'median'; it must be one of sum, mean, max",
+        ),
         (
             lambda arrays: state_dict(random_network(dataclasses.replace(TINY, aggregate_placement="none"))),
             "max",
@@ -167,16 +171,16 @@ def test_damaged_and_other_files_are_refused_in_one_sentence(torch, tmp_path):
 
     good = of({name: torch.tensor(array) for name, array in state_dict(random_network(TINY)).items()})
     old = of({"conv1.weight": torch.ones(9999)}, _use_new_zipfile_serialization=False)
-    damaged = "is no PyTorch checkpoint, or damaged; fetch it again, or name another"
+    damaged = "is not a PyTorch checkpoint, or is damaged; fetch it again, or name another"
     for content, message in (
         *((part, damaged) for part in (b"", b"text", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", good[:-100], good[:99])),
         *((part, damaged) for part in (old[:-100], old[:99], old[:9])),
         (of(torch.ones(3)), "holds a Tensor; it must hold a state dict, or a dict with one as weight or state_dict"),
         (of({"model": {}, "epoch": 3}), "holds a dict of model, epoch; it must hold a state dict"),
         (of({"epoch": 3, "weight": torch.ones(3)}), "holds a dict of epoch, weight; it must"),
-        (of({0: torch.ones(3)}), "is no SEANet, SENet or ResNet as published: .* there are 0$"),
-        (of({"state_dict": {"fc.weight": 3}}), "fc.weight is no dense array of numbers"),
-        (of({"state_dict": {"fc.weight": torch.ones(3, 3).to_sparse()}}), "fc.weight is no dense array of numbers"),
+        (of({0: torch.ones(3)}), "is not a SEANet, SENet or ResNet as published: .* there are 0$"),
+        (of({"state_dict": {"fc.weight": 3}}), "fc.weight is not a dense array of numbers"),
+        (of({"state_dict": {"fc.weight": torch.ones(3, 3).to_sparse()}}), "fc.weight is not a dense array of numbers"),
         (of({"state_dict": {}, "epoch": -1}), "epoch is -1; it must be an integer from 0"),
     ):
         path.write_bytes(content)

@@ -113,7 +113,7 @@ def test_every_wrong_array_is_named_at_once(folder):
         SEANet.from_pretrained(folder)
     for words in (
         "stem_bn.mean is missing",
-        "extra is no array of this network",
+        "extra is not in this network",
         "classifier.bias has shape (4,) and must have (3,)",
         "stem_bn.bias is int32 and must be floating point",
     ):

@@ -66,6 +66,6 @@ def set_weights(model, golden: dict[str, np.ndarray], name: str, dtype: str) -> 
     """Gives the model the reference weights; every variable must be named exactly once."""
     arrays = reference.weights({"state_dict_order": golden[f"{name}/state_dict_order"]})
     arrays = {path(key): to_ours(key, value) for key, value in arrays.items()}
-    weights.demand_arrays(arrays, weights.shapes(model), "the formula")
+    weights.check_arrays(arrays, weights.shapes(model), "the formula")
     for where, variable in weights._variables(model).items():
         variable.set_value(jnp.asarray(arrays[where], dtype))
