@@ -21,7 +21,7 @@ from seanet_jax.models import PRESETS, EncapNetConfig, NetworkConfig
 
 # Flags that replace those of a training command. Flags that need a GPU or a cluster are dropped.
 _TRAINING = {"--epochs": "1", "--limit-train": "40", "--limit-test": "20", "--batch-size": "8"}
-_COMPARE = _TRAINING | {"--seeds": "1"}
+_COMPARE = _TRAINING | {"--seeds": "1", "--learning-rates": "0.1"}
 _ABLATE = _TRAINING | {"--seeds": "1", "--learning-rates": "0.1"}
 _ANALYZE = {"--images": "20", "--steps": "1"}
 # By program, or by the command of the package.
