@@ -24,7 +24,7 @@ def pytest_unconfigure(config):
 
 # Longest first, so that no process is left with one of these when the others have nothing to do any more.
 _LONGEST = (
-    *("documentation", "run_safety", "processes", "encapnet_training", "golden", "golden_encapnet", "experiments"),
+    *("documentation", "kill_and_resume", "processes", "encapnet_training", "golden", "golden_encapnet", "experiments"),
     *("many_devices", "study_command", "convolution", "train", "claims", "fuzz"),
 )
 
@@ -67,4 +67,4 @@ settings.load_profile("short")
 # After the environment is set: these import jax.
 import jax  # noqa: E402
 from networks import pytorch_network, torch  # noqa: E402, F401
-from training_fixtures import evaluated, tiny  # noqa: E402, F401
+from training_fixtures import evaluated, in_peace, tiny  # noqa: E402, F401

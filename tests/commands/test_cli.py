@@ -1,4 +1,3 @@
-import dataclasses
 import os
 import signal
 import subprocess
@@ -6,101 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from seanet_jax.errors import InputError
-from seanet_jax.training.config import TrainConfig
-from seanet_jax.training.flags import Command, parse
-from seanet_jax.training.processes import ProcessGroup
-
-DEFAULTS = TrainConfig(dataset="digits", model="seanet20_narrow", epochs=20)
-
-
-def parsed(*arguments):
-    return parse(DEFAULTS, "An experiment.", list(arguments))
-
-
-def test_no_flag_keeps_every_default():
-    assert parsed() == Command(DEFAULTS, tune_cpu=True, compilation_cache=True, processes=None)
-
-
-def test_every_field_is_a_flag(capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        parsed("--help")
-    assert exit_info.value.code == 0
-    shown = capsys.readouterr().out
-    assert "An experiment." in shown
-    for field in dataclasses.fields(TrainConfig):
-        assert f"--{field.name.replace('_', '-')}" in shown, field.name
-    assert "--no-tune-cpu" in shown and "--no-compilation-cache" in shown
-    assert "Initial learning rate." in shown
-
-
-def test_flags_replace_fields(tmp_path):
-    command = parsed(
-        *("--model", "resnet56", "--dtype", "bfloat16", "--max-steps", "7", "--no-augment", "--resume"),
-        *("--out", str(tmp_path), "--aggregate-placement", "none", "--no-tune-cpu", "--no-compilation-cache"),
-    )
-    config = dataclasses.replace(
-        DEFAULTS,
-        model="resnet56",
-        dtype="bfloat16",
-        max_steps=7,
-        augment=False,
-        resume=True,
-        out=tmp_path,
-        aggregate_placement="none",
-    )
-    assert command == Command(config, tune_cpu=False, compilation_cache=False, processes=None)
-
-
-def test_processes_are_detected_or_named():
-    assert parsed("--distributed").processes == ProcessGroup()
-    named = parsed("--coordinator", "10.0.0.1:4321", "--num-processes", "4", "--process-id", "3").processes
-    assert named == ProcessGroup("10.0.0.1:4321", 4, 3)
-
-
-WRONG = {
-    ("--epochs", "x"): "--epochs.*'x'",
-    ("--epochs", "0"): "epochs is 0; it must be a positive integer",
-    ("--coordinator", "a:1"): "--coordinator, --num-processes and --process-id go together; give all three or none",
-    ("--coordinator", "a", "--num-processes", "2", "--process-id", "0"): "coordinator is 'a'; it must be host:port",
-    ("--coordinator", "a:1", "--num-processes", "0", "--process-id", "0"): "num_processes is 0; it must be a positive",
-    ("--coordinator", "a:1", "--num-processes", "2", "--process-id", "2"): "process_id is 2; it must be from 0 to 1",
-    ("--max-steps", "0"): "max_steps is 0; it must be a positive integer or None",
-    ("--learning-rate", "nan"): "learning_rate is nan; it must be a positive number",
-    ("--momentum", "1"): "momentum is 1.0; it must be at least 0 and below 1",
-    ("--decay-factor", "2"): "decay_factor is 2.0; it must be above 0 and at most 1",
-    ("--weight-decay", "-1"): "weight_decay is -1.0; it must be at least 0",
-    ("--validation-fraction", "1"): "validation_fraction is 1.0; it must be at least 0 and below 1",
-    ("--seed", "-1"): "seed is -1; it must be an integer from 0",
-    ("--model", "seanet21"): "no model 'seanet21'; the models are seanet20,.*preact_resnet110",
-    ("--aggregate-factor", "5"): "aggregate_factor is 5; it must divide",
-    ("--reduction", "64"): "reduction is 64; it must be at most 32",
-    ("--aggregate-op", "median"): r"'median'.*'--aggregate-op'.*'mean'",
-    ("--dataset", "mnist"): "dataset is 'mnist'; it must be one of cifar10, cifar100, digits",
-    ("--epoch", "3"): "Unrecognized options: --epoch",
-    ("--epochs",): "Missing value.*--epochs",
-}
-
-
-@pytest.mark.parametrize(("arguments", "message"), WRONG.items(), ids=[" ".join(flags) for flags in WRONG])
-def test_a_wrong_flag_is_one_clear_line(arguments, message):
-    with pytest.raises(InputError, match=message) as error:
-        parsed(*arguments)
-    assert "\n" not in str(error.value)
-    assert "│" not in str(error.value)
-
-
-# Any path will do, and a flag without a value cannot be wrong.
-CHECKED = {field.name for field in dataclasses.fields(TrainConfig)} - {
-    *("data_dir", "out", "augment", "resume", "require_gpu"),
-}
-
-
-@pytest.mark.parametrize("field", sorted(CHECKED))
-def test_every_field_with_a_wrong_type_is_named(field):
-    with pytest.raises(InputError, match=field):
-        dataclasses.replace(DEFAULTS, **{field: [object()]})
 
 
 @pytest.mark.parametrize("chosen", [None, "own"])

@@ -1,8 +1,11 @@
 """A data set and a network small enough to train in a test."""
 
 import contextlib
+import functools
 import json
+import signal
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -10,12 +13,10 @@ from tensorboardX.proto import event_pb2
 
 from seanet_jax.data import Dataset
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.inference.trained import load_model
+from seanet_jax.inference.trained import saved_network
 from seanet_jax.models import PRESETS, SEANet, SEANetConfig, weights
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
-from seanet_jax.training.optimizer import optimizer
-from seanet_jax.training.step import create_state
 
 TINY = SEANetConfig(stage_sizes=(1, 1), widths=(8, 16), stem_width=4, reduction=4, aggregate_factor=2)
 TINY_RUN = {
@@ -63,6 +64,21 @@ def tiny(tmp_path):
         yield config
 
 
+@pytest.fixture(scope="session")
+def in_peace(tmp_path_factory):
+    """Trains what ``tiny`` makes, each config once, and returns the run's config. Tests must not write to the run."""
+    from seanet_jax.training.run import fit
+
+    @functools.cache
+    def run(**fields):
+        config = TrainConfig(out=tmp_path_factory.mktemp("peace") / "run", **(TINY_RUN | fields))
+        with small(made_dataset()):
+            fit(config)
+        return config
+
+    return run
+
+
 NAMES = ("dark", "<script>alert(1)</script>")
 
 
@@ -95,12 +111,45 @@ def records(folder, timing=False):
     return [{name: value for name, value in line.items() if name not in varying} for line in lines]
 
 
-def latest_state(folder):
-    """The training state in the latest checkpoint of a run, whose config.json says what it is of."""
-    model = load_model(folder, "latest")
-    config = TrainConfig(**json.loads((folder / "config.json").read_text())["config"])
+def made_record(epoch, **more):
+    """A record like those of a run with four steps per epoch."""
+    values = {"train_loss": 2 / epoch, "train_accuracy": 0.5, "test_loss": 3 / epoch, "test_accuracy": 0.4}
+    timing = {"learning_rate": 0.1, "step": 4 * epoch, "images_per_second": 80.0}
+    return {"epoch": epoch} | values | timing | more
+
+
+def newest(folder):
+    """The training state and the records in the newest checkpoint of a run."""
+    _, template = saved_network(folder)
     with Checkpoints(folder) as checkpoints:
-        return checkpoints.restore_latest(create_state(model, optimizer(config, 1)))[0]
+        return checkpoints.restore_latest(template)
+
+
+def latest_state(folder):
+    """The training state in the newest checkpoint of a run."""
+    return newest(folder)[0]
+
+
+def assert_same_run(config, other):
+    """Two runs have the same records and end with the same state, bit for bit."""
+    assert records(config.out) == records(other.out)
+    (state, history), (expected, expected_history) = newest(config.out), newest(other.out)
+    assert len(history) == len(expected_history)
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def raise_at(monkeypatch, place, call, number):
+    """Sends this process a signal when a method is called for the n-th time."""
+    cls, name = place
+    real, calls = getattr(cls, name), []
+
+    def method(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            signal.raise_signal(number)
+        return real(*arguments)
+
+    monkeypatch.setattr(cls, name, method)
 
 
 def read_points(folder):

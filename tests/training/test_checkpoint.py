@@ -1,3 +1,8 @@
+import os
+import pickle
+import shutil
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,3 +76,118 @@ def test_no_checkpoint_is_a_clear_error_and_makes_no_folder(tmp_path):
     ):
         checkpoints.restore_latest(state(0))
     assert list(tmp_path.iterdir()) == []
+
+
+def random_state(value):
+    # Random, so that compression leaves no byte without a meaning.
+    return {"weights": jax.random.normal(jax.random.key(value), (60, 50)), "step": jnp.int32(value)}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run folder with two checkpoints."""
+    folder = tmp_path_factory.mktemp("saved")
+    with Checkpoints(folder) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save_latest(step, random_state(step), [{"epoch": step}])
+    return folder
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path, share=0.5):
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * share)] ^= 1
+    path.write_bytes(content)
+
+
+ATTACKS = {"truncate": truncate, "empty": lambda path: path.write_bytes(b""), "flip": flip, "delete": Path.unlink}
+
+
+def is_noticed(saved, run, file, attack, capfd):
+    """Whether the damage is named and the checkpoint before is used; what comes back is whole in any case."""
+    shutil.copytree(saved, run)
+    attack(run / file.relative_to(saved))
+    capfd.readouterr()
+    with Checkpoints(run) as checkpoints:
+        restored, history = checkpoints.restore_latest(random_state(0))
+    step = history[-1]["epoch"]
+    jax.tree.map(np.testing.assert_array_equal, restored, random_state(step))
+    warning = capfd.readouterr().err
+    assert (step == 1) == bool(warning)
+    if warning:
+        assert warning.startswith(f"warning: the checkpoint {run}/checkpoints/latest/2 is damaged (")
+        assert warning.count("\n") == 1 and len(warning) < 400
+    return step == 1
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_any_file_of_the_newest_checkpoint_may_be_damaged(saved, tmp_path, capfd, attack):
+    newest = saved / "checkpoints" / "latest" / "2"
+    files = [path for path in newest.rglob("*") if path.is_file()]
+    noticed = {
+        str(file.relative_to(newest))
+        for number, file in enumerate(files)
+        if is_noticed(saved, tmp_path / str(number), file, ATTACKS[attack], capfd)
+    }
+    # Orbax writes files too that nothing is read from. These hold the records, the arrays, and where they are.
+    (arrays,) = (str(path.relative_to(newest)) for path in (newest / "state" / "d").iterdir())
+    assert {"history/metadata", "state/manifest.ocdbt", arrays} <= noticed
+
+
+def test_any_byte_of_the_saved_arrays_may_flip(saved, tmp_path, capfd):
+    (arrays,) = (saved / "checkpoints" / "latest" / "2" / "state" / "d").iterdir()
+    for number, share in enumerate(np.linspace(0, 0.999, 24)):
+        assert is_noticed(saved, tmp_path / str(number), arrays, lambda path, share=share: flip(path, share), capfd)
+
+
+@pytest.mark.parametrize("part", ["state", "history"])
+def test_half_of_the_newest_checkpoint_may_be_missing(saved, tmp_path, capfd, part):
+    shutil.copytree(saved, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "latest" / "2" / part)
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.restore_latest(random_state(0))[1] == [{"epoch": 1}]
+        assert "is damaged (" in capfd.readouterr().err
+        checkpoints.save_latest(2, random_state(2), [{"epoch": 2}])
+        checkpoints.close()
+        assert checkpoints.restore_latest(random_state(0))[1] == [{"epoch": 2}]
+
+
+def test_arrays_of_another_checkpoint_are_noticed(saved, tmp_path, capfd):
+    """Every file is as Orbax wrote it, and its own checksums hold."""
+    shutil.copytree(saved, tmp_path / "run")
+    latest = tmp_path / "run" / "checkpoints" / "latest"
+    shutil.rmtree(latest / "2" / "state")
+    shutil.copytree(latest / "1" / "state", latest / "2" / "state")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.restore_latest(random_state(0))[1] == [{"epoch": 1}]
+    assert "is damaged (its SHA-256 is not that of what was saved)" in capfd.readouterr().err
+
+
+def test_changed_records_are_noticed(saved, tmp_path, capfd):
+    (records,) = (saved / "checkpoints" / "latest" / "2" / "history").glob("metadata")
+
+    def change(path):
+        text = path.read_text()
+        assert '"epoch": 2' in text
+        path.write_text(text.replace('"epoch": 2', '"epoch": 3'))
+
+    assert is_noticed(saved, tmp_path / "run", records, change, capfd)
+
+
+def test_nothing_in_a_checkpoint_is_executed(saved, tmp_path, capfd):
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "trace"),)
+
+    for number, file in enumerate(path for path in saved.rglob("*") if path.is_file()):
+        run = tmp_path / str(number)
+        shutil.copytree(saved, run)
+        (run / file.relative_to(saved)).write_bytes(pickle.dumps(Attack()))
+        with Checkpoints(run) as checkpoints:
+            checkpoints.restore_latest(random_state(0))
+    assert not (tmp_path / "trace").exists()
+    pickle.loads(pickle.dumps(Attack()))
+    assert (tmp_path / "trace").exists()  # the attack works where a pickle is read

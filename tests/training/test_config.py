@@ -115,3 +115,15 @@ def test_a_rate_decays_in_one_way():
 def test_the_optimizer_is_one_that_there_is():
     with pytest.raises(InputError, match="optimizer is 'rmsprop'; it must be one of sgd, adam"):
         TrainConfig(optimizer="rmsprop")
+
+
+# Any path will do, and a flag without a value cannot be wrong.
+CHECKED = {field.name for field in dataclasses.fields(TrainConfig)} - {
+    *("data_dir", "out", "augment", "resume", "require_gpu"),
+}
+
+
+@pytest.mark.parametrize("field", sorted(CHECKED))
+def test_every_field_with_a_wrong_type_is_named(field):
+    with pytest.raises(InputError, match=field):
+        dataclasses.replace(TrainConfig(), **{field: [object()]})

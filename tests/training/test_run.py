@@ -1,40 +1,21 @@
 import dataclasses
-import functools
 import json
 import math
 import shutil
-from types import SimpleNamespace
+import signal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_fixtures import made_dataset, read_points, records
+from training_fixtures import assert_same_run, made_dataset, newest, raise_at, records
 
 from seanet_jax.errors import InputError
 from seanet_jax.inference.trained import load_model
-from seanet_jax.training.checkpoint import Checkpoints
-from seanet_jax.training.loop import Loop, TrainingDivergedError
-from seanet_jax.training.optimizer import optimizer
+from seanet_jax.training.interrupt import StoppedError
+from seanet_jax.training.loop import Loop
 from seanet_jax.training.run import fit
-from seanet_jax.training.step import Metrics, create_state
-from seanet_jax.training.trainer import Evaluation, Trainer, loss_and_accuracy
 
 STEPS_PER_EPOCH = 5  # 40 images in batches of 8
-
-
-def final_state(config):
-    model = load_model(config.out, "latest")
-    template = create_state(model, optimizer(config, STEPS_PER_EPOCH))
-    with Checkpoints(config.out) as checkpoints:
-        return checkpoints.restore_latest(template)
-
-
-def assert_same_run(one, other):
-    assert records(one.out) == records(other.out)
-    (state, history), (other_state, other_history) = final_state(one), final_state(other)
-    assert len(history) == len(other_history)
-    jax.tree.map(np.testing.assert_array_equal, state, other_state)
 
 
 def test_a_run_learns_and_leaves_a_complete_folder(tiny):
@@ -66,15 +47,6 @@ def test_records_hold_each_epoch_once(tiny):
         assert line["test_accuracy"] * 23 == pytest.approx(round(line["test_accuracy"] * 23))
 
 
-def test_tensorboard_has_a_point_per_epoch(tiny):
-    config = tiny()
-    fit(config)
-    points = read_points(config.out)
-    for record in records(config.out):
-        assert points["accuracy/test", record["step"]] == pytest.approx(record["test_accuracy"])
-        assert points["loss/train", record["step"]] == pytest.approx(record["train_loss"])
-
-
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tiny):
     one, again, other = tiny("one"), tiny("again"), tiny("other", seed=1)
     for config in (one, again, other):
@@ -103,23 +75,6 @@ def test_a_stop_inside_an_epoch_is_recorded_until_the_epoch_is_whole(tiny):
 
 
 @pytest.mark.slow
-def test_every_epoch_has_an_order_of_its_own_also_after_a_stop(tiny, monkeypatch):
-    seen = []
-
-    def order(trainer, epoch):
-        seen.append((epoch, tuple(np.asarray(real(trainer, epoch)))))
-        return real(trainer, epoch)
-
-    real = Trainer.order
-    monkeypatch.setattr(Trainer, "order", order)
-    fit(tiny(max_steps=7))
-    fit(tiny(resume=True))
-    assert {epoch for epoch, _ in seen} == {0, 1, 2}
-    assert len({order for _, order in seen}) == 3
-    assert len(set(seen)) == 3  # epoch 1, begun before the stop, keeps its order after it
-
-
-@pytest.mark.slow
 def test_more_epochs_continue_a_finished_run(tiny):
     fit(tiny("long", epochs=4))
     fit(tiny("short", epochs=2))
@@ -133,7 +88,7 @@ def test_a_checkpoint_holds_its_own_step_though_training_went_on(tiny):
     fit(tiny("short", epochs=2))
     for kind in ("latest", "best"):
         shutil.rmtree(tiny("long").out / "checkpoints" / kind / "15", ignore_errors=True)
-    (state, history), (expected, expected_history) = final_state(tiny("long")), final_state(tiny("short"))
+    (state, history), (expected, expected_history) = newest(tiny("long").out), newest(tiny("short").out)
     jax.tree.map(np.testing.assert_array_equal, state, expected)
     assert len(history) == len(expected_history) == 2
 
@@ -158,101 +113,6 @@ def test_a_run_killed_before_its_first_checkpoint_starts_at_its_beginning(tiny, 
     assert_same_run(whole, killed)
 
 
-def test_starting_over_an_existing_run_is_refused(tiny):
-    config = tiny()
-    fit(config)
-    before = (config.out / "metrics.jsonl").read_bytes()
-    with pytest.raises(InputError, match="holds a run already; --resume"):
-        fit(config)
-    assert (config.out / "metrics.jsonl").read_bytes() == before
-
-
-def test_resuming_as_another_run_is_refused(tiny):
-    config = tiny()
-    fit(config)
-    with pytest.raises(InputError, match=r"batch_size: 8 was saved, 4 is asked; seed: 0 was saved, 1 is asked"):
-        fit(dataclasses.replace(config, resume=True, batch_size=4, seed=1))
-
-
-def test_a_folder_with_something_else_in_it_is_refused(tiny):
-    config = tiny()
-    config.out.mkdir()
-    (config.out / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match="not empty and not a run"):
-        fit(config)
-    assert [path.name for path in config.out.iterdir()] == ["thesis.tex"]
-
-
-def test_nothing_to_resume_is_refused_and_nothing_written(tiny):
-    config = tiny(resume=True)
-    with pytest.raises(InputError, match="holds no run"):
-        fit(config)
-    assert not config.out.exists()
-
-
-def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tiny):
-    config = tiny(batch_size=41)
-    with pytest.raises(InputError, match="batch_size is 41; it must be at most 40"):
-        fit(config)
-    assert not config.out.exists()
-
-
-def test_a_diverging_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny):
-    config = tiny(epochs=1)
-    fit(config)
-    before = final_state(config)
-    # The published schedule cannot diverge here, so the saved state is damaged instead.
-    with Checkpoints(config.out) as checkpoints:
-        state, history = before
-        wild = jax.tree.map(lambda p: p * np.float32("inf"), state.params)
-        checkpoints.save_latest(6, state._replace(step=state.step + 1, params=wild), history)
-    with pytest.raises(TrainingDivergedError, match=r"loss is nan in epoch 2 at step 7, learning rate 0\.05"):
-        fit(dataclasses.replace(config, epochs=2, resume=True))
-
-
-def test_the_step_that_diverged_is_named_though_steps_are_looked_at_together():
-    steps = [(step, Metrics(jnp.float32(loss), jnp.int32(0), jnp.int32(8))) for step, loss in ((11, 1), (12, "inf"))]
-    steps.append((13, Metrics(jnp.float32("nan"), jnp.int32(0), jnp.int32(8))))
-    trainer = SimpleNamespace(
-        steps_per_epoch=10, learning_rate=lambda step: step / 100, config=SimpleNamespace(on_nan="stop")
-    )
-    loop = SimpleNamespace(_trainer=trainer)
-    loop._diverged = functools.partial(Loop._diverged, loop)
-    with pytest.raises(TrainingDivergedError, match=r"loss is inf in epoch 2 at step 12, learning rate 0\.11"):
-        Loop._report(loop, steps)
-
-
-def test_the_host_reads_metrics_only_now_and_then(tiny, monkeypatch):
-    reads = []
-
-    def count(metrics):
-        reads.append(int(metrics.num_images))
-        return read(metrics)
-
-    read = loss_and_accuracy
-    for module in ("loop", "trainer"):
-        monkeypatch.setattr(f"seanet_jax.training.{module}.loss_and_accuracy", count)
-    # Five steps of eight images an epoch. Read: the run's first step, the last of each epoch, and then the epoch's
-    # record: training and test.
-    for seconds, expected in ((math.inf, [8, 40, 40, 23, 40, 40, 23]), (0, [*range(8, 41, 8), 40, 23] * 2)):
-        monkeypatch.setattr("seanet_jax.training.loop._SECONDS_BETWEEN_REPORTS", seconds)
-        reads.clear()
-        fit(tiny(f"every {seconds} s", epochs=2))
-        assert reads == expected
-
-
-@pytest.mark.slow
-def test_a_validation_split_chooses_the_best_epoch(tiny):
-    config = tiny(validation_fraction=0.25, batch_size=6)
-    summary = fit(config)
-    assert summary["best_chosen_on"] == "validation"
-    for line in records(config.out):
-        assert (line["val_accuracy"] * 10).is_integer()
-        assert (line["train_accuracy"] * 30).is_integer()
-    best = max(records(config.out), key=lambda line: line["val_accuracy"])
-    assert summary["best"]["epoch"] == best["epoch"]
-
-
 @pytest.mark.slow
 def test_the_saved_networks_have_the_recorded_accuracy(tiny):
     config = tiny(learning_rate=0.3)
@@ -265,26 +125,19 @@ def test_the_saved_networks_have_the_recorded_accuracy(tiny):
         assert np.mean(np.asarray(predicted) == data.test_labels) == pytest.approx(record["test_accuracy"])
 
 
-def test_best_is_the_first_of_the_highest(tiny):
-    config = tiny()
-    summary = fit(config)
-    accuracies = [line["test_accuracy"] for line in records(config.out)]
-    assert summary["best"]["epoch"] == accuracies.index(max(accuracies)) + 1
-    (best,) = (config.out / "checkpoints" / "best").iterdir()
-    assert int(best.name) == summary["best"]["step"]
-
-
-def test_the_end_inside_an_epoch_is_best_only_where_no_epoch_is_whole(tiny, monkeypatch):
-    accuracies = {5: 0.5, 7: 0.9, 3: 0.4}
-    monkeypatch.setattr(Evaluation, "__call__", lambda evaluation, state, stop: (1.0, accuracies[int(state.step)]))
-    for name, stop, expected in (("after one", 7, 5), ("before any", 3, 3)):
-        config = tiny(name, max_steps=stop)
-        assert fit(config)["best"]["step"] == expected
-        assert [path.name for path in (config.out / "checkpoints" / "best").iterdir()] == [str(expected)]
-
-
 def test_load_model_names_what_is_missing(tiny, tmp_path):
     with pytest.raises(InputError, match="which is 'newest'"):
         load_model(tmp_path, "newest")
     with pytest.raises(InputError, match="holds no run"):
         load_model(tmp_path)
+
+
+def test_fewer_steps_than_were_done_are_refused(tiny, monkeypatch):
+    config = tiny()
+    with monkeypatch.context() as patch:
+        raise_at(patch, (Loop, "_report"), 2, signal.SIGTERM)
+        patch.setattr("seanet_jax.training.loop._SECONDS_BETWEEN_REPORTS", 0)
+        with pytest.raises(StoppedError):
+            fit(config)
+    with pytest.raises(InputError, match=r"at step [2-4] already; ask for more than 1 steps"):
+        fit(dataclasses.replace(config, max_steps=1, resume=True))

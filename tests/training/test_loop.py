@@ -1,0 +1,147 @@
+import dataclasses
+import functools
+import gc
+import math
+import resource
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from training_fixtures import newest, records
+
+from seanet_jax.training.checkpoint import Checkpoints
+from seanet_jax.training.loop import Loop, TrainingDivergedError
+from seanet_jax.training.run import fit
+from seanet_jax.training.run_folder import RunFolder
+from seanet_jax.training.step import Metrics
+from seanet_jax.training.trainer import Evaluation, loss_and_accuracy
+
+
+def test_an_epoch_is_recorded_once_the_checkpoints_before_it_are_written(tiny, monkeypatch):
+    """Records of two epochs thus prove that there was a checkpoint."""
+    calls = []
+    for cls, name in ((Checkpoints, "wait"), (RunFolder, "append")):
+        real = getattr(cls, name)
+        monkeypatch.setattr(cls, name, lambda *args, real=real, name=name: (calls.append(name), real(*args)))
+    fit(tiny())
+    assert calls == ["wait", "append"] * 3
+
+
+def test_parameters_that_are_not_finite_are_never_saved(tiny, monkeypatch):
+    """The loss is finite still, that of the parameters before the step."""
+    real = Loop._take_steps
+
+    def take_steps(loop, state, order, step, pause):
+        state, step = real(loop, state, order, step, pause)
+        if step == 10:
+            state = state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.inf, state.params))
+        return state, step
+
+    monkeypatch.setattr(Loop, "_take_steps", take_steps)
+    config = tiny()
+    with pytest.raises(TrainingDivergedError, match="parameters are NaN or infinite in epoch 2 at step 10, learning"):
+        fit(config)
+    assert [path.name for path in (config.out / "checkpoints" / "latest").iterdir()] == ["5"]
+
+
+def test_a_run_may_be_told_to_go_on_with_nan(tiny):
+    summary = fit(tiny(learning_rate=1e20, on_nan="continue"))
+    assert summary["finished"] and not np.isfinite(summary["last"]["train_loss"])
+
+
+@pytest.mark.slow
+def test_thirty_epochs_need_no_more_memory_than_two(tiny, monkeypatch):
+    """Prints the figures: ``pytest -s -k thirty_epochs``."""
+    real, arrays, mebibytes = Loop._end_epoch, [], []
+
+    def end_epoch(loop, state, step):
+        real(loop, state, step)
+        loop._checkpoints.wait()
+        gc.collect()
+        arrays.append(len(jax.live_arrays()))
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        mebibytes.append(pages * resource.getpagesize() / 2**20)
+
+    monkeypatch.setattr(Loop, "_end_epoch", end_epoch)
+    fit(tiny(epochs=30, decay_every=30))
+    print("resident after each epoch, MiB:", *(f"{size:.1f}" for size in mebibytes))
+    assert len(set(arrays[1:])) == 1
+    # Orbax keeps a little of each checkpoint it writes, and glibc some of what was freed.
+    assert mebibytes[-1] - mebibytes[1] < 32
+
+
+def test_a_diverging_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny):
+    config = tiny(epochs=1)
+    fit(config)
+    before = newest(config.out)
+    # The published schedule cannot diverge here, so the saved state is damaged instead.
+    with Checkpoints(config.out) as checkpoints:
+        state, history = before
+        wild = jax.tree.map(lambda p: p * np.float32("inf"), state.params)
+        checkpoints.save_latest(6, state._replace(step=state.step + 1, params=wild), history)
+    with pytest.raises(TrainingDivergedError, match=r"loss is nan in epoch 2 at step 7, learning rate 0\.05"):
+        fit(dataclasses.replace(config, epochs=2, resume=True))
+
+
+def test_the_step_that_diverged_is_named_though_steps_are_looked_at_together():
+    steps = [(step, Metrics(jnp.float32(loss), jnp.int32(0), jnp.int32(8))) for step, loss in ((11, 1), (12, "inf"))]
+    steps.append((13, Metrics(jnp.float32("nan"), jnp.int32(0), jnp.int32(8))))
+    trainer = SimpleNamespace(
+        steps_per_epoch=10, learning_rate=lambda step: step / 100, config=SimpleNamespace(on_nan="stop")
+    )
+    loop = SimpleNamespace(_trainer=trainer)
+    loop._diverged = functools.partial(Loop._diverged, loop)
+    with pytest.raises(TrainingDivergedError, match=r"loss is inf in epoch 2 at step 12, learning rate 0\.11"):
+        Loop._report(loop, steps)
+
+
+def test_the_host_reads_metrics_only_now_and_then(tiny, monkeypatch):
+    reads = []
+
+    def count(metrics):
+        reads.append(int(metrics.num_images))
+        return read(metrics)
+
+    read = loss_and_accuracy
+    for module in ("loop", "trainer"):
+        monkeypatch.setattr(f"seanet_jax.training.{module}.loss_and_accuracy", count)
+    # Five steps of eight images an epoch. Read: the run's first step, the last of each epoch, and then the epoch's
+    # record: training and test.
+    for seconds, expected in ((math.inf, [8, 40, 40, 23, 40, 40, 23]), (0, [*range(8, 41, 8), 40, 23] * 2)):
+        monkeypatch.setattr("seanet_jax.training.loop._SECONDS_BETWEEN_REPORTS", seconds)
+        reads.clear()
+        fit(tiny(f"every {seconds} s", epochs=2))
+        assert reads == expected
+
+
+@pytest.mark.slow
+def test_a_validation_split_chooses_the_best_epoch(tiny):
+    config = tiny(validation_fraction=0.25, batch_size=6)
+    summary = fit(config)
+    assert summary["best_chosen_on"] == "validation"
+    for line in records(config.out):
+        assert (line["val_accuracy"] * 10).is_integer()
+        assert (line["train_accuracy"] * 30).is_integer()
+    best = max(records(config.out), key=lambda line: line["val_accuracy"])
+    assert summary["best"]["epoch"] == best["epoch"]
+
+
+def test_best_is_the_first_of_the_highest(tiny):
+    config = tiny()
+    summary = fit(config)
+    accuracies = [line["test_accuracy"] for line in records(config.out)]
+    assert summary["best"]["epoch"] == accuracies.index(max(accuracies)) + 1
+    (best,) = (config.out / "checkpoints" / "best").iterdir()
+    assert int(best.name) == summary["best"]["step"]
+
+
+def test_the_end_inside_an_epoch_is_best_only_where_no_epoch_is_whole(tiny, monkeypatch):
+    accuracies = {5: 0.5, 7: 0.9, 3: 0.4}
+    monkeypatch.setattr(Evaluation, "__call__", lambda evaluation, state, stop: (1.0, accuracies[int(state.step)]))
+    for name, stop, expected in (("after one", 7, 5), ("before any", 3, 3)):
+        config = tiny(name, max_steps=stop)
+        assert fit(config)["best"]["step"] == expected
+        assert [path.name for path in (config.out / "checkpoints" / "best").iterdir()] == [str(expected)]

@@ -1,0 +1,95 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import filelock
+import pytest
+from training_fixtures import assert_same_run
+
+from seanet_jax.errors import InputError
+from seanet_jax.training import images
+from seanet_jax.training.run import fit
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tiny):
+    with pytest.raises(InputError, match=r"/proc/nope/run cannot be written \(No such file or directory\)"):
+        fit(dataclasses.replace(tiny(), out=Path("/proc/nope/run")))
+
+
+def test_a_second_process_is_refused(tiny):
+    config = tiny(epochs=1)
+    fit(config)
+    with filelock.FileLock(config.out / "lock"), pytest.raises(InputError, match="in use by another process"):
+        fit(dataclasses.replace(config, epochs=2, resume=True))
+    # A lock file alone, left by a process that died, is no obstacle.
+    assert (config.out / "lock").exists() or (config.out / "lock").touch() is None
+    fit(dataclasses.replace(config, epochs=2, resume=True))
+
+
+def test_a_new_run_in_a_locked_folder_is_refused(tiny):
+    config = tiny()
+    config.out.mkdir()
+    with filelock.FileLock(config.out / "lock"), pytest.raises(InputError, match="in use by another process"):
+        fit(config)
+    fit(config)
+
+
+def test_other_images_of_the_same_name_are_refused(tiny, monkeypatch):
+    config = tiny(epochs=1)
+    fit(config)
+    other = images.load("digits", None, False)
+    pixels = other.train_images.copy()
+    pixels[0, 0, 0, 0] ^= 1
+    monkeypatch.setattr(images, "load", lambda name, data_dir, mapped: dataclasses.replace(other, train_images=pixels))
+    with pytest.raises(InputError, match="was trained on other images of the name digits"):
+        fit(dataclasses.replace(config, epochs=2, resume=True))
+
+
+def test_harmless_changes_are_recorded(tiny):
+    config = tiny(epochs=1)
+    fit(config)
+    fit(dataclasses.replace(config, epochs=2, log_every=7, resume=True))
+    (resumed,) = json.loads((config.out / "config.json").read_text())["resumed"]
+    assert resumed["step"] == 5
+    assert {"epochs: 1 was saved, 2 is asked", "log_every: 50 was saved, 7 is asked"} <= set(resumed["changed"])
+
+
+def test_a_run_killed_before_it_wrote_anything_is_resumed_by_starting_it(tiny, in_peace):
+    whole, killed = in_peace(), tiny("killed")
+    killed.out.mkdir()
+    (killed.out / "lock").touch()
+    (killed.out / "config.json.tmp").write_text("{")
+    fit(dataclasses.replace(killed, resume=True))
+    assert_same_run(whole, killed)
+
+
+def test_starting_over_an_existing_run_is_refused(tiny):
+    config = tiny()
+    fit(config)
+    before = (config.out / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match="holds a run already; --resume"):
+        fit(config)
+    assert (config.out / "metrics.jsonl").read_bytes() == before
+
+
+def test_resuming_as_another_run_is_refused(tiny):
+    config = tiny()
+    fit(config)
+    with pytest.raises(InputError, match=r"batch_size: 8 was saved, 4 is asked; seed: 0 was saved, 1 is asked"):
+        fit(dataclasses.replace(config, resume=True, batch_size=4, seed=1))
+
+
+def test_a_folder_with_something_else_in_it_is_refused(tiny):
+    config = tiny()
+    config.out.mkdir()
+    (config.out / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="not empty and not a run"):
+        fit(config)
+    assert [path.name for path in config.out.iterdir()] == ["thesis.tex"]
+
+
+def test_nothing_to_resume_is_refused_and_nothing_written(tiny):
+    config = tiny(resume=True)
+    with pytest.raises(InputError, match="holds no run"):
+        fit(config)
+    assert not config.out.exists()
