@@ -1,4 +1,4 @@
-"""Whatever the input: it works, or an error of this package's own says what was wrong with it.
+"""Any input either works, or leads to an error of this package that says what is wrong with it.
 
 pytest tests/test_fuzz.py --hypothesis-profile=long
 """
@@ -30,7 +30,7 @@ from seanet_jax.training.config import TrainConfig
 
 @contextlib.contextmanager
 def works_or_says_why():
-    """Lets through what works and what this package refuses; the sentence must be one."""
+    """Passes if the code works, or if it raises an InputError of one line."""
     try:
         yield
     except InputError as error:
@@ -135,7 +135,7 @@ def test_capsules(x, other, groups):
         assert capsules.class_capsules(x, other).shape[::2] == (x.shape[0], x.shape[2])
 
 
-# A number that float32 has not is an overflow, of which NumPy warns.
+# NumPy warns of a number that float32 cannot hold.
 @given(arrays, arrays, oddities.filter(lambda value: not isinstance(value, float) or not abs(value) > 1e30))
 def test_transport(x, y, regularization):
     with works_or_says_why():
@@ -171,7 +171,7 @@ some_sizes = st.one_of(st.integers(-1, 9), oddities)
 @given(st.one_of(arrays, maps), some_sizes, some_sizes, st.booleans())
 def test_modules(name, x, size, other, flag):
     with works_or_says_why():
-        # Nothing is computed: what fails then fails while shapes are worked out.
+        # Nothing is computed: an unexpected error would come from inferring shapes.
         nnx.eval_shape(lambda x: MODULES[name](size, other, flag, nnx.Rngs(0))(x), x)
 
 
@@ -236,7 +236,7 @@ def test_data_sets(train_images, train_labels, test_images, test_labels, mean, l
 
 
 def test_nan_images_are_refused_or_stay_nan():
-    """Floating-point images are for the network alone; what a NaN touches is NaN, and never a silent class."""
+    """A data set refuses floating-point images; in the network, the logits of an image with NaN are NaN."""
     model = seanet_jax.SEANet(dataclasses.replace(NETWORK, stage_sizes=(1,), widths=(8,)), rngs=nnx.Rngs(0))
     model.eval()
     x = jnp.zeros((2, 8, 8, 3)).at[0].set(jnp.nan)

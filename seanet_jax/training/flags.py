@@ -221,9 +221,10 @@ def _own_fields(
     if not recipe:
         return {}
     # A study has a list of learning rates in place of one.
-    rate = recipe.pop("learning_rate")
+    rate = recipe.pop("learning_rate", None)
+    rates = flags.learning_rates if rate is None else (rate,)
     try:
-        _, parsed = _read(dataclasses.replace(flags, **recipe, learning_rates=(rate,)), description, arguments)
+        _, parsed = _read(dataclasses.replace(flags, **recipe, learning_rates=rates), description, arguments)
     except InputError as error:
         raise InputError(f"{model}, by its published recipe: {error}") from None
     own = {name: value for name in recipe if (value := getattr(parsed, name)) != getattr(shared, name)}

@@ -9,7 +9,7 @@ from jax.test_util import check_grads
 from seanet_jax.errors import InputError
 from seanet_jax.layers import capsules
 
-# Slow and plain: loops over every capsule, in float64.
+# The reference: plain loops over every capsule, in float64.
 
 
 def slow_squash(vector):

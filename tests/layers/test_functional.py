@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from seanet_jax import InputError, aggregate, squeeze_excite
 from seanet_jax.layers.functional import AGGREGATE_OPS, batch_norm, batch_statistics
 
-# Derandomized: a run of the suite gives the same verdict everywhere and leaves no database behind.
+# Derandomized, so that a test passes or fails alike everywhere, and leaves no database behind.
 property_test = settings(max_examples=10, deadline=None, derandomize=True)
-# Every new shape is compiled: once when jitted, once per operation when not.
+# Few examples, because every new shape is compiled: once if jitted, once for each operation if not.
 jitted_aggregate = jax.jit(aggregate, static_argnames=("factor", "op"))
 jitted_squeeze_excite = jax.jit(squeeze_excite)
 NUMPY_OPS = {"sum": np.sum, "mean": np.mean, "max": np.max}

@@ -18,12 +18,12 @@ def normal(seed, *shape):
 
 
 def abstract(kind, *arguments, **options):
-    """A module whose arrays have shapes but no values, which takes no compilation."""
+    """Builds a module whose arrays have shapes but no values, which takes no compilation."""
     return nnx.eval_shape(lambda: kind(*arguments, **options, rngs=nnx.Rngs(0)))
 
 
 def output(module, *shape, dtype=jnp.float32):
-    """Shape and dtype of the module's result, without computing it."""
+    """Returns the shape and dtype of a module's result without computing it."""
     return nnx.eval_shape(lambda module, x: module(x), module, jax.ShapeDtypeStruct(shape, dtype))
 
 
@@ -46,7 +46,7 @@ def run(module, x):
 
 @functools.cache
 def many_weights(kind):
-    """A module with enough weights to see their distribution."""
+    """Builds a module with enough weights to see their distribution."""
     return Conv(64, 96, 3, rngs=nnx.Rngs(0)) if kind == "conv" else Linear(400, 500, rngs=nnx.Rngs(0))
 
 
@@ -183,10 +183,10 @@ def test_training_batch_norm_rejects_a_single_value_per_channel(shape):
     np.testing.assert_allclose(bn(jnp.ones(shape)), np.ones(shape), rtol=1e-5)
 
 
-# Batch normalisation
+# Batch normalization
 
 
-def test_training_normalises_with_the_batch_then_scales_and_shifts():
+def test_training_normalizes_with_the_batch_then_scales_and_shifts():
     x = normal(0, 16, 4) * 3 + 5
     bn = BatchNorm(4)
     bn.scale[...], bn.bias[...] = jnp.asarray(normal(1, 4)), jnp.asarray(normal(2, 4))
@@ -200,7 +200,7 @@ def test_running_averages_are_unbiased_with_momentum():
     bn = BatchNorm(3)
     mean, var = np.zeros(3), np.ones(3)
     for seed in range(4):
-        x = normal(seed, 3, 2, 1, 3) * 2 + 1  # six values per channel: the bias would be a fifth
+        x = normal(seed, 3, 2, 1, 3) * 2 + 1  # six values per channel, so a biased variance would be a sixth smaller
         run(bn, x)
         mean = 0.9 * mean + 0.1 * x.mean((0, 1, 2), dtype=np.float64)
         var = 0.9 * var + 0.1 * x.var((0, 1, 2), dtype=np.float64, ddof=1)
@@ -216,7 +216,7 @@ def test_momentum_weighs_the_old_value():
     np.testing.assert_allclose(bn.var[...], 0.25 + 0.75 * x.var(0, ddof=1), rtol=1e-5)
 
 
-def test_groups_are_normalised_each_by_itself_and_averaged_for_evaluation():
+def test_each_group_is_normalized_by_itself_and_averaged_for_evaluation():
     x = normal(0, 12, 3, 3, 2) * np.arange(1, 13).reshape(-1, 1, 1, 1)
     grouped, parts = BatchNorm(2, groups=3), [BatchNorm(2) for _ in range(3)]
     expected = np.concatenate([run(part, images) for part, images in zip(parts, np.split(x, 3), strict=True)])
@@ -273,7 +273,7 @@ def test_every_batch_norm_of_a_block_switches():
 
 
 def test_gradient_passes_through_the_batch_statistics():
-    # The sum of a normalised batch is constant, so its gradient vanishes; with fixed statistics it would not.
+    # The sum of a normalized batch is constant, so its gradient vanishes; with fixed statistics it would not.
     x = jnp.asarray(normal(0, 8, 2) + 3)
     gradient = jax.jit(jax.grad(lambda x: BatchNorm(2)(x).sum()))(x)
     np.testing.assert_allclose(gradient, 0, atol=1e-5)
@@ -340,7 +340,7 @@ def relu(x):
 
 
 class NumpyBlock:
-    """A block's operations in float64, with its parameters."""
+    """A block's operations in NumPy and float64, with the block's parameters."""
 
     def __init__(self, block):
         self.state = jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(nnx.state(block)))
@@ -360,7 +360,7 @@ class NumpyBlock:
 
 
 def block_with_values(*arguments, **options):
-    """A block in evaluation mode none of whose operations is the identity: made values in every variable."""
+    """Builds a block in evaluation mode, with values for which none of its operations is the identity."""
     rng = np.random.default_rng(0)
     block = abstract(ResidualBlock, *arguments, **options)
     block.eval()
@@ -406,7 +406,7 @@ def test_block_with_identity_shortcut():
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_preactivated_block_normalises_first_and_projects_the_activated_input(stride):
+def test_preactivated_block_normalizes_first_and_projects_the_activated_input(stride):
     block = block_with_values(4, 8, stride=stride, reduction=4, aggregate=Aggregate(2), preactivation=True)
 
     def composition(b, x):
@@ -430,16 +430,16 @@ def test_residual_block_rejects_a_width_it_cannot_aggregate():
         ResidualBlock(4, 6, aggregate=Aggregate(4), rngs=nnx.Rngs(0))
 
 
-# Convolutions with groups, a bias, another initialisation, or transposed
+# Convolutions in groups, with a bias or another initialization, and transposed ones
 
 
-def test_a_bias_and_groups_are_those_that_were_asked_for():
+def test_a_convolution_has_the_given_bias_and_groups():
     ones = jax.nn.initializers.ones
     conv = Conv(4, 6, 3, stride=2, groups=2, bias_init=ones, kernel_init=ones, rngs=nnx.Rngs(0))
     assert conv.kernel.shape == (3, 3, 2, 6) and conv.bias.shape == (6,)
     y = conv(jnp.ones((1, 4, 4, 4)))
     chex.assert_shape(y, (1, 2, 2, 6))
-    # Nine pixels of two channels, and the bias; four of the nine at the corner.
+    # The kernel covers nine pixels of two channels, of which four lie inside the image at a corner. The bias is added.
     np.testing.assert_array_equal(y[0, 1, 1], np.full(6, 19))
     np.testing.assert_array_equal(y[0, 0, 0], np.full(6, 9))
     assert Conv(4, 6, 3, rngs=nnx.Rngs(0)).bias is None
@@ -451,7 +451,7 @@ def test_a_transposed_convolution_enlarges():
     conv = ConvTranspose(2, 3, 3, stride=2, bias_init=ones, kernel_init=ones, rngs=nnx.Rngs(0))
     y = conv(jnp.ones((1, 4, 5, 2)))
     chex.assert_shape(y, (1, 8, 10, 3))
-    # A pixel of the result is reached by one, two or four of the input, of two channels each.
+    # A pixel of the result depends on one, two or four pixels of the input, of two channels each.
     assert set(np.unique(y)) == {3, 5, 9}
 
 

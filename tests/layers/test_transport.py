@@ -16,7 +16,7 @@ def slow_distances(x, y):
 
 
 def slow_sinkhorn(cost, rounds=10):
-    """As it is published, in float64: exponentials, sums and quotients."""
+    """Sinkhorn's iteration as published, in float64: exponentials, sums and quotients."""
     n, m = cost.shape
     kernel, b = np.exp(-cost), np.full(m, 1 / m)
     for _ in range(rounds):
@@ -26,7 +26,7 @@ def slow_sinkhorn(cost, rounds=10):
 
 
 def optimum(cost):
-    """The cheapest plan's cost, by linear programming."""
+    """Returns the cost of the cheapest plan, by linear programming."""
     n, m = cost.shape
     rows = np.kron(np.eye(n), np.ones(m))
     columns = np.kron(np.ones(n), np.eye(m))
@@ -51,7 +51,7 @@ def test_a_distance_of_zero_has_a_finite_gradient():
     gradient = jax.grad(lambda x: transport.pairwise_distances(x, x).sum())(x)
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(jax.grad(lambda y: transport.pairwise_distances(x[:1], y).sum())(x[:1]), [[0, 0]])
-    # Samples that are all the same, as of a critic that no longer answers.
+    # All samples are the same, as when all activations of a critic are zero.
     same = jnp.zeros((4, 3))
     value, gradient = jax.value_and_grad(lambda x: transport.transport_divergence(x, same))(same)
     assert value == 0
@@ -67,7 +67,7 @@ def test_the_plan_is_that_of_the_plain_iteration(n, m, seed):
 def test_marginals():
     cost = np.abs(samples(6, 4)) * 5
     plan = np.asarray(transport.sinkhorn(jnp.asarray(cost, jnp.float32)))
-    # The columns are what was scaled last.
+    # The columns are scaled last, so their sums are exact.
     np.testing.assert_allclose(plan.sum(0), np.full(4, 1 / 4), rtol=1e-5)
     far = [
         np.abs(transport.sinkhorn(jnp.asarray(cost), rounds=rounds).sum(1) - 1 / 6).max() for rounds in (1, 3, 10, 100)
@@ -75,7 +75,7 @@ def test_marginals():
     assert far == sorted(far, reverse=True) and far[-1] < 1e-6 < far[0]
 
 
-def test_the_cost_nears_the_linear_programs_as_the_regularisation_shrinks():
+def test_the_cost_nears_that_of_linear_programming_as_the_regularization_shrinks():
     with jax.enable_x64(True):
         for seed in range(3):
             x, y = samples(6, 2, seed=seed), samples(5, 2, seed=seed + 10) + 1
@@ -90,7 +90,7 @@ def test_the_cost_nears_the_linear_programs_as_the_regularisation_shrinks():
 
 
 def test_where_the_plain_iteration_fails_this_one_does_not():
-    # exp(-2000) is zero, even in float64: a row without any mass, divided by which the plan is NaN.
+    # exp(-2000) is zero even in float64. A row without any mass is divided by, and the plan is NaN.
     cost = np.array([[2000.0, 2001.0], [2003.0, 2000.0]])
     with np.errstate(all="ignore"):
         assert np.isnan(slow_sinkhorn(cost)).any()

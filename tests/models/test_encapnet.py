@@ -1,4 +1,4 @@
-"""EncapNet: shapes, counts, folding, weights in a folder; and training, from the command line to the page."""
+"""EncapNet: shapes, parameter counts, folding and weights in a folder."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ X = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
 
 
 def settled(config):
-    """In evaluation mode, with made values, and statistics that are not those it starts with."""
+    """Builds a network in evaluation mode, with values and statistics that are not the initial ones."""
     model = nnx.eval_shape(lambda: EncapNet(config, rngs=nnx.Rngs(0)))
     random = np.random.default_rng(1)
     arrays = {}
@@ -52,7 +52,7 @@ def count(config):
 
 
 def conv(kernel, inputs, outputs, groups=1):
-    """Weights and bias."""
+    """Counts the weights and biases of a convolution."""
     return kernel * kernel * (inputs // groups) * outputs + outputs
 
 
@@ -115,7 +115,7 @@ def test_only_modules_three_and_four_have_aides():
     assert kinds == 6 * [MasterConv] + 6 * [MasterAideConv]
 
 
-def test_the_shortcut_joins_before_the_last_normalisation():
+def test_the_shortcut_is_added_before_the_last_normalization():
     config = KINDS["encapnet"]
     block = CapsuleBlock(8, 8, 1, stride=1, cores=2, aide=False, config=config, rngs=nnx.Rngs(0))
     for core in block.cores:
@@ -126,7 +126,7 @@ def test_the_shortcut_joins_before_the_last_normalisation():
     x = jnp.abs(jnp.asarray(X[..., :1] * np.ones(8, np.float32)))
     first, last = block.maps(x)
     assert (first == 0).all()
-    # What is left of it is its own input: normalised by statistics of 0 and 1, rectified, squashed.
+    # Only the shortcut is left: the input, normalized by statistics of 0 and 1, rectified and squashed.
     from seanet_jax.layers.capsules import squash
 
     np.testing.assert_allclose(last, squash(x / math.sqrt(1 + 1e-5), 4), rtol=1e-5)
@@ -150,7 +150,7 @@ def test_initial_values():
 
 
 @pytest.mark.slow
-def test_the_agreement_is_added_in_training_only_where_it_is_asked_for():
+def test_the_agreement_is_added_in_training_only_if_the_config_says_so():
     images = np.random.default_rng(3).normal(size=(4, 16, 16, 3)).astype(np.float32)
     found = {}
     for name in NAMES:
@@ -174,7 +174,7 @@ def test_every_parameter_gets_a_finite_gradient(name):
 
     gradients = jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params))
     assert all(np.isfinite(gradient).all() for _, gradient in gradients)
-    # A bias that is normalised away has none.
+    # A bias before a normalization has no gradient, so only kernels are checked.
     kernels = [(path, gradient) for path, gradient in gradients if path[-1].key == "kernel"]
     assert all((gradient != 0).any() for _, gradient in kernels), [p for p, g in kernels if (g == 0).all()]
 

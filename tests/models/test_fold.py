@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolutions: the same numbers, from fewer operations."""
+"""Folding batch normalization into convolutions gives the same numbers by fewer operations."""
 
 import dataclasses
 
@@ -14,14 +14,15 @@ from seanet_jax.layers.modules import BatchNorm
 from seanet_jax.models import weights
 from seanet_jax.models.fold import fold_batch_norm
 
-# Every kind of network that has a name, made small; the stem is as wide as the first stage for an identity shortcut.
+# A small network of every kind among the presets. The stem is as wide as the first stage, so that the first shortcut
+# can be the identity.
 _SMALL = {"stage_sizes": (2, 1), "widths": (8, 16), "stem_width": 8, "reduction": 4, "aggregate_factor": 2}
 _SEANETS = [config for config in PRESETS.values() if isinstance(config, SEANetConfig)]
 KINDS = list(dict.fromkeys(dataclasses.replace(config, **_SMALL) for config in _SEANETS))
 X = jnp.asarray(np.random.RandomState(0).standard_normal((3, 8, 8, 3)), jnp.float32)
 
 
-def normalisations(model):
+def normalizations(model):
     return [path for path, module in nnx.iter_modules(model) if isinstance(module, BatchNorm)]
 
 
@@ -35,9 +36,9 @@ def test_the_folded_network_is_the_network(config):
     model = settled(config)
     before = weights.to_arrays(model)
     folded = fold_batch_norm(model)
-    # In a pre-activated block the first normalisation follows an addition, and so does the one before the classifier.
-    kept = [path for path in normalisations(model) if config.preactivation and path[-1] in ("bn1", "head_bn")]
-    assert normalisations(folded) == kept
+    # In a pre-activated block the first normalization follows an addition, and so does the one before the classifier.
+    kept = [path for path in normalizations(model) if config.preactivation and path[-1] in ("bn1", "head_bn")]
+    assert normalizations(folded) == kept
     expected, found = model.features(X) | {"logits": model(X)}, folded.features(X) | {"logits": folded(X)}
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5 * float(jnp.abs(array).max()), err_msg=name)

@@ -1,4 +1,4 @@
-"""Our network computes what the published PyTorch network computes (tests/models/golden/README.md)."""
+"""SEANet computes what the published PyTorch network computes (tests/models/golden/README.md)."""
 
 import dataclasses
 
@@ -43,14 +43,14 @@ VARIANTS = [
     ("cifar10", "float64", "lax"),
     ("cifar100", "float64", "lax"),
     ("cifar10", "float32", "lax"),
-    # What people train with on a CPU.
+    # The dtype and the method that are the defaults on a CPU.
     ("cifar10", "float32", "auto"),
     ("cifar100", "float32", "auto"),
 ]
 
 
 class Network:
-    """The published weights in our network, with jitted passes."""
+    """The published weights in this package's network, with jitted passes."""
 
     def __init__(self, dataset, dtype, conv_method):
         self.golden = reference.load(dataset)
@@ -66,7 +66,7 @@ class Network:
         self.gradient = jax.jit(jax.value_and_grad(self._loss, has_aux=True))
 
     def predict(self, x):
-        # The weights as arguments: as constants they take long to compile.
+        # The weights are arguments, because as constants they take long to compile.
         return jax.jit(lambda *state: nnx.merge(self.eval_graphdef, *state)(x))(self.params, self.batch_stats)
 
     def batch(self, source=None):
@@ -79,7 +79,7 @@ class Network:
         return cross_entropy(logits, y).mean(), (logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
     def entries(self, kind):
-        """The golden entries of a kind, by PyTorch's name."""
+        """Returns the golden entries of a kind, by PyTorch's name."""
         return {key.removeprefix(f"{kind}/"): value for key, value in self.golden.items() if key.startswith(f"{kind}/")}
 
 

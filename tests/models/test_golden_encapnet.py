@@ -1,4 +1,4 @@
-"""Our EncapNet computes what the published one computes, in its three variants (tests/models/golden/README.md)."""
+"""EncapNet computes what the published network computes, in its three variants (tests/models/golden/README.md)."""
 
 import json
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 NAMES = ("encapnet", "encapnet_plus", "encapnet_plus_plus")
 GOLDEN = reference.load()
-# Gradients below this are zero but for rounding: those of biases before a normalisation.
+# Gradients below this are zero but for rounding, as those of biases before a normalization are.
 ZERO = 1e-10
 
 
@@ -36,7 +36,7 @@ def batch(dtype):
 
 
 def one_pass(model, weights_of_agreement, dtype):
-    """Scores, margin loss, agreement and gradients, for each weight of the agreement; compiled once."""
+    """Computes scores, margin loss, agreement and gradients for each weight of the agreement; compiles once."""
     model.train()
     graphdef, params, batch_stats = split_model(model)
     images, labels = batch(dtype)
@@ -100,9 +100,10 @@ def test_a_training_pass_with_aides_and_with_agreement():
         assert_gradients(name, norms, 1e-9)
 
 
-def test_as_people_train_it():
+def test_a_training_pass_in_float32():
     ((scores, margin, _, norms),) = one_pass(network("encapnet", "float32", "auto"), [0], "float32")
-    # The published network's own float32 is not known; an activation that rounding moves across zero switches a ReLU.
+    # The published network's own float32 results are not known. The bounds are wide, because an activation that
+    # rounding moves across zero switches a ReLU.
     np.testing.assert_allclose(scores, GOLDEN["encapnet/train_scores"], rtol=1e-4)
     assert margin == pytest.approx(float(GOLDEN["encapnet/margin_loss"]), rel=1e-5)
     golden = {key.split("/")[-1]: float(v) for key, v in GOLDEN.items() if key.startswith("encapnet/gradnorm/")}

@@ -1,4 +1,4 @@
-"""Against counts by hand, and against XLA's."""
+"""The counts equal those made by hand, and those of XLA."""
 
 import dataclasses
 
@@ -84,7 +84,7 @@ def test_larger_images_cost_more_in_proportion():
 
 
 def evaluate(jaxpr, constants, arguments, product):
-    """A jaxpr's results, with its convolutions and matrix products computed by ``product(equation, a, b)``."""
+    """Evaluates a jaxpr, with its convolutions and matrix products computed by ``product(equation, a, b)``."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
 
     def read(atom):
@@ -105,7 +105,7 @@ def evaluate(jaxpr, constants, arguments, product):
 
 
 def whole(equation, a, b):
-    """With padding that is part of the input, because XLA leaves out what a kernel multiplies with padding."""
+    """Computes a product with padding as part of the input, because XLA does not count products with padding."""
     parameters = dict(equation.params)
     if "padding" in parameters:
         rows, columns = parameters["padding"]
@@ -115,7 +115,7 @@ def whole(equation, a, b):
 
 
 def free(equation, a, b):
-    """Something of the result's shape that follows from the input and costs nothing."""
+    """Returns an array of the result's shape that depends on the input and costs nothing."""
     first = lax.slice(a, [0] * a.ndim, [1] * a.ndim).reshape(())
     return jnp.broadcast_to(first, equation.outvars[0].aval.shape)
 
@@ -144,7 +144,7 @@ def test_multiply_adds_are_those_that_xla_counts(model, height, width):
 
         return jax.jit(run).lower(state, image).cost_analysis()["flops"]
 
-    # The difference is free of what both do element by element. XLA adds up in float32.
+    # The difference leaves out the operations on single elements, which both do. XLA counts in float32.
     assert 2 * multiply_adds(config, height, width) == pytest.approx(xla(whole) - xla(free), rel=1e-6)
 
 

@@ -42,7 +42,7 @@ def test_names_order_and_layouts_are_the_releases(dataset):
 @pytest.mark.parametrize(
     "name", ["seanet20_block", "seanet20_narrow", "seanet20_small", "senet20", "resnet32", "wide_resnet20"]
 )
-def test_networks_of_the_family_are_recognised(name):
+def test_networks_of_the_family_are_recognized(name):
     config = model_config(name, num_classes=100)
     model = random_network(config)
     arrays = state_dict(model)
@@ -78,7 +78,7 @@ def test_any_architecture_is_found_in_names_and_shapes(config):
     model = random_network(config)
     again = from_state_dict(state_dict(model))
     chex.assert_trees_all_equal(weights.to_arrays(again), weights.to_arrays(model))
-    free = {"reduction": config.reduction}  # what leaves the same hidden units is the same
+    free = {"reduction": config.reduction}  # several reductions give the same hidden units
     if config.aggregate_placement == "none":
         free["aggregate_factor"] = config.aggregate_factor
     assert dataclasses.replace(again.config, **free) == config

@@ -48,7 +48,7 @@ def test_margin_loss_is_the_loops(lengths, labels):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_the_margin_loss_of_a_sure_answer_is_zero():
+def test_the_margin_loss_of_a_confident_correct_prediction_is_zero():
     np.testing.assert_array_equal(margin_loss(jnp.asarray([[0.05, 0.95, 0.1]]), jnp.asarray([1])), [0])
 
 

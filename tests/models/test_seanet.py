@@ -15,8 +15,8 @@ from seanet_jax.models import model_config
 
 
 @functools.cache
-def tiny_values():
-    """Values for every variable of the tiny network, by path; positive where they must be."""
+def small_values():
+    """Returns values for every variable of the small network, by path. Variances are positive."""
     rng = np.random.default_rng(0)
     return {
         path: jnp.asarray(rng.uniform(0.5, 1.5, v.shape) if path[-1] == "var" else rng.normal(size=v.shape) / 2)
@@ -24,12 +24,12 @@ def tiny_values():
     }
 
 
-def tiny_logits(config, images):
-    """Of a network in evaluation mode; configs whose parameters have the same shapes get the same values."""
+def small_logits(config, images):
+    """Returns logits in evaluation mode. Configs whose parameters have the same shapes get the same values."""
     model = abstract(config)
     model.eval()
     graphdef, _ = nnx.split(model)
-    state = nnx.from_flat_state(tiny_values())
+    state = nnx.from_flat_state(small_values())
     return jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, images)
 
 
@@ -86,7 +86,7 @@ def test_other_image_sizes_and_channels_work(size, channels):
     chex.assert_shape(logits, (2, 7))
 
 
-def test_normalisation_of_stem_and_head():
+def test_normalization_of_stem_and_head():
     assert abstract(SMALL).stem_bn is not None and abstract(SMALL).head_bn is None
     preactivated = abstract(dataclasses.replace(SMALL, preactivation=True))
     assert preactivated.stem_bn is None and preactivated.head_bn is not None
@@ -177,8 +177,8 @@ def test_fields_that_are_not_used_may_not_fit():
 
 def test_bfloat16_logits_are_near_those_of_float32():
     x = images(4, 8, 8, 3)
-    exact = tiny_logits(SMALL, x)
-    rounded = tiny_logits(dataclasses.replace(SMALL, dtype="bfloat16"), x)
+    exact = small_logits(SMALL, x)
+    rounded = small_logits(dataclasses.replace(SMALL, dtype="bfloat16"), x)
     assert rounded.dtype == jnp.float32
     difference = np.abs(np.asarray(exact) - np.asarray(rounded)).max() / np.abs(np.asarray(exact)).max()
     assert 0 < difference < 0.05
@@ -186,7 +186,7 @@ def test_bfloat16_logits_are_near_those_of_float32():
 
 def test_the_three_ops_differ():
     x = images(2, 8, 8, 3)
-    logits = [tiny_logits(dataclasses.replace(SMALL, aggregate_op=op), x) for op in AGGREGATE_OPS]
+    logits = [small_logits(dataclasses.replace(SMALL, aggregate_op=op), x) for op in AGGREGATE_OPS]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(np.asarray(logits[first]) - np.asarray(logits[second])).max() > 1e-2
 

@@ -1,4 +1,4 @@
-"""What mypy, and with it an editor, knows of the public names."""
+"""The public names have precise types for mypy and editors."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Weights in a folder of model.safetensors and config.json: what comes back, and what is refused."""
+"""Weights in a folder of model.safetensors and config.json are read back bit for bit; wrong folders are refused."""
 
 import dataclasses
 import json
@@ -76,7 +76,7 @@ def test_a_new_classifier_is_drawn(model, folder):
     chex.assert_trees_all_equal(seven.features(jnp.asarray(X)), model.features(jnp.asarray(X)))
 
 
-def test_how_it_is_computed_is_the_readers_choice(folder):
+def test_dtype_and_method_are_chosen_by_the_reader(folder):
     assert SEANet.from_pretrained(folder).config.dtype == "float32"
     config = SEANet.from_pretrained(folder, dtype="bfloat16", conv_method="lax").config
     assert config == dataclasses.replace(CONFIG, dtype="bfloat16", conv_method="lax")

@@ -1,4 +1,4 @@
-"""EncapNet's golden vectors, and what its layers are called in PyTorch (see tests/models/golden/README.md)."""
+"""EncapNet's golden vectors, and the names of its layers in PyTorch (see tests/models/golden/README.md)."""
 
 import re
 
@@ -36,14 +36,14 @@ def load() -> dict[str, np.ndarray]:
 
 
 def path(key: str) -> str:
-    """Where a PyTorch name stands in our network."""
+    """Returns the path in this package's network of a PyTorch name."""
     layer, _, leaf = key.rpartition(".")
     for pattern, replacement in _LAYERS:
         if match := re.fullmatch(pattern, layer):
             parts = match.expand(replacement).split(".")
             if parts[0] == "modules":
                 parts[1] = str(int(parts[1]) - 1)
-                # A core convolution, its normalisation, ReLU and squash are four entries of a block.
+                # A core convolution, its normalization, ReLU and squash are four entries of a block.
                 if parts[-1].isdigit() or parts[-2].isdigit():
                     position = -1 if parts[-1].isdigit() else -2
                     parts[position] = str(int(parts[position]) // 4)
@@ -56,14 +56,14 @@ def path(key: str) -> str:
 
 
 def to_ours(key: str, value: np.ndarray) -> np.ndarray:
-    """OIHW to HWIO; of a transposed convolution, IOHW to HWIO."""
+    """Transposes OIHW to HWIO; for a transposed convolution, IOHW to HWIO."""
     if value.ndim != 4:
         return value
     return value.transpose((2, 3, 0, 1) if "G_net" in key else (2, 3, 1, 0))
 
 
 def set_weights(model, golden: dict[str, np.ndarray], name: str, dtype: str) -> None:
-    """Gives the model the reference weights; every variable must be named exactly once."""
+    """Sets the model's weights to the reference ones; every variable must be named exactly once."""
     arrays = reference.weights({"state_dict_order": golden[f"{name}/state_dict_order"]})
     arrays = {path(key): to_ours(key, value) for key, value in arrays.items()}
     weights.check_arrays(arrays, weights.shapes(model), "the formula")

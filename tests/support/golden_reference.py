@@ -30,7 +30,7 @@ def load(dataset: str) -> dict[str, np.ndarray]:
 
 
 def weights(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """PyTorch's state dict, float64, by name."""
+    """Returns PyTorch's state dict in float64, by name."""
     return {key: _weight(key, tuple(shape)) for key, shape in json.loads(str(golden["state_dict_order"]))}
 
 
@@ -50,7 +50,7 @@ def _weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def path(key: str) -> tuple[str | int, ...]:
-    """Where a PyTorch name stands in our state."""
+    """Returns the path in this package's state of a PyTorch name."""
     module, _, leaf = key.rpartition(".")
     for pattern, replacement in _MODULES:
         if match := re.fullmatch(pattern, module):
@@ -66,12 +66,12 @@ def path(key: str) -> tuple[str | int, ...]:
 
 
 def to_ours(value: np.ndarray) -> np.ndarray:
-    """OIHW to HWIO, out x in to in x out."""
+    """Transposes OIHW to HWIO, and [out, in] to [in, out]."""
     return {4: lambda v: v.transpose(2, 3, 1, 0), 2: np.transpose}.get(value.ndim, lambda v: v)(value)
 
 
 def set_weights(model: nnx.Module, golden: dict[str, np.ndarray], dtype: str) -> None:
-    """Gives the model the reference weights; every variable must be named exactly once."""
+    """Sets the model's weights to the reference ones; every variable must be named exactly once."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     flat = dict(nnx.to_flat_state(state))
     given = {path(key): to_ours(value) for key, value in weights(golden).items()}
@@ -83,7 +83,7 @@ def set_weights(model: nnx.Module, golden: dict[str, np.ndarray], dtype: str) ->
 
 
 def images_and_labels(classes: int, source: np.random.RandomState | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Eight normalised NHWC images with labels; from one source in turn, or the fixed evaluation batch."""
+    """Returns eight normalized NHWC images with labels: the next of a random source, or the fixed evaluation batch."""
     images = (source or np.random.RandomState(0)).standard_normal((8, 3, 32, 32))
     labels = (source or np.random.RandomState(1)).randint(0, classes, 8)
     return images.transpose(0, 2, 3, 1), labels
