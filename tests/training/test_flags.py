@@ -1,10 +1,11 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from seanet_jax.errors import InputError
-from seanet_jax.training.config import TrainConfig
-from seanet_jax.training.flags import Command, parse
+from seanet_jax.training.config import Recipe, TrainConfig
+from seanet_jax.training.flags import Command, as_flags, parse, parse_conversion
 from seanet_jax.training.processes import ProcessGroup
 
 DEFAULTS = TrainConfig(dataset="digits", model="seanet20_narrow", epochs=20)
@@ -84,3 +85,24 @@ def test_a_wrong_flag_is_one_clear_line(arguments, message):
         parsed(*arguments)
     assert "\n" not in str(error.value)
     assert "│" not in str(error.value)
+
+
+def test_a_conversion_has_the_flags_of_a_recipe_alone(capsys):
+    with pytest.raises(SystemExit):
+        parse_conversion("A conversion.", ["--help"])
+    shown = capsys.readouterr().out
+    # A PyTorch checkpoint holds the momentum of SGD: no other optimizer can continue from it.
+    recipe = {field.name for field in dataclasses.fields(Recipe)} - {"optimizer"}
+    own = {"dataset", "aggregate_op", "which"}
+    for field in {field.name for field in dataclasses.fields(TrainConfig)} | own:
+        assert (f"--{field.replace('_', '-')} " in shown or f"--{field.replace('_', '-')}," in shown) == (
+            field in recipe | own
+        ), field
+    command = parse_conversion("A conversion.", ["a.pth", "run", "--epochs", "7", "--dataset", "digits"])
+    assert (command.source, command.target, command.dataset) == (Path("a.pth"), Path("run"), "digits")
+    assert command.recipe == TrainConfig(epochs=7)
+
+
+def test_flags_made_of_a_config_give_it_back():
+    config = dataclasses.replace(DEFAULTS, decay_every=None, decay_at=(3, 9), augment=False, batch_size=7, resume=True)
+    assert parsed(*as_flags(config, DEFAULTS)).config == config

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import filelock
 import pytest
-from training_fixtures import assert_same_run
+from training_fixtures import assert_same_run, made_dataset
 
 from seanet_jax.errors import InputError
+from seanet_jax.image_spec import ImageSpec
 from seanet_jax.training import images
 from seanet_jax.training.run import fit
+from seanet_jax.training.run_folder import RunFolder
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tiny):
@@ -93,3 +95,21 @@ def test_nothing_to_resume_is_refused_and_nothing_written(tiny):
     with pytest.raises(InputError, match="holds no run"):
         fit(config)
     assert not config.out.exists()
+
+
+def test_a_resume_parses_config_json_once_before_the_lock_and_once_under_it(tiny, monkeypatch):
+    config = tiny(epochs=1)
+    fit(config)
+    calls, real = [], ImageSpec.from_json
+    monkeypatch.setattr(ImageSpec, "from_json", lambda values: calls.append(1) or real(values))
+    fit(dataclasses.replace(config, epochs=2, resume=True))
+    assert len(calls) == 2
+
+
+def test_what_config_json_holds_comes_back(tiny):
+    config = tiny(epochs=1)
+    fit(config)
+    saved, written = RunFolder(config.out).read(), json.loads((config.out / "config.json").read_text())
+    assert saved.config == config.to_json() == written["config"]
+    assert saved.images == RunFolder(config.out).read_images() == made_dataset().image_spec
+    assert saved.data_sha256 == made_dataset().sha256() and saved.resumed == []

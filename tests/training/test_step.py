@@ -24,6 +24,7 @@ from seanet_jax.training.step import (
     Images,
     Metrics,
     TrainState,
+    abstract_state,
     create_state,
     epoch_order,
     make_eval_step,
@@ -328,3 +329,12 @@ def test_evaluation_uses_the_parameters_given_and_their_running_statistics():
         )
     ]
     assert len(set(losses)) == 3
+
+
+def test_an_abstract_state_has_the_shapes_of_the_real_one():
+    config = SEANetConfig(stage_sizes=(1,), widths=(4,), stem_width=4, reduction=2, aggregate_placement="none")
+    network, abstract = abstract_state(config, recipe())
+    state = create_state(SEANet(config, rngs=nnx.Rngs(0)), recipe())
+    described = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(abstract)]
+    assert described == [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
+    assert isinstance(network, SEANet) and network.config == config

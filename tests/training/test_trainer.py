@@ -1,8 +1,13 @@
+from types import SimpleNamespace
+
+import jax
 import numpy as np
 import pytest
+from training_fixtures import made_dataset
 
+from seanet_jax.training import sharding
 from seanet_jax.training.run import fit
-from seanet_jax.training.trainer import Trainer
+from seanet_jax.training.trainer import Evaluation, Trainer
 
 
 @pytest.mark.slow
@@ -20,3 +25,40 @@ def test_every_epoch_has_an_order_of_its_own_also_after_a_stop(tiny, monkeypatch
     assert {epoch for epoch, _ in seen} == {0, 1, 2}
     assert len({order for _, order in seen}) == 3
     assert len(set(seen)) == 3  # epoch 1, begun before the stop, keeps its order after it
+
+
+@pytest.mark.parametrize(("fraction", "splits"), [(0.0, ["test"]), (0.25, ["val", "test"])])
+def test_the_best_epoch_is_chosen_on_validation_images_where_there_are_any(tiny, fraction, splits):
+    dataset = made_dataset()
+    dataset = dataset.split_validation(fraction) if fraction else dataset
+    trainer = Trainer(tiny(), dataset, sharding.make_mesh(), {})
+    assert list(trainer.evaluations) == splits
+    assert trainer.selection_split == splits[0]
+
+
+def test_a_run_ends_at_its_last_step_or_earlier_if_it_is_told_to(tiny):
+    for fields, last in (({}, 15), ({"max_steps": 7}, 7), ({"max_steps": 99}, 15)):
+        trainer = Trainer(tiny(**fields), made_dataset(), sharding.make_mesh(), {})
+        assert (trainer.steps_per_epoch, trainer.total_steps, trainer.last_step) == (5, 15, last)
+
+
+def test_the_first_state_has_the_shapes_and_shardings_that_a_checkpoint_is_restored_to(tiny):
+    trainer = Trainer(tiny(), made_dataset(), sharding.make_mesh(), {})
+    state, abstract = trainer.initial_state(), trainer.abstract_state()
+    described = [(leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves(abstract)]
+    assert described == [(leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves(state)]
+    assert jax.tree.structure(state) == jax.tree.structure(abstract)
+    assert trainer.parameters == sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+
+def test_an_evaluation_ends_without_a_result_if_the_run_is_asked_to_stop():
+    dataset, steps = made_dataset(), []
+
+    def step(metrics, params, batch_stats, batch):
+        steps.append(len(batch.images))
+        return metrics
+
+    evaluation = Evaluation(step, dataset.test_images, dataset.test_labels, 10, sharding.make_mesh())
+    stop = SimpleNamespace(requested=lambda: len(steps) == 2)
+    assert evaluation(SimpleNamespace(params={}, batch_stats={}), stop) is None
+    assert steps == [10, 10]  # of three batches
