@@ -4,6 +4,9 @@ import pytest
 
 from seanet_jax import plugins
 from seanet_jax.errors import InputError
+from seanet_jax.models import EncapNet, SEANet, config_from_json, config_to_json, list_models
+from seanet_jax.models.presets import PRESETS
+from seanet_jax.training.config import TrainConfig, published_recipe
 
 
 @pytest.fixture
@@ -45,3 +48,43 @@ def test_a_plugin_that_fails_is_named_at_every_call(install):
             InputError, match=r"the plugin plugin_that_fails .*No module named 'no_such_module'; repair"
         ):
             plugins.load_plugins()
+
+
+NETWORK = """
+import dataclasses
+
+from seanet_jax.models import SEANet, SEANetConfig, register_family, register_preset
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OtherConfig(SEANetConfig):
+    pass
+
+
+@register_family
+class Other(SEANet):
+    model_type = "other"
+    config_class = OtherConfig
+    recipe = {"epochs": 7}
+
+
+register_preset("other8", OtherConfig(stage_sizes=(1, 1), widths=(8, 8), stem_width=4, reduction=2))
+"""
+
+
+def test_a_network_of_a_plugin_is_found_by_the_names_of_its_preset_and_its_family(install, monkeypatch):
+    def forget():
+        """Makes the process one that has loaded no plugin."""
+        monkeypatch.setattr("seanet_jax.models.families._FAMILIES", [SEANet, EncapNet])
+        monkeypatch.setattr("seanet_jax.models.presets.PRESETS", dict(PRESETS))
+        monkeypatch.setattr(plugins, "_started", False)
+        sys.modules.pop("plugin_with_a_network", None)
+
+    forget()
+    install("plugin_with_a_network", NETWORK)
+    config = TrainConfig(model="other8", **published_recipe("other8"))
+    assert config.epochs == 7
+    saved = config_to_json(config.model_config(num_classes=3))
+    assert saved["model_type"] == "other" and list_models() == [*PRESETS, "other8"]
+    forget()
+    assert type(config_from_json(saved)).__name__ == "OtherConfig"
