@@ -34,7 +34,7 @@ def test_the_api_pages_have_the_main_names(site):
         ("training", "training.run.fit"),
         ("training", "training.config.TrainConfig"),
         ("inference", "inference.trained.load"),
-        ("studies", "studies.compare.conduct"),
+        ("studies", "studies.compare.run_comparison"),
         ("core", "image_spec.ImageSpec"),
         ("core", "errors.InputError"),
     ):
