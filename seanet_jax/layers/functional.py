@@ -91,7 +91,7 @@ def squeeze_excite(
 def at_least_float32(x: jax.Array) -> jnp.dtype:
     """Returns the dtype in which values of x are averaged: float32, or float64 if x is float64.
 
-    A sum over tens of thousands of pixels is lost in bfloat16, which has 8 bits of precision.
+    With its 8 bits of precision, bfloat16 cannot hold a sum over tens of thousands of pixels.
     """
     return jnp.promote_types(x.dtype, jnp.float32)
 
@@ -140,6 +140,7 @@ def batch_norm(
     """
     if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"batch_norm: x is {x.dtype} {x.shape}; it must be floating point [..., C]")
+    # Without this check, wrong shapes could broadcast silently.
     for name, array in (("mean", mean), ("var", var), ("scale", scale), ("bias", bias)):
         _check_shape("batch_norm", name, array, x.shape[-1:])
     # One multiplier per channel, so that each pixel costs one subtraction, one multiplication and one addition.

@@ -318,6 +318,7 @@ class ResidualBlock(nnx.Module):
         self.bn2 = BatchNorm(width, groups=batch_groups)
         self.squeeze_excite = None if reduction is None else SqueezeExcite(width, reduction, rngs=rngs)
         self.aggregate = aggregate
+        # Aggregation can leave as many channels as the input has, and the shortcut is projected nevertheless.
         projected = aggregate is not None or stride != 1 or in_channels != self.out_channels
         self.shortcut = (
             Conv(in_channels, self.out_channels, 1, stride=stride, method=conv_method, rngs=rngs) if projected else None

@@ -1,4 +1,4 @@
-"""The networks, what builds them by name, and their weights in files.
+"""The networks, the functions that build them by name, and their weights in files.
 
 Start at ``create_model`` and the table ``PRESETS``. ``seanet.py`` and ``encapnet.py`` hold one family of networks each:
 a config and the network that it describes. ``network.py`` has their base classes. Other packages add networks by

@@ -1,4 +1,4 @@
-"""The table of network families, and what finds a family by its config or by its name in a file.
+"""The table of network families. A family is found by the type of a config, or by its name in a file.
 
 A family is a subclass of ``Network`` with a config class of its own. The families of this package are rows of
 ``_FAMILIES``; other packages add theirs by ``register_family``.

@@ -130,7 +130,7 @@ class Network(nnx.Module, abc.ABC):
 
     @abc.abstractmethod
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Returns the intermediate feature maps by name, from the first to what the classifier sees.
+        """Returns the intermediate feature maps by name, from the first to the classifier's input.
 
         Args:
             x: Images, as for a call.

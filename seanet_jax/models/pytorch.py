@@ -212,8 +212,8 @@ def _infer(arrays: Mapping[str, np.ndarray], aggregate_op: AggregateOp, where: s
     published = SEANetConfig()
     hidden = [size((rf"{layer}\.\d+\.se\.fc\.0\..*", 0), (rf"{layer}\.\d+\.se\.fc\.2\.weight", 1)) for layer in layers]
     pairs = [(width, units) for width, units in zip(widths, hidden, strict=True) if units]
-    # Any reduction from width // units downwards may give the hidden units. The one that explains most stages is taken;
-    # of equals the first, which is the published one.
+    # Any reduction from width // units downwards may give the hidden units. The one that explains most stages is taken,
+    # and of several such the first, which is the published one.
     reductions = [published.reduction, *(max(1, width // units) for width, units in pairs)]
     reduction = max(reductions, key=lambda factor: sum(width // factor == units for width, units in pairs))
 
