@@ -65,7 +65,7 @@ class Trained(NamedTuple):
 
 def analyze(
     aggregated: Path,
-    plain: Path,
+    baseline: Path,
     out: Path,
     *,
     images: int = 1000,
@@ -79,7 +79,7 @@ def analyze(
 
     Args:
         aggregated: folder of a run that aggregates after each stage; its checkpoints are read.
-        plain: likewise, of a run of the same widths without aggregation.
+        baseline: Folder of a run of the same widths without aggregation; its checkpoints are read.
         out: folder to be written.
         images: test images whose maps are measured, the first of them.
         image: index of the test image whose maps are drawn.
@@ -95,7 +95,7 @@ def analyze(
         InputError: the runs are not such a pair, their data cannot be read, or a number cannot be used.
     """
     demand_positive_integers("analyze", images=images, steps=steps)
-    ours, theirs = _read(aggregated, data_dir), _read(plain, data_dir)
+    ours, theirs = _read(aggregated, data_dir), _read(baseline, data_dir)
     _check_pair(ours, theirs)
     dataset = load_dataset(ours.config)
     available = len(dataset.test_images)
