@@ -1,13 +1,13 @@
-"""One contestant of a comparison, in a process of its own: its threads, memory and compiler are nobody else's.
+"""One contestant of a comparison. It has its own process, so that it shares no threads, memory or compiler.
 
-Started by ``duel.py``; reads one JSON request a line from its input and answers with one JSON line:
+``duel.py`` starts it. It reads one JSON request per line from its input and replies to each with one line of JSON:
 
-    {"do": "train", "steps": 3}   {"seconds": [one number per step]}
-    {"do": "evaluate", "steps": 3}   likewise
-    {"do": "matmul", "steps": 3}   likewise, for one product of two float32 matrices of 2,048 x 2,048
-    {"do": "memory"}   {"bytes": the largest resident set so far}
+    {"do": "train", "steps": 3}      {"seconds": [one number per training step]}
+    {"do": "evaluate", "steps": 3}   {"seconds": [one number per evaluation of one batch]}
+    {"do": "matmul", "steps": 3}     {"seconds": [one number per product of two float32 matrices of 2,048 x 2,048]}
+    {"do": "memory"}                 {"bytes": the largest resident set so far}
 
-Its first line says how long the training step took to trace and compile: {"compile_seconds": 12.3}.
+Before the first request it writes how long the training step took to trace and compile: {"compile_seconds": 12.3}.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ class Task:
     """What every contestant of a comparison computes.
 
     Attributes:
-        model: name of a preset.
-        batch_size: images per step, for training and for evaluation.
-        widths: instead of the preset's.
+        model: Name of a preset.
+        batch_size: Images per step, for training and for evaluation.
+        widths: Widths of the stages that replace the preset's, or None.
     """
 
     model: str
@@ -45,7 +45,7 @@ class Task:
         return f"{self.model}{widths}, batch {self.batch_size}"
 
     def model_config(self, **overrides: Any) -> Any:
-        """The network, for ten classes; overrides are fields of ``SEANetConfig``."""
+        """Returns the network's configuration for ten classes, with fields of ``SEANetConfig`` overridden."""
         from seanet_jax.models import model_config
 
         widths = {"widths": self.widths} if self.widths else {}
@@ -53,22 +53,22 @@ class Task:
 
 
 class Contestant(Protocol):
-    """Built with everything compiled but not yet run."""
+    """What is measured. Its training step is compiled when it is created."""
 
     compile_seconds: float
 
     def train(self, steps: int) -> list[float]:
-        """Seconds of each of some training steps."""
+        """Takes training steps. Returns the seconds of each."""
 
     def evaluate(self, steps: int) -> list[float]:
-        """Seconds of each of some evaluations of one batch."""
+        """Evaluates one batch again and again. Returns the seconds of each evaluation."""
 
     def matmul(self, steps: int) -> list[float]:
-        """Seconds of each of some products of two square matrices of ``MATMUL_SIZE``."""
+        """Multiplies two square matrices of ``MATMUL_SIZE``. Returns the seconds of each product."""
 
 
 def timed(function: Callable[[], object], steps: int) -> list[float]:
-    """Seconds of each of some calls."""
+    """Calls a function ``steps`` times. Returns the seconds of each call."""
     seconds = []
     for _ in range(steps):
         started = time.perf_counter()
@@ -81,12 +81,12 @@ class SeanetJax:
     """The training and the evaluation step of ``fit``, without the loop around them.
 
     Args:
-        task: what to compute.
-        conv_method: of the network.
-        dtype: compute dtype of the network.
-        tuned: whether it is compiled with the experiments' options.
-        mesh: whether arrays are placed on a mesh; otherwise the same step is jitted for a single device, as if there
-            were nothing else in the world.
+        task: What to compute.
+        conv_method: Algorithm of the network's convolutions.
+        dtype: Dtype in which the network computes.
+        tuned: Whether to compile with the options that the commands use.
+        mesh: Whether to place arrays on a mesh. Otherwise the same step is jitted for a single device, without
+            shardings.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class SeanetJax:
         self._eval = jit(step.make_eval_step(model, dataset, devices))
 
     def train(self, steps: int) -> list[float]:
-        """Seconds of each training step, the loss read after each."""
+        """Takes training steps and reads the loss after each. Returns the seconds of each."""
 
         def one() -> None:
             self._state, metrics = self._train(self._state, *self._inputs)
@@ -147,7 +147,7 @@ class SeanetJax:
         return timed(one, steps)
 
     def evaluate(self, steps: int) -> list[float]:
-        """Seconds of each evaluation step."""
+        """Takes evaluation steps. Returns the seconds of each."""
 
         def one() -> None:
             zero = self._put(self._zero())
@@ -156,7 +156,7 @@ class SeanetJax:
         return timed(one, steps)
 
     def matmul(self, steps: int) -> list[float]:
-        """Seconds of each product, by XLA."""
+        """Multiplies matrices by XLA. Returns the seconds of each product."""
         import jax.numpy as jnp
 
         matrix = jnp.ones((MATMUL_SIZE, MATMUL_SIZE))
@@ -164,10 +164,10 @@ class SeanetJax:
 
 
 class Fit:
-    """All of ``fit``: run folder, progress, augmentation, and what it does between steps.
+    """The whole of ``fit``: run folder, progress, augmentation, and the work between steps.
 
     Args:
-        task: what to compute.
+        task: What to compute.
     """
 
     def __init__(self, task: Task):
@@ -175,12 +175,12 @@ class Fit:
 
         self._task = task
         self.compile_seconds = 0.0
-        # Every round is a run of its own; only the first of them needs to compile.
+        # Each round is a separate run. With a compilation cache, only the first of them compiles.
         self._cache = tempfile.TemporaryDirectory()
         jax.config.update("jax_compilation_cache_dir", self._cache.name)
 
     def train(self, steps: int) -> list[float]:
-        """The mean of the steps of a run's second epoch, but for the first, which waits for memory and a checkpoint."""
+        """Returns the mean of the steps of a run's second epoch without the first, which waits for a checkpoint."""
         from seanet_jax.commands import cpu_tuning
         from seanet_jax.training import loop, run
         from seanet_jax.training.config import TrainConfig
@@ -212,20 +212,20 @@ class Fit:
         return [(ended - began) / (last - first)] * steps
 
     def evaluate(self, steps: int) -> list[float]:
-        """Not asked of it."""
+        """Is not supported."""
         raise NotImplementedError
 
     matmul = evaluate
 
 
 class PyTorch:
-    """The same network in PyTorch, with a training loop as short as they come.
+    """The baseline: the same network in PyTorch, with a minimal training loop.
 
     Args:
-        task: what to compute.
-        channels_last: memory format of images and kernels.
-        compiled: whether ``torch.compile`` is used.
-        bfloat16: whether autocast is used.
+        task: What to compute.
+        channels_last: Whether images and kernels have the memory format channels_last.
+        compiled: Whether to use ``torch.compile``.
+        bfloat16: Whether to use autocast to bfloat16.
     """
 
     def __init__(self, task: Task, *, channels_last: bool = False, compiled: bool = False, bfloat16: bool = False):
@@ -246,12 +246,12 @@ class PyTorch:
         self._network = torch.compile(self._module) if compiled else self._module
         self._autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=bfloat16)
 
-        # torch.compile compiles when first called: what the first step takes longer than the second.
+        # torch.compile compiles at the first call. The difference from the second call is the time it takes.
         first, second = self.train(2) if compiled else (0.0, 0.0)
         self.compile_seconds = first - second
 
     def train(self, steps: int) -> list[float]:
-        """Seconds of each training step, the loss read after each."""
+        """Takes training steps and reads the loss after each. Returns the seconds of each."""
         import torch
 
         def one() -> None:
@@ -266,7 +266,7 @@ class PyTorch:
         return timed(one, steps)
 
     def evaluate(self, steps: int) -> list[float]:
-        """Seconds of each forward pass in evaluation mode."""
+        """Takes forward passes in evaluation mode. Returns the seconds of each."""
         import torch
 
         def one() -> None:
@@ -277,7 +277,7 @@ class PyTorch:
         return timed(one, steps)
 
     def matmul(self, steps: int) -> list[float]:
-        """Seconds of each product, by PyTorch."""
+        """Multiplies matrices by PyTorch. Returns the seconds of each product."""
         import torch
 
         matrix = torch.ones(MATMUL_SIZE, MATMUL_SIZE)
@@ -301,27 +301,27 @@ CONTESTANTS: dict[str, Callable[[Task], Contestant]] = {
 
 
 def peak_resident_bytes() -> int:
-    """The largest resident set this process has had."""
+    """Returns the largest resident set that this process has had."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
 
 
 def main() -> None:
     """Serves requests until the input ends."""
-    # Whatever the contestant prints goes to stderr; stdout is for answers.
-    answers = os.fdopen(os.dup(1), "w")
+    # stdout is for replies alone: whatever else the contestant prints goes to stderr.
+    replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     name, task = sys.argv[1], json.loads(sys.argv[2])
     widths = task.pop("widths")
     contestant = CONTESTANTS[name](Task(**task, widths=widths and tuple(widths)))
-    print(json.dumps({"compile_seconds": contestant.compile_seconds}), file=answers, flush=True)
+    print(json.dumps({"compile_seconds": contestant.compile_seconds}), file=replies, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "memory":
-            answer: dict[str, Any] = {"bytes": peak_resident_bytes()}
+            reply: dict[str, Any] = {"bytes": peak_resident_bytes()}
         else:
-            answer = {"seconds": getattr(contestant, request["do"])(request["steps"])}
-        print(json.dumps(answer), file=answers, flush=True)
+            reply = {"seconds": getattr(contestant, request["do"])(request["steps"])}
+        print(json.dumps(reply), file=replies, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Contestants that take turns: each in a process of its own, a few steps at a time.
+"""Compares contestants that take turns. Each runs in its own process, a few steps at a time.
 
-Whatever else the machine does hits all of them alike, and a ratio compares steps of the same round.
+Other load on the machine thus affects all of them alike, and a ratio compares steps of the same round.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from contestants import Task
 
 from seanet_jax.commands import cpu_tuning
 
-# Ends the names of contestants that run as Python starts.
+# Suffix of the names of contestants whose process is not tuned.
 UNTUNED = "untuned"
 
-# PyTorch gives back and asks for memory more often than XLA: huge pages alone make it slower than this does, which also
-# keeps what is freed. That, in turn, makes seanet_jax no faster, and larger.
+# PyTorch frees and allocates memory more often than XLA. Huge pages alone make it slower than these settings, which
+# also keep freed memory. Keeping it would not make seanet_jax faster, only larger.
 PYTORCH_MALLOC = {
     **cpu_tuning.MALLOC,
     "glibc.malloc.mmap_max": "0",  # large blocks come from the heap as well,
@@ -32,7 +32,7 @@ PYTORCH_MALLOC = {
 
 
 class Worker:
-    """A contestant's process."""
+    """The process of one contestant."""
 
     def __init__(self, name: str, task: Task):
         self.name = name
@@ -41,47 +41,47 @@ class Worker:
         if not name.endswith(UNTUNED):
             malloc = PYTORCH_MALLOC if name.startswith("torch") else cpu_tuning.MALLOC
             environment |= cpu_tuning.tuned_environment(environment, malloc)
-        self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115  open as long as the process
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  must stay open as long as the process
         self._process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("contestants.py"), name, json.dumps(dataclasses.asdict(task))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._complaints,
+            stderr=self._errors,
             text=True,
             env=environment,
         )
-        self.compile_seconds: float = self._answer()["compile_seconds"]
+        self.compile_seconds: float = self._reply()["compile_seconds"]
 
     def ask(self, do: str, **details: Any) -> dict[str, Any]:
-        """Sends a request and waits for its answer."""
+        """Sends a request and waits for the reply."""
         assert self._process.stdin is not None
         print(json.dumps({"do": do} | details), file=self._process.stdin, flush=True)
-        return self._answer()
+        return self._reply()
 
-    def _answer(self) -> dict[str, Any]:
+    def _reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()
-            self._complaints.seek(0)
-            raise SystemExit(f"{self._complaints.read()}error: {self.name} ended with status {status}")
+            self._errors.seek(0)
+            raise SystemExit(f"{self._errors.read()}error: {self.name} ended with status {status}")
         return json.loads(line)
 
     def close(self) -> None:
         """Ends the process."""
         self._process.kill()
         self._process.communicate()
-        self._complaints.close()
+        self._errors.close()
 
 
 @dataclasses.dataclass
 class Result:
-    """Of one contestant.
+    """The measurements of one contestant.
 
     Attributes:
-        compile_seconds: to trace and compile the training step.
-        memory: largest resident set in bytes after training.
-        seconds: for "train", "evaluate" and "matmul", the mean step of each round.
+        compile_seconds: Seconds to trace and compile the training step.
+        memory: Largest resident set after training, in bytes.
+        seconds: Mean seconds per step of each round, for "train", "evaluate" and "matmul".
     """
 
     compile_seconds: float
@@ -97,17 +97,18 @@ def compare(
     steps: int,
     do: Sequence[str] = ("train", "evaluate", "matmul"),
 ) -> dict[str, Result]:
-    """Lets contestants take turns.
+    """Measures contestants, which take turns.
 
     Args:
-        task: what each of them computes.
-        names: of ``contestants.CONTESTANTS``.
-        rounds: turns of each contestant.
-        steps: that count in a turn of training, after one that does not; what is quicker takes four times as many.
-        do: what they do, one after the other.
+        task: What each contestant computes.
+        names: Names from ``contestants.CONTESTANTS``.
+        rounds: Number of turns of each contestant.
+        steps: Measured steps in a turn of training, after one that is not measured. Evaluation and matrix products are
+            quicker and take four times as many.
+        do: What to measure, in this order.
 
     Returns:
-        Each contestant's result.
+        The result of each contestant, by name.
     """
     workers: list[Worker] = []
     try:
@@ -118,10 +119,10 @@ def compare(
         for what in do:
             for turn in range(rounds):
                 print(f"{what}: round {turn + 1} of {rounds}", file=sys.stderr)
-                # Nobody always follows the same neighbour.
+                # The order alternates, so that no contestant always follows the same one.
                 for worker in workers if turn % 2 else reversed(workers):
                     count = steps if what == "train" else 4 * steps
-                    # The first does not count: a system may have taken back the memory of a process that waited.
+                    # The first step is not measured: the system may have reclaimed memory while the process waited.
                     _, *seconds = worker.ask(what, steps=1 + count)["seconds"]
                     results[worker.name].seconds[what].append(statistics.fmean(seconds))
             if what == "train":

@@ -1,9 +1,9 @@
-"""How much faster does a network answer with batch normalisation folded, and as an exported artifact?
+"""How much faster is inference with batch normalization folded, and with an exported artifact?
 
     python benchmarks/inference.py
 
-Prints Markdown. The three take turns in one process, from uint8 images to probabilities, and a ratio compares turns of
-the same round.
+Prints Markdown. The plain network, the folded one and the artifact take turns in one process. Each computes
+probabilities from uint8 images. A ratio compares turns of the same round.
 """
 
 import dataclasses
@@ -29,20 +29,20 @@ class Arguments:
     """What to compare."""
 
     models: tuple[str, ...] = ("seanet20", "seanet20_narrow")
-    """Names of presets."""
+    """Presets to measure."""
 
     batch_sizes: tuple[int, ...] = (1, 64)
-    """Images answered together."""
+    """Images per call."""
 
     rounds: int = 7
-    """Turns of each."""
+    """Turns of each of the three."""
 
     seconds: float = 1.0
-    """A turn ends with the first answer after as long."""
+    """Minimum duration of a turn."""
 
 
 def rows(model: str, arguments: Arguments) -> list[str]:
-    """Of the table, those of a model."""
+    """Returns the rows of the table for one model."""
     network = create_model(model, num_classes=len(IMAGES.class_names), rngs=nnx.Rngs(0))
     network.eval()
     artifact = export.deserialize(export_network(Trained(network, IMAGES)).serialize())
@@ -61,7 +61,7 @@ def rows(model: str, arguments: Arguments) -> list[str]:
             compiling[name] = time.perf_counter() - started
         seconds: dict[str, list[float]] = {name: [] for name in functions}
         for turn in range(arguments.rounds):
-            # Nobody always follows the same neighbour.
+            # The order alternates, so that none always follows the same one.
             for name in functions if turn % 2 else reversed(functions):
                 seconds[name].append(_seconds_per_call(compiled[name], images, arguments.seconds))
         ratios = {name: [a / b for a, b in zip(seconds["network"], seconds[name], strict=True)] for name in functions}
@@ -73,7 +73,7 @@ def rows(model: str, arguments: Arguments) -> list[str]:
 
 
 def _seconds_per_call(compiled: jax.stages.Compiled, images: np.ndarray, at_least: float) -> float:
-    """After one call that does not count: the caches hold what another left there."""
+    # One call is not measured: it fills the processor's caches, which another function used before.
     compiled(images).block_until_ready()
     calls, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < at_least or not calls:

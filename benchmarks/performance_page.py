@@ -1,10 +1,10 @@
-"""Measures anew what docs/performance.md and docs/scaling.md report, and writes it there: all between their markers.
+"""Measures the figures of docs/performance.md and docs/scaling.md and writes them between the pages' markers.
 
     pip install -e '.[bench]'
-    python benchmarks/performance_page.py                      # all: about an hour on two cores, let nothing else run
-    python benchmarks/performance_page.py narrow startup       # two of its sections
+    python benchmarks/performance_page.py                      # all sections: about an hour on two idle cores
+    python benchmarks/performance_page.py narrow startup       # two sections
 
-The prose of the pages is written by hand, around the markers.
+The text around the markers is written by hand.
 """
 
 import datetime
@@ -22,29 +22,29 @@ import startup
 import train_step
 from contestants import Task
 from duel import compare
-from train_step import FLOAT32_OPPONENTS, OURS, ratios, spread
+from train_step import FLOAT32_BASELINES, OURS, ratios, spread
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def steps(model: str) -> str:
-    """Training and evaluation beside PyTorch in float32."""
+    """Returns the table of training and evaluation in float32, with PyTorch as the baseline."""
     task = Task(model, 64)
-    names = (OURS, "seanet_jax lax", *FLOAT32_OPPONENTS)
+    names = (OURS, "seanet_jax lax", *FLOAT32_BASELINES)
     rounds, steps_a_turn = (4, 1) if model == "seanet20" else (5, 8)
     return train_step.markdown(task, compare(task, names, rounds=rounds, steps=steps_a_turn))
 
 
 def bfloat16() -> str:
-    """Half precision, which few CPUs have instructions for."""
+    """Returns the table of training and evaluation in bfloat16, for which few CPUs have instructions."""
     task = Task("seanet20", 64)
     names = (OURS, "seanet_jax bfloat16", "torch bfloat16")
     return train_step.markdown(task, compare(task, names, rounds=2, steps=1))
 
 
 def growth(tasks: Sequence[Task]) -> str:
-    """Training of one network after another, ours and eager PyTorch's."""
-    theirs = FLOAT32_OPPONENTS[0]
+    """Returns the table of training speed and memory for several tasks, ours and eager PyTorch's."""
+    theirs = FLOAT32_BASELINES[0]
     columns = [f"{name}, images/s | memory, GiB" for name in (OURS, theirs)]
     lines = [f"| | {' | '.join(columns)} | {OURS} is x times as fast |", "|---" * 6 + "|"]
     for task in tasks:
@@ -58,18 +58,18 @@ def growth(tasks: Sequence[Task]) -> str:
 
 
 def batches() -> str:
-    """Growth with the batch."""
+    """Returns the table of training speed and memory by batch size."""
     return growth([Task("seanet20", size) for size in (16, 64, 256)])
 
 
 def widths() -> str:
-    """Growth with the width."""
+    """Returns the table of training speed and memory by width."""
     return growth([Task("seanet20", 64, (width, 2 * width, 4 * width)) for width in (32, 64, 128, 192)])
 
 
 def loop() -> str:
-    """All of fit() beside its training step alone."""
-    # The digits make 22 batches of 64: one turn's steps and the one that does not count.
+    """Returns the table that compares the whole of ``fit`` with its training step alone."""
+    # The digits make 22 batches of 64: the steps of one turn, and the one that is not measured.
     lines = [f"| | step alone, images/s | `fit()`, images/s | `fit()` / {OURS} step |", "|---|---|---|---|"]
     for model, steps_a_turn in (("seanet20_narrow", 21), ("seanet20", 4)):
         task = Task(model, 64)
@@ -81,7 +81,7 @@ def loop() -> str:
 
 
 def tuning() -> str:
-    """What tuned malloc buys."""
+    """Returns the table of the effect of a tuned malloc."""
     lines = [
         "| | tuned, images/s | as Python starts, images/s | tuned / not | peak memory, GiB, tuned | not |",
         "|---" * 6 + "|",
@@ -103,7 +103,7 @@ def tuning() -> str:
 
 
 def machine() -> str:
-    """What all of this ran on."""
+    """Describes the machine and the software."""
     about = Path("/proc/cpuinfo").read_text()
     (name,) = set(re.findall(r"^model name\s*: (.+)$", about, re.M))
     flags = set(re.findall(r"^flags\s*: (.+)$", about, re.M)[0].split())
@@ -138,10 +138,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def replaced(page: str, section: str, text: str) -> str:
-    """The page with what stands between a section's markers replaced.
+    """Returns the page with the text between a section's markers replaced.
 
     Raises:
-        ValueError: the page does not have the section's markers once.
+        ValueError: If the page does not have the section's markers exactly once.
     """
     begin, end = f"<!-- measured: {section} -->\n", f"<!-- end: {section} -->"
     if (page.count(begin), page.count(end)) != (1, 1):
@@ -150,7 +150,7 @@ def replaced(page: str, section: str, text: str) -> str:
 
 
 def main(chosen: Sequence[str]) -> None:
-    """Measures sections, all if none is named."""
+    """Measures the named sections, or all of them."""
     sections = {name: (DOCS / page, table) for page, tables in PAGES.items() for name, table in tables.items()}
     if unknown := [name for name in chosen if name not in sections]:
         raise SystemExit(f"error: no section {', '.join(unknown)}; the sections are {', '.join(sections)}")

@@ -1,8 +1,8 @@
-"""The same networks in PyTorch, as a PyTorch user would write them: the opponent in the timings.
+"""SEANet in PyTorch, as a PyTorch user would write it: the baseline of the timings.
 
-Parameter names are those of the 2019 release, so that its golden vectors prove this network too
-(tests/benchmarks/test_benchmarks.py).
-Maps are NCHW in PyTorch's terms; ``torch.channels_last`` changes how they lie in memory.
+Parameters have the names of the 2019 release, so that its golden vectors check this network too
+(tests/benchmarks/test_benchmarks.py). Shapes are NCHW, in PyTorch's terms; ``torch.channels_last`` changes only the
+order in memory.
 """
 
 import torch
@@ -13,7 +13,7 @@ from seanet_jax.models import SEANetConfig
 
 
 class SqueezeExcite(nn.Module):
-    """``[N, C, H, W]`` scaled per channel."""
+    """Scales the channels of ``[N, C, H, W]`` by squeeze-excitation."""
 
     def __init__(self, channels: int, reduction: int):
         super().__init__()
@@ -25,7 +25,7 @@ class SqueezeExcite(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """``[N, C, H, W]`` to ``[N, F, H / stride, W / stride]``."""
+    """Residual block from ``[N, C, H, W]`` to ``[N, F, H / stride, W / stride]``."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, reduction: int):
         super().__init__()
@@ -47,13 +47,13 @@ class ResidualBlock(nn.Module):
 
 
 class SEANet(nn.Module):
-    """Images ``[N, 3, H, W]`` to logits ``[N, num_classes]``.
+    """SEANet from images ``[N, 3, H, W]`` to logits ``[N, num_classes]``.
 
     Args:
-        config: a network with squeeze-excitation and sum aggregation after each stage.
+        config: Configuration of a network with squeeze-excitation and sum aggregation after each stage.
 
     Raises:
-        ValueError: the config describes another kind of network.
+        ValueError: If the configuration is that of another kind of network.
     """
 
     def __init__(self, config: SEANetConfig):

@@ -1,9 +1,9 @@
-"""How fast one NVIDIA H100 could train a network at the very best: a roofline on paper, nothing is measured.
+"""How fast could one NVIDIA H100 train a network at best? A roofline on paper; nothing is measured.
 
     python benchmarks/roofline.py
     python benchmarks/roofline.py --model resnet110 --batch-size 64 256
 
-Prints Markdown. What is counted, and what is left out, stands at the head of seanet_jax/studies/roofline.py.
+Prints Markdown. The docstring of seanet_jax/studies/roofline.py says what is counted and what is left out.
 """
 
 import argparse
@@ -20,14 +20,15 @@ SOURCE = (
 
 
 def markdown(model: str, batch_sizes: Sequence[int]) -> str:
-    """The tables, as a page's section.
+    """Returns the tables as a section of a page.
 
     Args:
-        model: name of a preset.
-        batch_sizes: images of a step; each gets a table, whose "bound by" is the side that takes most of the time.
+        model: Name of a preset.
+        batch_sizes: Numbers of images per step. Each has a table, whose column "bound by" names the side, computation
+            or memory, that takes most of the time.
 
     Raises:
-        InputError: there is no such preset, or a batch is too small.
+        InputError: If there is no such preset, or a batch is too small.
     """
     peaks = " and ".join(f"{peak / 1e12:g} TFLOP/s ({name})" for name, peak in PEAK.items())
     ridges = " and ".join(f"{peak / BANDWIDTH:.0f} ({name})" for name, peak in PEAK.items())
@@ -69,14 +70,14 @@ def _table(done: Sequence[Work]) -> list[str]:
 
 
 def _position(part: str) -> tuple[int, str]:
-    """Large maps first, then the parts that are no maps."""
+    """Sorts parts by map size, the largest first, and those that are not maps to the end."""
     return (-int(part.split("x")[0]) if part.endswith("maps") else 0), part
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="seanet20", help="name of a preset")
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[64, 256, 1024], help="images of a step")
+    parser.add_argument("--model", default="seanet20", help="preset of the network")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[64, 256, 1024], help="images per step")
     arguments = parser.parse_args()
     try:
         print(markdown(arguments.model, arguments.batch_size), end="")

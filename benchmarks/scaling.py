@@ -1,20 +1,20 @@
-"""What does training on many devices cost: the mesh itself, what devices exchange, and on paper, on 1,024 GPUs?
+"""What does training on many devices cost: the mesh, the communication between devices, and 1,024 GPUs on paper?
 
-    python benchmarks/scaling.py overhead       # one device: the step over a mesh beside the same step without one
-    python benchmarks/scaling.py collectives    # what the compiled step exchanges
-    python benchmarks/scaling.py paper          # step and exchange for 8, 64 and 1,024 GPUs
+    python benchmarks/scaling.py overhead       # the step on a mesh of one device, and the step without a mesh
+    python benchmarks/scaling.py collectives    # the communication of the compiled step
+    python benchmarks/scaling.py paper          # computation and communication on 8, 64 and 1,024 GPUs
 
-Prints Markdown. The last two measure no time: "collectives" reads the program that XLA compiled for eight devices, and
-"paper" puts its counts into published speeds:
+Prints Markdown. The last two measure no time. "collectives" reads the program that XLA compiled for eight devices, and
+"paper" combines its counts with published speeds:
 
-* Computation: the roofline of seanet_jax/studies/roofline.py for each GPU's images. It is a bound: a real step takes
-  longer, and its exchange weighs less than the table says.
-* All-reducing B bytes among N GPUs sends 2 (N - 1) / N * B through each GPU's links. Inside a node of eight these are
-  NVLink's, 450 GB/s in each direction. Between nodes each GPU has a network adapter of 400 Gb/s, 50 GB/s in each
-  direction, and all eight of a node carry a part.
-* Each all-reduce takes, besides, the latency that NCCL itself reckons with to choose its algorithms. For a short
-  message by a tree over n nodes of g GPUs: 4.4 + 2 ((g - 1) * 0.52 * (1.8 if n > 1 else 1) + 5.0 log2(n)) microseconds.
-* Gradients may be exchanged while the backward pass goes on, batch statistics may not: the next layer waits for them.
+* Computation is the roofline of seanet_jax/studies/roofline.py for the images of each GPU. This is a lower bound: a
+  real step takes longer, so that communication is a smaller share of it than the table says.
+* All-reducing B bytes among N GPUs sends 2 (N - 1) / N * B through each GPU's links. Inside a node of eight GPUs the
+  links are NVLink, 450 GB/s in each direction. Between nodes each GPU has a network adapter of 400 Gb/s, 50 GB/s in
+  each direction, and all eight adapters of a node share the traffic.
+* Each all-reduce also has a latency. It is the one with which NCCL chooses its algorithms: for a short message by a
+  tree over n nodes of g GPUs, 4.4 + 2 ((g - 1) * 0.52 * (1.8 if n > 1 else 1) + 5.0 log2(n)) microseconds.
+* Gradients can be exchanged during the backward pass. Batch statistics cannot: the next layer needs them.
 """
 
 import collections
@@ -38,7 +38,7 @@ from seanet_jax.studies import roofline
 DEVICES, CLASSES, IMAGES = 8, 100, 50_000
 GPUS = (8, 64, 1024)
 PER_NODE = 8
-# Bytes per second and GPU in one direction.
+# Bytes per second of one GPU in one direction.
 NVLINK, NETWORK = 450e9, 50e9
 SOURCE = (
     "NVLink and network: NVIDIA, [DGX H100 User Guide](https://docs.nvidia.com/dgx/dgxh100-user-guide/"
@@ -53,9 +53,9 @@ class Exchange(NamedTuple):
     """One collective of a compiled step.
 
     Attributes:
-        operation: of XLA, such as "all-reduce".
-        item: dtype of its results.
-        bytes: of all of them, on each device.
+        operation: XLA's name of the operation, such as "all-reduce".
+        item: Dtype of the results, as XLA names it.
+        bytes: Size of all results on one device.
     """
 
     operation: str
@@ -64,7 +64,7 @@ class Exchange(NamedTuple):
 
 
 def found(hlo: str) -> list[Exchange]:
-    """The collectives of a compiled program, as it prints itself."""
+    """Finds the collectives in the text of a compiled program."""
     operations = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
     exchanges = []
     for result, operation in re.findall(rf"^\s*(?:ROOT )?%?[\w.-]+ = (.+?) ({operations})(?:-start)?\(", hlo, re.M):
@@ -75,7 +75,7 @@ def found(hlo: str) -> list[Exchange]:
 
 
 def count(model: str, conv_method: str, dtype: str, statistics: str, per_device: int) -> None:
-    """Compiles the training step on this process's devices and prints its collectives as JSON."""
+    """Compiles the training step for this process's devices and prints its collectives as JSON."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -114,14 +114,14 @@ def count(model: str, conv_method: str, dtype: str, statistics: str, per_device:
 def exchanges(
     model: str, *, conv_method: str = "lax", dtype: str = "float32", statistics: str = "global", per_device: int = 8
 ) -> list[Exchange]:
-    """The collectives of a training step on eight devices, compiled in a process that has them.
+    """Returns the collectives of a training step on eight devices. Another process, which has them, compiles it.
 
     Args:
-        model: name of a preset.
-        conv_method: of the network; "lax" as on a GPU.
-        dtype: compute dtype of the network.
-        statistics: "global" or "device", as ``TrainConfig.batch_statistics``.
-        per_device: images of a device.
+        model: Name of a preset.
+        conv_method: Algorithm of the convolutions; "lax" is a GPU's.
+        dtype: Dtype in which the network computes.
+        statistics: ``TrainConfig.batch_statistics``, "global" or "device".
+        per_device: Images per device.
     """
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
     done = subprocess.run(
@@ -135,7 +135,7 @@ def exchanges(
 
 
 def collectives(model: str = "seanet20") -> str:
-    """The table of what a step exchanges."""
+    """Returns the table of a step's collectives."""
     size = parameters(model_config(model, num_classes=CLASSES))
     lines = [
         f"{model} on {DEVICES} devices, 8 images each, as XLA compiled it for a CPU. The parameters are "
@@ -157,25 +157,25 @@ def collectives(model: str = "seanet20") -> str:
 
 
 def latency(gpus: int) -> float:
-    """Seconds of an all-reduce of a few bytes, by NCCL's own reckoning."""
+    """Returns the seconds of an all-reduce of a few bytes, by NCCL's model."""
     nodes = gpus // PER_NODE
     inside = (PER_NODE - 1) * 0.52 * (1.8 if nodes > 1 else 1)
     return (4.4 + 2 * (inside + 5.0 * math.log2(nodes))) * 1e-6
 
 
 def transfer(gpus: int, size: int) -> float:
-    """Seconds for which an all-reduce of so many bytes keeps the slowest links busy."""
+    """Returns the seconds for which an all-reduce of ``size`` bytes occupies the slowest links."""
     link = NVLINK if gpus <= PER_NODE else min(NVLINK, PER_NODE * NETWORK)
     return 2 * (gpus - 1) / gpus * size / link
 
 
 class Estimate(NamedTuple):
-    """Of one step on paper, in seconds.
+    """The estimated times of one step, in seconds.
 
     Attributes:
-        compute: of one GPU's images.
-        waiting: for exchanges that nothing can hide: batch statistics and the batch's images.
-        gradients: all-reduced.
+        compute: Computation for the images of one GPU.
+        waiting: Communication that cannot be hidden: batch statistics and the images of the batch.
+        gradients: All-reduce of the gradients.
     """
 
     compute: float
@@ -184,7 +184,7 @@ class Estimate(NamedTuple):
 
     @property
     def efficiencies(self) -> tuple[float, float]:
-        """Share of the time in which GPUs compute: gradients exchanged after the backward pass, and behind it."""
+        """The share of computation in the step, with gradients exchanged after and during the backward pass."""
         compute, waiting, gradients = self
         # The backward pass is two thirds of the computation.
         hidden = max(0.0, gradients - compute * 2 / 3)
@@ -192,12 +192,12 @@ class Estimate(NamedTuple):
 
 
 def estimate(gpus: int, found: Sequence[Exchange], compute: float) -> Estimate:
-    """A step on paper.
+    """Estimates the times of a step.
 
     Args:
-        gpus: how many.
-        found: collectives of a step on ``DEVICES`` with as many images each.
-        compute: seconds of one GPU's images.
+        gpus: Number of GPUs.
+        found: Collectives of a step on ``DEVICES`` devices with as many images per device.
+        compute: Seconds of computation for the images of one GPU.
     """
     images = sum(one.bytes for one in found if one.item == "u8") * gpus / DEVICES
     gradients = [one.bytes for one in found if one.item != "u8" and one.bytes > 100_000]
@@ -207,7 +207,7 @@ def estimate(gpus: int, found: Sequence[Exchange], compute: float) -> Estimate:
 
 
 def paper(model: str = "seanet20") -> str:
-    """The table on paper."""
+    """Returns the table of estimates."""
     lines = [
         f"{model} in bf16 on H100 SXM, nodes of {PER_NODE}. Times in ms; the efficiency is the share of a step in "
         "which the GPUs compute, first with gradients exchanged after the backward pass, then with as much of that as "
@@ -232,7 +232,7 @@ def paper(model: str = "seanet20") -> str:
 
 
 def overhead(rounds: int = 10) -> str:
-    """The table of what a mesh of one device costs."""
+    """Returns the table of the cost of a mesh of one device."""
     plain = f"{OURS} without a mesh"
     lines = ["| | over a mesh, images/s | without, images/s | over a mesh / without |", "|---|---|---|---|"]
     for model, steps in (("seanet20", 2), ("seanet20_narrow", 8), ("resnet20", 20)):

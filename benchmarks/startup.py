@@ -1,9 +1,9 @@
-"""How long from a command to the first training step, the first time and again; and how long the import takes.
+"""How long does it take from a command to the first training step, with and without caches, and how long to import?
 
     python benchmarks/startup.py
 
-Prints Markdown. Each start is a process of its own; the second finds what the first compiled in the compilation cache.
-CIFAR-100 takes part where it is prepared.
+Prints Markdown. Each start is a separate process. Later starts find the compiled programs of the first in the
+compilation cache. CIFAR-100 is measured only if it is prepared.
 """
 
 import os
@@ -22,7 +22,7 @@ FLAGS = ("--batch-size", "64", "--max-steps", "1", "--limit-train", "64", "--lim
 
 
 def import_seconds(module: str, repetitions: int = 5) -> float:
-    """Median time of a new interpreter that imports a module and ends."""
+    """Returns the median seconds that a new interpreter takes to import a module and exit."""
     seconds = []
     for _ in range(repetitions):
         started = time.perf_counter()
@@ -32,12 +32,12 @@ def import_seconds(module: str, repetitions: int = 5) -> float:
 
 
 def seconds_to_first_step(dataset: str, model: str, cache: Path) -> float:
-    """Time from the command to where its first training step begins.
+    """Returns the seconds from the command to the start of its first training step.
 
     Args:
-        dataset: whose experiment is started.
-        model: name of a preset.
-        cache: folder for what is compiled, and for decoded images.
+        dataset: Data set whose experiment is started.
+        model: Name of a preset.
+        cache: Folder of the caches of compiled programs and decoded images.
     """
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     with tempfile.TemporaryDirectory() as folder:
@@ -56,13 +56,13 @@ def seconds_to_first_step(dataset: str, model: str, cache: Path) -> float:
 
 
 def markdown(repetitions: int = 3) -> str:
-    """The table.
+    """Returns the table of start times.
 
     Args:
-        repetitions: of the second start.
+        repetitions: Number of starts with filled caches.
     """
     lines = ["| | seconds |", "|---|---|"]
-    # The package itself imports nothing before it is asked for a name.
+    # Not seanet_jax itself, which imports a module only when one of its names is used.
     for module in ("jax", "seanet_jax.models"):
         lines.append(f"| `import {module}`, interpreter included | {import_seconds(module):.2f} |")
     starts = [("digits", "seanet20"), ("digits", "seanet20_narrow")]

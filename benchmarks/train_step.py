@@ -1,9 +1,9 @@
-"""How fast are a training step and an evaluation step, beside the same network in PyTorch?
+"""How fast are a training step and an evaluation step, compared with the same network in PyTorch?
 
     pip install -e '.[bench]'
     python benchmarks/train_step.py --model seanet20 --batch-size 64
 
-Prints Markdown. The contestants take turns (duel.py) under the same settings of malloc.
+Prints Markdown. The contestants take turns (duel.py), each with a tuned malloc.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from contestants import MATMUL_SIZE, Task
 from duel import Result, compare
 
 OURS = "seanet_jax"
-FLOAT32_OPPONENTS = ("torch", "torch channels_last", "torch compile")
+FLOAT32_BASELINES = ("torch", "torch channels_last", "torch compile")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,35 +24,35 @@ class Arguments:
     """What to compare."""
 
     model: str = "seanet20"
-    """Name of a preset."""
+    """Preset of the network."""
 
     batch_size: int = 64
     """Images per step."""
 
-    contestants: tuple[str, ...] = (OURS, "seanet_jax lax", *FLOAT32_OPPONENTS)
-    """Names from contestants.py."""
+    contestants: tuple[str, ...] = (OURS, "seanet_jax lax", *FLOAT32_BASELINES)
+    """Names of contestants, from contestants.py."""
 
     rounds: int = 5
     """Turns of each contestant."""
 
     steps: int = 2
-    """Steps in a turn."""
+    """Training steps in a turn."""
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median and range."""
+    """Formats the median of values, with their range in parentheses."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 def ratios(results: dict[str, Result], ours: str, theirs: str, what: str) -> list[float]:
-    """How many times as fast ours is, round by round."""
+    """Returns how many times as fast ours is as theirs, for each round."""
     pairs = zip(results[ours].seconds[what], results[theirs].seconds[what], strict=True)
     return [their_seconds / our_seconds for our_seconds, their_seconds in pairs]
 
 
 def markdown(task: Task, results: dict[str, Result]) -> str:
-    """The table of a comparison in which all contestants did everything."""
-    # Of direct convolutions. 61 images: more than one, and no number of channels, see roofline.py.
+    """Returns the table of a comparison with training, evaluation and matrix products."""
+    # Operations of direct convolutions. The batch is 61, as roofline.py tells images from channels by their number.
     operations = sum(one.flops for one in roofline.work(task.model, 61, "train")) / 61
     lines = [
         f"{task}: medians over the rounds, in parentheses their range.",
@@ -89,7 +89,7 @@ def markdown(task: Task, results: dict[str, Result]) -> str:
 
 
 def main() -> None:
-    """Compares as the flags say and prints the table."""
+    """Reads the flags, measures and prints the table."""
     arguments = tyro.cli(Arguments, description=__doc__)
     task = Task(arguments.model, arguments.batch_size)
     print(markdown(task, compare(task, arguments.contestants, rounds=arguments.rounds, steps=arguments.steps)))
