@@ -1,9 +1,9 @@
-"""Kills a run again and again, resumes it, and compares it with the same run left in peace, bit for bit.
+"""Kills a run again and again, resumes it, and compares it bit for bit with the same run that was never killed.
 
     python tests/support/kill_and_resume.py --kills 50
 
-Every kill is a SIGKILL at a random moment: while the process starts, in a step, in an evaluation, between epochs, while
-a checkpoint is written. Ends with status 1 if anything differs.
+Each kill is a SIGKILL at a random moment: during the start of the process, a step, an evaluation, the end of an epoch
+or the writing of a checkpoint. The exit status is 1 if anything differs.
 """
 
 import argparse
@@ -32,7 +32,7 @@ FLAGS = (
 
 
 def command(folder: Path, epochs: int, *flags: str) -> list[str]:
-    """The experiment's."""
+    """Returns the command line of the experiment."""
     return [sys.executable, str(EXPERIMENT), *FLAGS, "--epochs", str(epochs), "--out", str(folder), *flags]
 
 
@@ -40,12 +40,12 @@ def killed(folder: Path, epochs: int, moments: random.Random) -> str | None:
     """Starts or resumes the run, and kills it at a random moment.
 
     Args:
-        folder: of the run.
-        epochs: of the run.
-        moments: a third of them while the process starts, the others after it.
+        folder: The run's folder.
+        epochs: The run's number of epochs.
+        moments: Source of random moments. A third of them are during the start of the process, the others after it.
 
     Returns:
-        What the run was doing, as far as can be seen from outside; None if it had ended.
+        What the run was doing, as far as that is visible from outside, or None if the run had ended.
     """
     resume = ["--resume"] if folder.exists() else []
     before = unfinished(folder)
@@ -72,17 +72,17 @@ def killed(folder: Path, epochs: int, moments: random.Random) -> str | None:
 
 
 def unfinished(folder: Path) -> set[tuple[Path, int]]:
-    """Checkpoints whose writing began and did not end, and when it did."""
+    """Returns the checkpoints whose writing has begun and not ended, with the time at which it began."""
     return {(path, path.stat().st_ctime_ns) for path in folder.rglob("*.orbax-checkpoint-tmp")}
 
 
 def recorded(folder: Path) -> int:
-    """Epochs in metrics.jsonl."""
+    """Returns the number of epochs in metrics.jsonl."""
     return len(records(folder)) if (folder / "metrics.jsonl").exists() else 0
 
 
 def final_arrays(folder: Path) -> list[np.ndarray]:
-    """Every array of the newest checkpoint, and of the best."""
+    """Returns all arrays of the newest checkpoint and of the best."""
     _, template = saved_network(folder)
     with Checkpoints(folder) as checkpoints:
         states = [checkpoints.restore_latest(template)[0], checkpoints.restore_best(template)[0]]
@@ -90,10 +90,10 @@ def final_arrays(folder: Path) -> list[np.ndarray]:
 
 
 def main() -> None:
-    """Reads the flags, kills, compares."""
+    """Reads the flags, kills the run and compares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments")
     arguments = parser.parse_args()
     moments = random.Random(arguments.seed)
     epochs = 4 * arguments.kills
@@ -119,7 +119,7 @@ def main() -> None:
     print(f"{kills.total()} kills ({', '.join(f'{count} while {doing}' for doing, count in kills.items())})")
     if problems:
         raise SystemExit(f"error: {'; '.join(problems)}")
-    print("equal bit for bit: parameters, batch statistics, optimiser state and records")
+    print("equal bit for bit: parameters, batch statistics, optimizer state and records")
 
 
 if __name__ == "__main__":

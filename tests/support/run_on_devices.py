@@ -1,6 +1,6 @@
-"""Trains on 1, 2, 4 and 8 devices of one process, and prints as JSON how far the training states are apart.
+"""Trains on 1, 2, 4 and 8 devices of one process, and prints the differences between the training states as JSON.
 
-For ``test_many_devices.py``, which starts it with eight CPU devices.
+``tests/training/test_sharding.py`` starts it with eight CPU devices.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ from seanet_jax.training.trainer import Trainer
 STEPS = 24
 NETWORKS = {
     "tiny": (TINY, {}),
-    # Wide enough, and of batches large enough, for Winograd's method.
+    # Wide enough, with large enough batches, for convolutions to use Winograd's method.
     "wide": (dataclasses.replace(TINY, widths=(32, 64), stem_width=16), {"batch_size": 16}),
 }
 
 
 def new_trainer(network, devices, **fields):
-    """A run's, on the first of the devices."""
+    """Makes the trainer of a run on the first ``devices`` devices."""
     PRESETS["tiny"], fields_of_network = NETWORKS[network]
     fields = {"epochs": 15, "learning_rate": 0.01} | fields_of_network | fields
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
@@ -41,7 +41,7 @@ def new_trainer(network, devices, **fields):
 
 
 def trajectory(trainer, state=None, steps=STEPS):
-    """The states after each step, on the host."""
+    """Trains, and returns the states before the first step and after each one, on the host."""
     step = trainer.lower_train_step().compile()
     state = trainer.initial_state() if state is None else state
     states = [jax.device_get(state)]
@@ -53,13 +53,13 @@ def trajectory(trainer, state=None, steps=STEPS):
 
 
 def difference(states, others):
-    """The largest difference of an array from another, relative to that other's largest value."""
+    """Returns the largest difference between two arrays, relative to the largest value of the second."""
     pairs = zip(jax.tree.leaves(states), jax.tree.leaves(others), strict=True)
     return max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-3)) for a, b in pairs)
 
 
 def agreement(devices, images=8):
-    """EncapNet++'s agreement of a batch divided among the devices, and its gradient."""
+    """Returns EncapNet++'s agreement of a batch sharded across the devices, and its gradient."""
     config = EncapNetConfig(widths=(4, 4, 8, 8), stem_width=4, groups=4)
     module = Agreement(8, 4, stride=2, config=config, rngs=nnx.Rngs(0))
     graphdef, params, batch_stats = split_model(module)
@@ -74,8 +74,8 @@ def agreement(devices, images=8):
 
 
 def resumed(folder, state, before, after):
-    """Whether a state saved on some devices comes back bit for bit on others, and how the training goes on there."""
-    # Placed as training leaves it.
+    """Restores a state on other devices. Returns whether it is the same bit for bit, and the states after it."""
+    # Sharded as in training.
     saved = jax.device_put(state, new_trainer("tiny", before).abstract_state().step.sharding)
     with Checkpoints(folder) as checkpoints:
         checkpoints.save_latest(int(state.step), saved, [])
@@ -89,9 +89,9 @@ def resumed(folder, state, before, after):
 
 
 def main():
-    """Everything the tests ask for."""
+    """Computes and prints everything that the tests compare."""
     found = {"differences": {}, "resumed": {}}
-    # The tiny one last: its states are looked at again.
+    # The tiny network is last, as its states are used again below.
     for network, counts in (("wide", (1, 8)), ("tiny", (1, 2, 4, 8))):
         states = {count: trajectory(new_trainer(network, count)) for count in counts}
         found["differences"][network] = [difference(states[count], states[1]) for count in counts[1:]]

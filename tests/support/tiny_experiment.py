@@ -1,4 +1,4 @@
-"""An experiment like the others, on the tests' own small network and images: for tests that start many processes."""
+"""An experiment on a small network and small images, for tests that start many processes."""
 
 from training_fixtures import TINY, TINY_RUN, made_dataset
 

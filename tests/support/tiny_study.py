@@ -1,4 +1,4 @@
-"""A study like the others, of the tests' own small network and images: for tests that start many processes."""
+"""A study of small networks on small images, for tests that start many processes."""
 
 import dataclasses
 

@@ -26,7 +26,7 @@ TINY_RUN = {
 
 
 def made_dataset(train=40, test=23, class_names=("dark", "bright")):
-    """Two classes of 8x8 images told apart by their brightness."""
+    """Makes a data set of 8x8 images in two classes, dark and bright."""
     source = np.random.RandomState(0)
 
     def split(count):
@@ -39,7 +39,7 @@ def made_dataset(train=40, test=23, class_names=("dark", "bright")):
 
 
 def settled(config):
-    """A network in evaluation mode, with statistics, scales and biases that are not those it starts with."""
+    """Makes a network in evaluation mode, whose statistics, scales and biases are not the initial ones."""
     model = SEANet(config, rngs=nnx.Rngs(0))
     random = np.random.RandomState(1)
     arrays = weights.to_arrays(model)
@@ -55,7 +55,7 @@ def settled(config):
 
 @pytest.fixture
 def tiny(tmp_path):
-    """Makes ``--dataset digits --model tiny`` the small ones; gives a config for a run folder's name."""
+    """Replaces ``--dataset digits --model tiny`` by small ones. Returns a function that makes a run's config."""
 
     def config(name="run", **fields):
         return TrainConfig(out=tmp_path / name, **(TINY_RUN | fields))
@@ -66,7 +66,7 @@ def tiny(tmp_path):
 
 @pytest.fixture(scope="session")
 def in_peace(tmp_path_factory):
-    """Trains what ``tiny`` makes, each config once, and returns the run's config. Tests must not write to the run."""
+    """Returns a function that trains a config of ``tiny`` once and returns it. Tests must not write to the run."""
     from seanet_jax.training.run import fit
 
     @functools.cache
@@ -84,7 +84,7 @@ NAMES = ("dark", "<script>alert(1)</script>")
 
 @contextlib.contextmanager
 def small(dataset):
-    """Inside, ``--dataset digits --model tiny`` are a small network and these images."""
+    """A context in which ``--dataset digits --model tiny`` are these images and a small network."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", TINY)
         patch.setattr("seanet_jax.training.images.load", lambda name, data_dir, mapped: dataset)
@@ -93,7 +93,7 @@ def small(dataset):
 
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory):
-    """The folder of a run that learnt little, evaluated at its best epoch. Tests that write take a copy."""
+    """The folder of a short run, evaluated at its best epoch. Tests that write must copy it."""
     from seanet_jax.inference.evaluation import evaluate
     from seanet_jax.training.run import fit
 
@@ -105,33 +105,33 @@ def evaluated(tmp_path_factory):
 
 
 def records(folder, timing=False):
-    """The run's records, without what differs from run to run."""
+    """Returns a run's records, without the times unless ``timing``, as they differ from run to run."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     varying = () if timing else ("seconds", "images_per_second")
     return [{name: value for name, value in line.items() if name not in varying} for line in lines]
 
 
 def made_record(epoch, **more):
-    """A record like those of a run with four steps per epoch."""
+    """Makes a record like those of a run with four steps per epoch."""
     values = {"train_loss": 2 / epoch, "train_accuracy": 0.5, "test_loss": 3 / epoch, "test_accuracy": 0.4}
     timing = {"learning_rate": 0.1, "step": 4 * epoch, "images_per_second": 80.0}
     return {"epoch": epoch} | values | timing | more
 
 
 def newest(folder):
-    """The training state and the records in the newest checkpoint of a run."""
+    """Returns the training state and the records in the newest checkpoint of a run."""
     _, template = saved_network(folder)
     with Checkpoints(folder) as checkpoints:
         return checkpoints.restore_latest(template)
 
 
 def latest_state(folder):
-    """The training state in the newest checkpoint of a run."""
+    """Returns the training state in the newest checkpoint of a run."""
     return newest(folder)[0]
 
 
 def assert_same_run(config, other):
-    """Two runs have the same records and end with the same state, bit for bit."""
+    """Asserts that two runs have the same records and end with the same state, bit for bit."""
     assert records(config.out) == records(other.out)
     (state, history), (expected, expected_history) = newest(config.out), newest(other.out)
     assert len(history) == len(expected_history)
@@ -139,7 +139,7 @@ def assert_same_run(config, other):
 
 
 def raise_at(monkeypatch, place, call, number):
-    """Sends this process a signal when a method is called for the n-th time."""
+    """Sends a signal to this process when a method is called for the ``call``-th time."""
     cls, name = place
     real, calls = getattr(cls, name), []
 
@@ -153,7 +153,7 @@ def raise_at(monkeypatch, place, call, number):
 
 
 def read_points(folder):
-    """What TensorBoard shows of a run, by quantity and step: points struck out by a later start are left out."""
+    """Returns the points that TensorBoard shows of a run, by quantity and step, without those it hides."""
     points = {}
     for path in sorted((folder / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns):
         data = path.read_bytes()

@@ -106,7 +106,7 @@ def test_bfloat16_reaches_every_convolution_and_matrix_product(network, mode):
             assert [str(value.type.element_type) for value in product.operands] == ["bf16", "bf16"], product
 
 
-def test_bfloat16_leaves_parameters_optimiser_and_statistics_in_float32():
+def test_bfloat16_leaves_parameters_optimizer_and_statistics_in_float32():
     lowered, state = lower(dataclasses.replace(TWO_CLASSES, dtype="bfloat16"), "train")
     new_state, metrics = lowered.out_info
     for kept in (state, shapes(new_state), shapes(metrics)):

@@ -62,7 +62,7 @@ def runs(small_networks, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_falls_and_digits_are_recognised(runs, name):
+def test_the_loss_falls_and_digits_are_recognized(runs, name):
     first, last = records(runs / name)
     assert last["train_loss"] < 0.85 * first["train_loss"]
     assert last["test_loss"] < first["test_loss"]

@@ -79,7 +79,7 @@ def test_optimizer_equals_pytorch_sgd_across_a_decay(momentum):
     assert_follows(optimizer(config, steps_per_epoch=2), p, gradients, expected)
 
 
-def test_weight_decay_reaches_every_parameter_biases_and_normalisation_included():
+def test_weight_decay_reaches_every_parameter_biases_and_normalization_included():
     config = TrainConfig(learning_rate=0.5, weight_decay=0.1)
     transformation = optimizer(config, steps_per_epoch=10)
     p = {"conv": {"kernel": jnp.ones((3, 3, 1, 1))}, "bn": {"scale": jnp.ones(2), "bias": jnp.full(2, -2.0)}}

@@ -165,7 +165,7 @@ def test_epoch_order_depends_on_epoch_and_key_alone():
 
 @functools.cache
 def by_hand(kind="perceptron"):
-    """An optimiser step and the batch's metrics, of images that are already chosen and normalised."""
+    """Takes an optimizer step on images that are chosen and normalized already; returns the batch's metrics too."""
     graphdef, _, _ = split_model(new_model(kind))
 
     @jax.jit
