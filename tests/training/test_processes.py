@@ -299,7 +299,7 @@ def test_a_process_with_other_images_is_refused_by_all(tmp_path):
     script.write_text(ANOTHER_IMAGE.format(tests=str(SUPPORT), experiment=str(EXPERIMENT)))
     first, second = refused(2, "--out", tmp_path / "run", script=script)
     assert second.startswith("error: --data-dir: the images of made are not those of process 0; give all the same")
-    assert first.startswith("error: process 1: --data-dir: the images of made are others")
+    assert first.startswith("error: process 1: --data-dir: the images of made are not those of process 0")
     assert not (tmp_path / "run").exists()
 
 
