@@ -1,10 +1,12 @@
-"""Does SEANet-20 reach the talk's error on CIFAR-10? The published recipe.
+"""Does SEANet-20 reach the published test error on CIFAR-10?
 
     python experiments/cifar10.py
 
-Cost: 200 epochs of 781 steps of 64 images: for a GPU. Expected from the published run: 4.63 % test error at the last
-epoch, 4.30 % at the best on the test images; not repeated with this code yet. --model trains another network, and
-EncapNet by the recipe it was published with:
+The recipe is the published one. Cost: 200 epochs of 781 steps of 64 images, which need a GPU. Expected result: the
+published run has 4.63 % test error at the last epoch, and 4.30 % at the epoch that is best on the test images. This
+code has not repeated that run yet.
+
+--model trains another network. EncapNet is trained by the recipe with which it was published:
 
     python experiments/cifar10.py --model encapnet_plus
 """

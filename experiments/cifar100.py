@@ -1,10 +1,12 @@
-"""Does SEANet-20 reach the talk's error on CIFAR-100? The published recipe.
+"""Does SEANet-20 reach the published test error on CIFAR-100?
 
     python experiments/cifar100.py
 
-Cost: 200 epochs of 781 steps of 64 images: for a GPU. Expected from the published run: 21.57 % test error at the last
-epoch, 21.33 % at the best on the test images; not repeated with this code yet. Two CPU cores manage three epochs of the
-narrow network, which end at 27.3 % test accuracy:
+The recipe is the published one. Cost: 200 epochs of 781 steps of 64 images, which need a GPU. Expected result: the
+published run has 21.57 % test error at the last epoch, and 21.33 % at the epoch that is best on the test images. This
+code has not repeated that run yet.
+
+Two CPU cores can train the narrow network for three epochs, which gives 27.3 % test accuracy:
 
     python experiments/cifar100.py --model seanet20_narrow --epochs 3
 """

@@ -1,21 +1,22 @@
 """The command line: ``seanet COMMAND``, or ``python -m seanet_jax COMMAND``."""
 
+import difflib
 import importlib
 import sys
 from typing import NoReturn
 
 from seanet_jax import __version__
 
-# Each is a module of seanet_jax.commands with a function main().
+# Each command is a module of seanet_jax.commands with a function main().
 COMMANDS = {
     "train": "train one network on one data set",
-    "evaluate": "measure a trained network on its test images and write a report",
-    "predict": "name what image files show",
-    "export": "write a trained network as a StableHLO artifact",
-    "convert": "carry networks over from the published PyTorch release, and back",
-    "compare": "train networks under one recipe and compare them",
-    "ablate": "change SEANet's choices one at a time and compare",
-    "analyze": "measure the talk's claims on two trained networks",
+    "evaluate": "evaluate a run on its test images and write a report",
+    "predict": "classify image files with a trained network",
+    "export": "export a trained network as a StableHLO artifact",
+    "convert": "convert PyTorch checkpoints of the published release into runs, and back",
+    "compare": "train several networks under one recipe and compare them",
+    "ablate": "change one design choice of SEANet at a time and compare",
+    "analyze": "measure the published claims about aggregation on two trained networks",
 }
 
 
@@ -29,9 +30,11 @@ def main() -> NoReturn:
         print(f"seanet_jax {__version__}")
         sys.exit(0)
     if name not in COMMANDS:
-        print(f"error: there is no command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        similar = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {similar[0]}?" if similar else f"the commands are {', '.join(COMMANDS)}"
+        print(f"error: there is no command {name!r}; {hint}", file=sys.stderr)
         sys.exit(2)
-    # The name of the program in the command's own --help.
+    # The command's --help and errors show this as the name of the program.
     sys.argv = [f"seanet {name}", *sys.argv[2:]]
     importlib.import_module(f"seanet_jax.commands.{name}").main()
     raise AssertionError(f"{name} did not exit")
@@ -44,11 +47,14 @@ def _help() -> str:
         [
             "usage: seanet COMMAND [arguments]",
             "",
-            "SEANet (squeeze-excitation and aggregation) in JAX: train, evaluate and use it.",
+            "Train, evaluate and use SEANet, a residual network with squeeze-excitation and aggregation, in JAX.",
             "",
+            "commands:",
             *lines,
             "",
-            "seanet COMMAND --help describes a command; seanet --version prints the version.",
+            "seanet COMMAND --help describes a command. seanet --version prints the version.",
+            "Exit status: 0 after success, 1 if the command failed while running, 2 if an argument or input is wrong,",
+            "130 or 143 if SIGINT or SIGTERM stopped it.",
         ]
     )
 

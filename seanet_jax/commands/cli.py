@@ -1,7 +1,7 @@
-"""What every command shares: argument errors and run errors in one line, exit statuses, the compilation cache.
+"""What all commands share: argument parsing, one-line errors, exit statuses and the compilation cache.
 
-Exit status 0: done; 1: the run failed; 2: the input cannot work and nothing was written; 130 and 143: stopped by SIGINT
-and SIGTERM.
+The exit status is 0 after success, 1 if the command failed while running, 2 if the input is wrong and nothing was
+written, and 130 or 143 if SIGINT or SIGTERM stopped it.
 """
 
 import argparse
@@ -18,30 +18,31 @@ from seanet_jax.errors import InputError, RunError
 
 
 class Arguments(argparse.ArgumentParser):
-    """A parser whose complaints are one sentence, like those of the experiments' flags.
+    """An argument parser whose errors are one sentence.
 
     Args:
-        description: shown above the flags by --help, as it is wrapped.
+        description: Text that --help shows above the flags, with its line breaks.
     """
 
     def __init__(self, description: str):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
-        """Instead of the usage, which --help shows.
+        """Raises the error, in place of printing the usage and exiting.
 
         Raises:
-            InputError: always.
+            InputError: Always.
         """
         raise InputError(f"{message}; --help lists the arguments")
 
 
 def command(action: Callable[[], None]) -> NoReturn:
-    """Does what a command that trains nothing is for, and exits.
+    """Runs a command that trains nothing, and exits.
+
+    If the reader of the output closes it, as ``head`` does, the exit status is that of SIGPIPE, as in other programs.
 
     Args:
-        action: parses ``sys.argv`` and does it. Where nobody reads what it prints any more, as under ``head``, it
-            ends as other programs do, by the status of SIGPIPE.
+        action: Function that parses ``sys.argv`` and does the work.
     """
 
     def act(process: Process) -> None:
@@ -49,7 +50,7 @@ def command(action: Callable[[], None]) -> NoReturn:
             action()
             sys.stdout.flush()
         except BrokenPipeError:
-            # What is left in the buffer would fail once more when the interpreter ends.
+            # The interpreter flushes the buffer when it ends, which would fail once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + signal.SIGPIPE)
 
@@ -57,15 +58,25 @@ def command(action: Callable[[], None]) -> NoReturn:
 
 
 class Process:
-    """Whether it trains together with others."""
+    """This process as its command knows it.
+
+    Attributes:
+        together: Whether it trains together with other processes.
+    """
 
     together = False
 
 
 def run_and_exit(action: Callable[[Process], None], again: str, *, trains: bool = True) -> NoReturn:
-    """Does it; whatever happens becomes an exit status. Told to stop, it says that ``again`` goes on."""
-    # Before anything is imported that takes long, since all of it would be imported again. The parser, imported later,
-    # takes either spelling.
+    """Runs an action, turns every outcome into an exit status, and exits.
+
+    Args:
+        action: Function that parses ``sys.argv`` and does the work.
+        again: Description of the command that continues the work, for the message after an interruption.
+        trains: Whether the action trains, and may restart the process with settings that make that faster.
+    """
+    # A restart imports everything again, so it comes before the slow imports. The parser, which is imported later,
+    # accepts both spellings of the flag.
     if trains and not {"--no-tune-cpu", "--no-tune_cpu"} & set(sys.argv):
         restart_tuned()
     process = Process()
@@ -76,13 +87,13 @@ def run_and_exit(action: Callable[[Process], None], again: str, *, trains: bool 
     except RunError as error:
         _exit(1, f"error: {error}", process)
     except KeyboardInterrupt:
-        goes_on = f"; {again} goes on from the last checkpoint, if one was saved" if trains else ""
-        _exit(130, f"interrupted{goes_on}", process)
+        hint = f"; {again} continues from the last checkpoint, if one was saved" if trains else ""
+        _exit(130, f"interrupted{hint}", process)
     except Exception as error:
-        # Looked up rather than imported: where it is not loaded yet, nothing can have been stopped by it.
+        # Looked up in place of imported, which is slow: if the module is not loaded, it cannot have raised the error.
         interrupt = sys.modules.get("seanet_jax.training.interrupt")
         if interrupt is not None and isinstance(error, interrupt.StoppedError):
-            _exit(128 + error.signal, f"{error}; {again} goes on from there", process)
+            _exit(128 + error.signal, f"{error}; {again} continues from there", process)
         if sentence := _missing_package(error):
             _exit(2, f"error: {sentence}", process)
         if not process.together:
@@ -106,7 +117,7 @@ def _missing_package(error: Exception) -> str | None:
 
 
 def keep_what_is_compiled() -> None:
-    """Switches JAX's persistent compilation cache on, unless the user has."""
+    """Turns JAX's persistent compilation cache on, unless the user has set its folder."""
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     import jax
@@ -114,12 +125,12 @@ def keep_what_is_compiled() -> None:
     from seanet_jax.data.cache import cache_dir
 
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
-    # By default what compiles in less than a second is not kept; a start has a dozen of those.
+    # By default JAX does not keep programs that compile in under a second, of which a start compiles a dozen.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _exit(status: int, message: str, process: Process) -> NoReturn:
-    """Ends the process; where it trains together with others, without waiting for them."""
+    """Prints the message and ends the process. It does not wait for other processes of the same run."""
     print(message, file=sys.stderr, flush=True)
     if process.together:
         from seanet_jax.training.processes import exit_now

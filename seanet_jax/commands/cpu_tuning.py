@@ -1,10 +1,13 @@
-"""What makes training on a CPU faster, for the experiments: importing this package never changes a process.
+"""Settings that make training on a CPU faster.
 
-A step's intermediate maps are gigabytes. glibc's malloc gives them back to the kernel after every step and has their
-pages mapped and cleared again in the next; ``MALLOC`` makes it ask for huge pages, of which there are 512 times fewer.
-It reads its settings once, when a process starts. ``XLA`` gives sums over many numbers, such as batch statistics, to a
-library that is faster at them than XLA's own code; they are rounded differently. What both buy is measured in
-docs/performance.md.
+Only commands apply them; importing the package never changes a process. docs/performance.md measures what they gain.
+
+``MALLOC`` tunes glibc's malloc. The feature maps of a step take gigabytes, which malloc returns to the kernel after
+every step, so that the kernel maps and clears their pages again in the next. With huge pages there are 512 times fewer
+pages. malloc reads its settings once, when a process starts.
+
+``XLA`` computes sums over many numbers, such as batch statistics, by a library that is faster than XLA's own code. The
+library rounds differently.
 """
 
 import importlib.util
@@ -18,21 +21,21 @@ XLA = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 def restart_tuned() -> None:
-    """Starts this program again in the tuned environment, in the same process; returns if there is nothing to tune."""
+    """Replaces this process by the same program in the tuned environment. Returns if there is nothing to tune."""
     if variables := tuned_environment(os.environ):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | variables)
 
 
 def tuned_environment(environment: Mapping[str, str], malloc: Mapping[str, str] = MALLOC) -> dict[str, str]:
-    """The variables to set, in addition to an environment, before a process starts.
+    """Returns the environment variables to add before a process starts.
 
     Args:
-        environment: as it is; where it tunes malloc already, that is the user's and stays.
-        malloc: tunables and their values.
+        environment: The present environment. If it tunes malloc already, the user's settings are kept.
+        malloc: Tunables of malloc and their values.
 
     Returns:
-        GLIBC_TUNABLES. Nothing if there is nothing left to tune, the C library is not glibc, or JAX will not run on the
-        CPU alone.
+        GLIBC_TUNABLES, or nothing if malloc is tuned already, the C library is not glibc, or JAX will use more than the
+        CPU.
     """
     tunables = environment.get("GLIBC_TUNABLES", "")
     if not _on_cpu(environment) or platform.libc_ver()[0] != "glibc" or "glibc.malloc." in tunables:
@@ -42,13 +45,13 @@ def tuned_environment(environment: Mapping[str, str], malloc: Mapping[str, str] 
 
 
 def compiler_options(environment: Mapping[str, str]) -> dict[str, str]:
-    """The options of XLA to compile with; starts JAX.
+    """Returns the options to compile with. This starts JAX.
 
     Args:
-        environment: of this process; an option that its XLA_FLAGS set is the user's and stays.
+        environment: Environment of this process. An option that its XLA_FLAGS set is left to the user.
 
     Returns:
-        ``XLA``; nothing where this version of XLA does not know it, or JAX does not run on the CPU alone.
+        ``XLA``, or nothing if this version of XLA does not know the option or JAX uses more than the CPU.
     """
     import jax
 
@@ -63,8 +66,8 @@ def compiler_options(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _on_cpu(environment: Mapping[str, str]) -> bool:
-    """Whether JAX will use nothing but the CPU; without starting JAX, which may only be done once all is set up."""
+    """Returns whether JAX will use the CPU alone. This does not start JAX, which reads its settings only once."""
     if platforms := environment.get("JAX_PLATFORMS"):
         return platforms == "cpu"
-    # GPUs and TPUs come as plugins.
+    # JAX supports GPUs and TPUs by plugins, which are packages.
     return not any(importlib.util.find_spec(plugin) for plugin in ("jax_plugins", "libtpu"))

@@ -1,14 +1,19 @@
-"""How good is a trained network, what does it confuse, and does it know when it is wrong?
+"""Evaluate a run on its test images and write a report.
 
     seanet evaluate runs/cifar100-seanet20-seed0
 
-The folder is that of a run. Its network answers the run's test images, each once: the whole test set, or the part that
-the run was limited to. Prints top-1 and top-5 accuracy, loss, expected calibration error (Guo et al., 2017), the best
-and worst classes and the pairs of classes confused most often.
+FOLDER is the folder of a run. Its network classifies each of the run's test images once: the whole test set, or the
+part to which the run was limited. Prints top-1 and top-5 accuracy, loss, expected calibration error (Guo et al., 2017),
+the best and worst classes, and the pairs of classes confused most often.
 
-Writes into the folder evaluation/evaluation.json with all numbers, confusion.png and reliability.png (and the same as
-.svg), and mistakes.png: the wrong answers of which the network was surest. And report.html, one page with all of it,
-the curves and every epoch, to be opened in a browser or sent to somebody.
+Writes into FOLDER:
+  evaluation/evaluation.json  all numbers
+  evaluation/confusion.png    confusion matrix, also as .svg
+  evaluation/reliability.png  reliability diagram, also as .svg
+  evaluation/mistakes.png     the most confident mistakes
+  report.html                 one page with all of this, the learning curves and every epoch; it needs no other file
+
+Exit status: 0 if the evaluation was written, 1 if writing failed, 2 if an argument, the folder or its images are wrong.
 """
 
 import shlex
@@ -22,11 +27,11 @@ from seanet_jax.commands.cli import Arguments, command, keep_what_is_compiled
 def run() -> None:
     """Reads the arguments and evaluates."""
     parser = Arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="of a run")
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint (default: best)")
-    parser.add_argument("--data-dir", type=Path, help="folder with CIFAR, as for the experiments")
+    parser.add_argument("folder", type=Path, help="folder of a run")
+    parser.add_argument("--which", choices=("best", "latest"), default="best", help="run's checkpoint (default: best)")
+    parser.add_argument("--data-dir", type=Path, help="folder with CIFAR, as in seanet train")
     arguments = parser.parse_args()
-    # Only now: --help and a wrong argument need not wait for JAX.
+    # Imported late, so that --help and a wrong argument need not wait for JAX.
     keep_what_is_compiled()
     from seanet_jax.inference.evaluation import evaluate, text
 

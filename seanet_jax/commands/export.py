@@ -1,14 +1,17 @@
-"""A trained network as one file that JAX runs without this package: how do I serve it elsewhere?
+"""Export a trained network as a StableHLO artifact, which JAX runs without this package.
 
     seanet export runs/cifar100-seanet20-seed0 seanet20.stablehlo
 
-The folder is that of a run, whose best epoch is taken, or of pretrained weights. The artifact takes uint8 images
-[batch, height, width, channels], as many as you like, and gives float32 probabilities [batch, classes]; images are
-normalised inside. It runs on CPU, CUDA, ROCm and TPU.
+FOLDER is the folder of a run, whose best checkpoint is exported, or of pretrained weights. The artifact takes uint8
+images [batch, height, width, channels] in batches of any size and returns float32 probabilities [batch, classes]. It
+normalizes the images itself, and runs on CPU, CUDA, ROCm and TPU.
 
-Writes seanet20.stablehlo, and seanet20.stablehlo.json, which says what goes in and comes out, the classes, platforms,
-versions, the SHA-256 of the artifact and how to run it in five lines. Before they are written the artifact's
-probabilities are compared with the network's, on this machine's CPU.
+Writes the artifact, and OUT.json beside it: input, output, classes, platforms, versions, the artifact's SHA-256, and
+five lines of Python that run it. Before anything is written, the artifact's probabilities are compared with the
+network's on this machine's CPU.
+
+Exit status: 0 if the artifact was written, 1 if it differs from the network or writing failed, 2 if an argument or the
+folder is wrong.
 """
 
 from pathlib import Path
@@ -20,13 +23,13 @@ from seanet_jax.commands.cli import Arguments, command
 def run() -> None:
     """Reads the arguments and exports."""
     parser = Arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="of a run, or of pretrained weights")
-    parser.add_argument("out", type=Path, help="the artifact to be written, *.stablehlo")
+    parser.add_argument("folder", type=Path, help="folder of a run or of pretrained weights")
+    parser.add_argument("out", type=Path, help="artifact to write, *.stablehlo")
     arguments = parser.parse_args()
-    # Only now: --help and a wrong argument need not wait for JAX.
+    # Imported late, so that --help and a wrong argument need not wait for JAX.
     import jax
 
-    # For any platform it is lowered here; on the CPU float32 is exact, and the comparison means something.
+    # The CPU lowers for every platform. It also computes in full float32, which the comparison with the network needs.
     jax.config.update("jax_platforms", "cpu")
     from seanet_jax.inference.stablehlo import write
 

@@ -1,18 +1,22 @@
-"""What does a trained network see in these images?
+"""Classify image files with a trained network.
 
-    seanet predict runs/cifar100-seanet20-seed0 photo.jpg holiday/ --top 3 --sheet answers.png
+    seanet predict runs/cifar100-seanet20-seed0 photo.jpg holiday/ --top 3 --sheet predictions.png
 
-The first folder is a run's, or one of pretrained weights. Images are files that Pillow reads; the suffix of one that is
-named does not matter. Folders are searched, and folders in them: for files whose suffix is one of Pillow's (.png, .jpg,
-.webp, .tif and so on), in the order of their paths, without what begins with a dot. Links to folders are not followed.
-One image that cannot be read is an error that names it, before any answer.
+FOLDER is the folder of a run or of pretrained weights. IMAGES are files in any format that Pillow reads, and folders.
+Folders are searched recursively for files with a suffix that Pillow knows (.png, .jpg, .webp, .tif and so on), in the
+order of their paths; hidden files and links to folders are skipped. If one image cannot be read, the command names it
+and prints no predictions.
 
-Each image is turned upright, laid over white where it is transparent, cropped to its centre where it is not of the
-network's aspect, and resized (antialiased, bilinear) to the size of the network's training images; one of that size is
-used as it is. Of animations it is the first picture.
+Each image is rotated as its EXIF orientation says, drawn on white if it is transparent, cropped at its center to the
+network's aspect ratio, and resized (bilinear, antialiased) to the size of the training images. An image of that size is
+used unchanged. Of an animation, the first frame is used.
 
-Prints each image's path, and under it the likeliest classes with their probabilities; --json prints one JSON array
-instead. Writes nothing but --sheet, which shows what the network sees, and five classes at most.
+Prints each image's path, and below it the most likely classes with their probabilities; --json prints one JSON array
+instead. Writes no file unless --sheet names one: a picture of the images as the network sees them, with at most five
+classes each.
+
+Exit status: 0 if all images were classified, 1 if the sheet could not be written, 2 if an argument, the folder or an
+image is wrong.
 """
 
 import json
@@ -33,8 +37,14 @@ _BATCH_SIZE = 64
 _LINES_ON_SHEET = 5
 
 
-class _Answer(NamedTuple):
-    """The likeliest classes of a file with their probabilities, and the picture where a sheet shows it."""
+class Prediction(NamedTuple):
+    """The prediction for one image file.
+
+    Attributes:
+        path: The image file.
+        classes: The most likely classes with their probabilities, most likely first.
+        picture: The part of the image that the network sees, or None if no sheet is drawn.
+    """
 
     path: Path
     classes: Sequence[tuple[str, float]]
@@ -42,42 +52,45 @@ class _Answer(NamedTuple):
 
 
 def run() -> None:
-    """Reads the arguments and answers."""
+    """Reads the arguments, classifies the images and prints the predictions."""
     parser = Arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="of a run or of pretrained weights")
-    parser.add_argument("images", type=Path, nargs="+", help="image files, and folders that hold some")
-    parser.add_argument("--top", type=int, default=5, help="classes to name, or all if there are fewer; default 5")
+    parser.add_argument("folder", type=Path, help="folder of a run or of pretrained weights")
+    parser.add_argument("images", type=Path, nargs="+", help="image files, and folders of image files")
+    parser.add_argument("--top", type=int, default=5, help="number of classes to print (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
-    parser.add_argument("--sheet", type=Path, help="PNG to be written: the images with their answers under them")
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="checkpoint of a run; default best")
+    parser.add_argument("--sheet", type=Path, help="PNG file to write: the images with their predictions below them")
+    parser.add_argument("--which", choices=("best", "latest"), default="best", help="run's checkpoint (default: best)")
     arguments = parser.parse_args()
     if arguments.top < 1:
         raise InputError(f"--top is {arguments.top}; it must be a positive integer")
     paths = _find(arguments.images)
     if arguments.sheet is not None:
         _check_sheet(arguments.sheet, paths)
-    # Only now: --help and a wrong argument need not wait for JAX.
+    # Imported late, so that --help and a wrong argument need not wait for JAX.
     keep_what_is_compiled()
     from seanet_jax.inference.trained import load
 
-    answers = _answer(load(arguments.folder, arguments.which), paths, arguments.top, arguments.sheet is not None)
+    trained = load(arguments.folder, arguments.which)
+    predictions = _predict(trained, paths, arguments.top, with_pictures=arguments.sheet is not None)
     if arguments.sheet is not None:
-        _write_sheet(arguments.sheet, answers)
-    print(_as_json(answers) if arguments.json else _as_text(answers))
+        _write_sheet(arguments.sheet, predictions)
+    print(_as_json(predictions) if arguments.json else _as_text(predictions))
 
 
 def _find(given: Sequence[Path]) -> list[Path]:
+    """Returns the given files and the images in the given folders."""
     from seanet_jax.inference.image_file import find_images
 
     paths: list[Path] = []
     for path in given:
         if not path.exists():
-            raise InputError(f"{printable(path)}: there is no such file; name image files, or folders that hold some")
+            raise InputError(f"{printable(path)}: there is no such file; name image files or folders of image files")
         paths += find_images(path) if path.is_dir() else [path]
     return paths
 
 
 def _check_sheet(sheet: Path, paths: Sequence[Path]) -> None:
+    """Raises an InputError if the sheet cannot be written or would replace one of the images."""
     from seanet_jax.inference.contact_sheet import MOST
 
     if sheet.suffix.lower() != ".png" or sheet.is_dir():
@@ -88,39 +101,40 @@ def _check_sheet(sheet: Path, paths: Sequence[Path]) -> None:
         raise InputError(f"--sheet: there are {len(paths):,} images; a sheet holds {MOST:,} at most, so name fewer")
 
 
-def _answer(trained: "Trained", paths: Sequence[Path], top: int, with_pictures: bool) -> list[_Answer]:
-    """Of every file, once all of them are read."""
+def _predict(trained: "Trained", paths: Sequence[Path], top: int, with_pictures: bool) -> list[Prediction]:
+    """Reads all files, then returns their predictions."""
     import numpy as np
 
     from seanet_jax.inference.classifier import Classifier
     from seanet_jax.inference.contact_sheet import SIDE
-    from seanet_jax.inference.image_file import demand_picture_channels, preview, read_image, to_pixels
+    from seanet_jax.inference.image_file import check_picture_channels, preview, read_image, to_pixels
 
     names = trained.images.class_names
-    demand_picture_channels(trained.images)
+    check_picture_channels(trained.images)
     classifier = Classifier(trained, min(_BATCH_SIZE, len(paths)))
     pixels, pictures = [], []
-    # No photo stays in memory, only what is made of it.
+    # Photos are large, so each is reduced before the next is read.
     for path in paths:
         image = read_image(path)
         pixels.append(to_pixels(image, trained.images))
         pictures.append(preview(image, trained.images, SIDE) if with_pictures else None)
-    answers = []
+    predictions = []
     rows = classifier.probabilities(classifier(np.stack(pixels)))
     for path, row, picture in zip(paths, rows, pictures, strict=True):
         likeliest = np.argsort(-row, kind="stable")[:top]
-        answers.append(_Answer(path, [(names[index], float(row[index])) for index in likeliest], picture))
-    return answers
+        predictions.append(Prediction(path, [(names[index], float(row[index])) for index in likeliest], picture))
+    return predictions
 
 
-def _write_sheet(path: Path, answers: Sequence[_Answer]) -> None:
+def _write_sheet(path: Path, predictions: Sequence[Prediction]) -> None:
     from seanet_jax.inference.contact_sheet import Cell, Line, contact_sheet
 
     cells = []
-    for answer in answers:
-        assert answer.picture is not None
-        lines = [Line(printable(name), f"{probability:.1%}") for name, probability in answer.classes[:_LINES_ON_SHEET]]
-        cells.append(Cell(answer.picture, [*lines, Line(printable(answer.path.name))]))
+    for prediction in predictions:
+        assert prediction.picture is not None
+        shown = prediction.classes[:_LINES_ON_SHEET]
+        lines = [Line(printable(name), f"{probability:.1%}") for name, probability in shown]
+        cells.append(Cell(prediction.picture, [*lines, Line(printable(prediction.path.name))]))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, contact_sheet(cells))
@@ -128,21 +142,21 @@ def _write_sheet(path: Path, answers: Sequence[_Answer]) -> None:
         raise RunError(f"--sheet: {printable(path)} could not be written ({error.strerror})") from None
 
 
-def _as_text(answers: Sequence[_Answer]) -> str:
+def _as_text(predictions: Sequence[Prediction]) -> str:
     lines = []
-    for answer in answers:
-        lines.append(printable(answer.path))
-        lines += [f"  {probability:7.2%}  {printable(name)}" for name, probability in answer.classes]
+    for prediction in predictions:
+        lines.append(printable(prediction.path))
+        lines += [f"  {probability:7.2%}  {printable(name)}" for name, probability in prediction.classes]
     return "\n".join(lines)
 
 
-def _as_json(answers: Sequence[_Answer]) -> str:
+def _as_json(predictions: Sequence[Prediction]) -> str:
     values = [
         {
-            "path": str(answer.path),
-            "answers": [{"name": name, "probability": probability} for name, probability in answer.classes],
+            "path": str(prediction.path),
+            "predictions": [{"name": name, "probability": probability} for name, probability in prediction.classes],
         }
-        for answer in answers
+        for prediction in predictions
     ]
     return json.dumps(values, indent=2, allow_nan=False)
 

@@ -4,7 +4,13 @@
     seanet train --dataset cifar100 --resume
 
 The defaults are the published recipe: SEANet-20 on CIFAR-100, 200 epochs. A network that was published with another
-recipe (EncapNet) gets its own. The run's folder holds its config, metrics, curves, summary and checkpoints.
+recipe (EncapNet) gets that recipe.
+
+Writes the folder of a run, by default runs/DATASET-MODEL-seedSEED: config.json, metrics.jsonl, summary.json, learning
+curves, TensorBoard events and checkpoints.
+
+Exit status: 0 if training finished, 1 if it failed, 2 if a flag is wrong (nothing was written), 130 or 143 if SIGINT or
+SIGTERM stopped it (the same command with --resume continues).
 """
 
 import os
@@ -19,8 +25,8 @@ def main(description: str = str(__doc__), **defaults: Any) -> NoReturn:
     """Parses the flags, trains one network and exits.
 
     Args:
-        description: The text above the flags in --help.
-        **defaults: Fields of ``TrainConfig`` whose defaults differ from the class's.
+        description: Text that --help shows above the flags.
+        **defaults: Fields of ``TrainConfig`` whose defaults differ from those of the class.
     """
 
     def train(process: Process) -> None:
@@ -35,7 +41,7 @@ def main(description: str = str(__doc__), **defaults: Any) -> NoReturn:
 
             processes.start(command.processes)
             process.together = True
-        # Imported late: --help and a wrong flag need not wait for the training stack.
+        # Imported late, so that --help and a wrong flag need not wait for the training stack.
         from seanet_jax.training.run import fit
 
         fit(command.config, compiler_options=compiler_options(os.environ) if command.tune_cpu else {})

@@ -97,7 +97,7 @@ def to_pixels(image: Image.Image, images: ImageSpec) -> np.ndarray:
     Raises:
         InputError: the network's images have another number of channels.
     """
-    demand_picture_channels(images)
+    check_picture_channels(images)
     fitted = ImageOps.fit(image, (images.width, images.height), Image.Resampling.BILINEAR)
     return np.asarray(fitted) if images.channels == 3 else np.asarray(fitted.convert("L"))[..., None]
 
@@ -115,7 +115,7 @@ def preview(image: Image.Image, images: ImageSpec, side: int) -> Image.Image:
     return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
 
 
-def demand_picture_channels(images: ImageSpec) -> None:
+def check_picture_channels(images: ImageSpec) -> None:
     """Demands that a network's images are grey or in colour.
 
     Raises:

@@ -90,8 +90,8 @@ def test_the_command_names_what_the_network_answers(folder, pictures, expected, 
     ]
     for answer, number in zip(found, order, strict=True):
         likeliest = np.argsort(-expected[number])[:2]
-        assert [one["name"] for one in answer["answers"]] == [SPEC.class_names[index] for index in likeliest]
-        probabilities = [one["probability"] for one in answer["answers"]]
+        assert [one["name"] for one in answer["predictions"]] == [SPEC.class_names[index] for index in likeliest]
+        probabilities = [one["probability"] for one in answer["predictions"]]
         np.testing.assert_allclose(probabilities, expected[number][likeliest], atol=1e-5)
     with Image.open(tmp_path / "out/sheet.png") as sheet:
         assert sheet.width > 3 * SIDE and sheet.height > 3 * SIDE
@@ -134,7 +134,7 @@ def test_a_png_of_the_size_of_cifar_is_answered_exactly_as_its_array(tiny, tmp_p
     for which in ("best", "latest"):
         here(monkeypatch, config.out, tmp_path / "0.png", "--json", "--which", which)
         (found,) = json.loads(capsys.readouterr().out)
-        answers[which] = {answer["name"]: answer["probability"] for answer in found["answers"]}
+        answers[which] = {answer["name"]: answer["probability"] for answer in found["predictions"]}
         logits = Classifier(load(config.out, which), batch_size=1)(test[:1])
         probabilities = softmax(logits.astype(np.float64), axis=-1)[0]
         assert answers[which] == pytest.approx(dict(zip(("dark", "bright"), probabilities, strict=True)), rel=1e-6)

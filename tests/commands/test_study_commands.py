@@ -90,4 +90,4 @@ def test_told_to_stop_it_says_that_the_same_command_goes_on(tmp_path):
     _, error = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
     assert error.startswith("stopped by SIGTERM at step ")
-    assert error.endswith(", of which a checkpoint is saved; the same command goes on from there\n")
+    assert error.endswith(", of which a checkpoint is saved; the same command continues from there\n")

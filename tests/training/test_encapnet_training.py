@@ -147,7 +147,7 @@ def test_prediction(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["predict", str(folder), str(tmp_path / "digit.png"), "--json", "--top", "10"])
     predict.main()
     ((answer,),) = [json.loads(capsys.readouterr().out)]
-    found = {one["name"]: one["probability"] for one in answer["answers"]}
+    found = {one["name"]: one["probability"] for one in answer["predictions"]}
     scores = Classifier(load_trained(folder), 1)(image[None])[0]
     assert found == pytest.approx({str(digit): float(score) for digit, score in enumerate(scores)}, rel=1e-4)
 
