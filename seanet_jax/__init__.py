@@ -9,7 +9,8 @@ Where to start:
                                   has the names, ``PRESETS`` their configs. ``from_pretrained`` reads a folder of
                                   weights.
     Training                      ``fit(TrainConfig(dataset="digits", epochs=12))`` leaves a run folder behind, and
-                                  ``load(folder)`` returns its network. ``fit`` needs the extra "train", ``load`` the
+                                  ``load(folder)`` returns its network. ``fit`` and
+                                  ``TrainConfig`` need the extra "train", ``load`` the
                                   extra "predict".
     Command line                  ``seanet --help``, or ``python -m seanet_jax --help``.
 
@@ -81,7 +82,7 @@ _HOMES = {
 }
 
 # Names that the dependencies of the core are not enough for.
-_EXTRAS = {"fit": "train", "load": "predict"}
+_EXTRAS = {"TrainConfig": "train", "fit": "train", "load": "predict"}
 
 
 # Imports a name when it is first asked for (PEP 562). A command restarts its process with other settings before it
