@@ -1,7 +1,7 @@
-"""What can be measured of a network's feature maps and gradients: pure functions of arrays.
+"""Measurements of a network's feature maps and gradients, as pure functions of arrays.
 
-Correlations and effective ranks are functions of the covariance of the channels, positions and images being samples.
-A sum of channels is linear, so the covariance of any choice or grouping of channels follows from it exactly.
+Correlations and effective ranks follow from the covariance of the channels. Every position of every image is a sample.
+A sum of channels is linear, so the covariance of any selection or grouping of channels also follows from it, exactly.
 """
 
 import functools
@@ -23,14 +23,14 @@ from seanet_jax.models.scores import cross_entropy
 
 
 class Moments(NamedTuple):
-    """First and second moments of channels, in float64; those of parts of the samples can be merged.
+    """First and second moments of channels, in float64. The moments of separate batches of samples can be merged.
 
     Attributes:
-        samples: how many.
-        mean: ``[C]``.
-        scatter: ``[C, C]``, sums of products of deviations from the mean.
-        low: ``[C]``, smallest values.
-        high: ``[C]``, largest values.
+        samples: Number of samples.
+        mean: Mean of each channel, ``[C]``.
+        scatter: Sums over the samples of products of deviations from the mean, ``[C, C]``.
+        low: Smallest value of each channel, ``[C]``.
+        high: Largest value of each channel, ``[C]``.
     """
 
     samples: int
@@ -41,13 +41,13 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, maps: ArrayLike) -> "Moments":
-        """Of feature maps.
+        """Returns the moments of feature maps.
 
         Args:
-            maps: ``[N, H, W, C]`` or ``[samples, C]``, finite.
+            maps: Finite feature maps, ``[N, H, W, C]`` or ``[samples, C]``.
 
         Raises:
-            InputError: they have another rank, are empty, or hold NaN or infinity.
+            InputError: If the maps have another rank, are empty, or hold NaN or infinity.
         """
         found = np.asarray(maps)
         if found.ndim not in (2, 4) or not found.size:
@@ -60,7 +60,7 @@ class Moments(NamedTuple):
         return cls(len(samples), mean, deviations.T @ deviations, samples.min(0), samples.max(0))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Of the samples of both: Chan, Golub and LeVeque, 1983, eq. 2.1."""
+        """Returns the moments of the samples of both (Chan, Golub and LeVeque, 1983, eq. 2.1)."""
         count = self.samples + other.samples
         shift = other.mean - self.mean
         return Moments(
@@ -72,17 +72,21 @@ class Moments(NamedTuple):
         )
 
     def covariance(self) -> np.ndarray:
-        """``[C, C]``; the rows and columns of constant channels are exactly 0, whatever was rounded."""
+        """Returns the covariance of the channels, ``[C, C]``.
+
+        The rows and columns of constant channels are exactly 0.
+        """
+        # The mean of a constant channel can be rounded, which leaves it a small variance. Its range is exact.
         varies = self.high > self.low
         return np.where(np.outer(varies, varies), self.scatter / self.samples, 0.0)
 
 
 class Correlations(NamedTuple):
-    """How alike the channels of a map are.
+    """Correlations between the channels of feature maps.
 
     Attributes:
-        absolute: float64 ``[V (V - 1) / 2]``, the absolute correlation of each pair of the V channels that vary.
-        constant: channels that do not vary, and were left out: a correlation with them is undefined.
+        absolute: Absolute correlation of each pair of the V channels that vary, float64 ``[V (V - 1) / 2]``.
+        constant: Number of channels that do not vary. They are left out, because their correlations are undefined.
     """
 
     absolute: np.ndarray
@@ -90,49 +94,59 @@ class Correlations(NamedTuple):
 
 
 def absolute_correlations(maps: ArrayLike) -> Correlations:
-    """Absolute Pearson correlations between the channels of feature maps.
+    """Returns the absolute Pearson correlations between the channels of feature maps.
 
     Args:
-        maps: ``[N, H, W, C]`` or ``[samples, C]``; every position of every image is a sample.
+        maps: Feature maps, ``[N, H, W, C]`` or ``[samples, C]``. Every position of every image is a sample.
 
     Raises:
-        InputError: as ``Moments.of``.
+        InputError: If the maps have another rank, are empty, or hold NaN or infinity.
     """
     return correlations_of(Moments.of(maps).covariance())
 
 
 def correlations_of(covariance: np.ndarray) -> Correlations:
-    """As ``absolute_correlations``, of a covariance ``[C, C]``."""
+    """Returns the absolute Pearson correlations between channels whose covariance is known.
+
+    Args:
+        covariance: Covariance of the channels, ``[C, C]``.
+    """
     variance = np.diagonal(covariance)
     varies = np.flatnonzero(variance > 0)
     deviation = np.sqrt(variance[varies])
     correlation = covariance[np.ix_(varies, varies)] / np.outer(deviation, deviation)
     pairs = np.abs(correlation[np.triu_indices(len(varies), 1)])
+    # Rounding can put the correlation of two copies slightly above 1.
     return Correlations(np.minimum(pairs, 1.0), len(variance) - len(varies))
 
 
 def effective_rank(maps: ArrayLike) -> float:
-    """How many directions the channels of feature maps use: from 1, all are copies, to C.
+    """Returns the number of directions that the channels of feature maps use, from 1 (all are copies) to C.
 
-    The exponential of the entropy of the covariance's singular values divided by their sum (Roy and Vetterli, EUSIPCO
-    2007, definition 1). It depends on the channels' scales: one that varies far more than the others counts alone.
+    It is the exponential of the entropy of the covariance's singular values divided by their sum (Roy and Vetterli,
+    EUSIPCO 2007, definition 1). It depends on the scales of the channels: if one varies far more than the others, the
+    rank is close to 1.
 
     Args:
-        maps: ``[N, H, W, C]`` or ``[samples, C]``; every position of every image is a sample.
+        maps: Feature maps, ``[N, H, W, C]`` or ``[samples, C]``. Every position of every image is a sample.
 
     Raises:
-        InputError: no channel varies, or as ``Moments.of``.
+        InputError: If no channel varies, or the maps have another rank, are empty, or hold NaN or infinity.
     """
     return effective_rank_of(Moments.of(maps).covariance())
 
 
 def effective_rank_of(covariance: np.ndarray) -> float:
-    """As ``effective_rank``, of a covariance ``[C, C]``.
+    """Returns the effective rank of channels whose covariance is known; see ``effective_rank``.
+
+    Args:
+        covariance: Covariance of the channels, ``[C, C]``.
 
     Raises:
-        InputError: it is zero.
+        InputError: If the covariance is zero.
     """
-    # Symmetric and positive semidefinite: eigenvalues are singular values, but for rounding below zero.
+    # The singular values of a symmetric positive semidefinite matrix are its eigenvalues, which is faster. Rounding can
+    # make an eigenvalue slightly negative.
     values = np.linalg.eigvalsh(covariance).clip(min=0)
     if not values.sum():
         raise InputError("no channel of the maps varies; the effective rank needs one that does")
@@ -141,38 +155,47 @@ def effective_rank_of(covariance: np.ndarray) -> float:
 
 
 def chosen_channels(covariance: np.ndarray, channels: np.ndarray) -> np.ndarray:
-    """The covariance of some channels, by their indices, of that of all ``[C, C]``."""
+    """Returns the covariance of some of the channels.
+
+    Args:
+        covariance: Covariance of all channels, ``[C, C]``.
+        channels: Indices of the K chosen channels, ``[K]``.
+
+    Returns:
+        Covariance of the chosen channels, ``[K, K]``.
+    """
     return covariance[np.ix_(channels, channels)]
 
 
 def summed_groups(covariance: np.ndarray, order: np.ndarray, factor: int) -> np.ndarray:
-    """The covariance of sums of channels.
+    """Returns the covariance of the sums of groups of channels.
 
     Args:
-        covariance: of the channels, ``[C, C]``.
-        order: a permutation of the channels: the first ``factor`` of it are the first group.
-        factor: channels in a group.
+        covariance: Covariance of the channels, ``[C, C]``.
+        order: Permutation of the channels, ``[C]``. Its first ``factor`` channels are the first group, and so on.
+        factor: Number of channels in a group.
 
     Returns:
-        ``[C / factor, C / factor]``.
+        Covariance of the groups' sums, ``[C / factor, C / factor]``.
 
     Raises:
-        InputError: the factor is not a positive integer that divides the channels.
+        InputError: If the factor is not a positive integer, or does not divide the number of channels.
     """
     demand_positive_integers("summed_groups", factor=factor)
     if len(covariance) % factor:
         raise InputError(f"summed_groups: factor is {factor}; it must divide the {len(covariance)} channels")
     groups = len(covariance) // factor
     ordered = covariance[np.ix_(order, order)]
+    # The covariance of two sums is the sum of the covariances of all pairs of their terms.
     return ordered.reshape(groups, factor, groups, factor).sum((1, 3))
 
 
 class StageMaps(NamedTuple):
-    """The maps at the end of a stage.
+    """Feature maps at the end of a stage.
 
     Attributes:
-        before: ``[N, H, W, C]``, of the last block.
-        after: ``[N, H, W, C / k]``, aggregated; those before where the stage does not aggregate.
+        before: Output of the stage's last block, ``[N, H, W, C]``.
+        after: Aggregated maps, ``[N, H, W, C / k]``. They equal ``before`` if the stage does not aggregate.
     """
 
     before: jax.Array
@@ -187,17 +210,17 @@ def _stage_maps(graphdef: nnx.GraphDef, params: Any, batch_stats: Any, images: j
 
 
 def feature_maps(model: SEANet, images: ArrayLike) -> list[StageMaps]:
-    """The maps of every stage, before and after the aggregation.
+    """Returns the feature maps of every stage, before and after its aggregation.
 
     Args:
-        model: in evaluation mode; it is left as it is.
-        images: ``[N, H, W, in_channels]``, normalised.
+        model: Network in evaluation mode. It is not changed.
+        images: Normalized images, ``[N, H, W, in_channels]``.
 
     Raises:
-        InputError: the network is in training mode, aggregates inside its blocks, or cannot classify the images.
+        InputError: If the network is in training mode, aggregates inside its blocks, or does not take such images.
     """
     if model.config.aggregate_placement == "block":
-        raise InputError("the network aggregates inside its blocks; maps are compared at the end of stages alone")
+        raise InputError("the network aggregates inside its blocks; it must aggregate after its stages, or not at all")
     if not model.stages[0].blocks[0].bn1.use_running_average:
         raise InputError("the network is in training mode; call its eval() first")
     return _stage_maps(*split_model(model), jnp.asarray(images))
@@ -205,32 +228,32 @@ def feature_maps(model: SEANet, images: ArrayLike) -> list[StageMaps]:
 
 @functools.partial(jax.jit, static_argnames=("factor", "op"))
 def active_share(maps: jax.Array, order: jax.Array, *, factor: int = 1, op: AggregateOp = "sum") -> jax.Array:
-    """The share of positions at which maps are above zero, channels being grouped in some order first.
+    """Returns the share of positions at which groups of feature maps are above zero.
 
-    A group of rectified maps is above zero where any of its members is, whatever the operation.
+    A group of rectified maps is above zero wherever one of its maps is, whatever the operation.
 
     Args:
-        maps: ``[N, H, W, C]``.
-        order: ``[C]``, a permutation of the channels: the first ``factor`` of it are the first group.
-        factor: channels in a group; 1 leaves them alone.
-        op: how a group is reduced.
+        maps: Feature maps, ``[N, H, W, C]``.
+        order: Permutation of the channels, ``[C]``. Its first ``factor`` channels are the first group, and so on.
+        factor: Number of channels in a group; 1 does not group them.
+        op: Operation that reduces a group.
 
     Returns:
-        float32 scalar, over all images, positions and groups.
+        Share of all images, positions and groups, a float32 scalar in [0, 1].
 
     Raises:
-        InputError: as ``functional.aggregate``.
+        InputError: If ``layers.functional.aggregate`` cannot group the channels by this factor and operation.
     """
     return (aggregate(maps[..., order], factor, op) > 0).mean(dtype=jnp.float32)
 
 
 class LayerGradient(NamedTuple):
-    """The gradient of one convolution's kernel.
+    """Gradient norm of one convolution's kernel.
 
     Attributes:
-        layer: such as "stem", "stage 1 block 2 conv 1" or "stage 2 block 1 shortcut".
-        gradient: its L2 norm.
-        parameter: the kernel's own.
+        layer: Name of the convolution, such as "stem", "stage 1 block 2 conv 1" or "stage 2 block 1 shortcut".
+        gradient: L2 norm of the loss's gradient with respect to the kernel.
+        parameter: L2 norm of the kernel.
     """
 
     layer: str
@@ -239,16 +262,16 @@ class LayerGradient(NamedTuple):
 
     @property
     def relative(self) -> float:
-        """The gradient's norm divided by the kernel's."""
+        """Norm of the gradient divided by the norm of the kernel."""
         return self.gradient / self.parameter
 
 
 class Gradients(NamedTuple):
-    """The gradients of a batch.
+    """Loss and gradient norms of a batch.
 
     Attributes:
-        loss: mean cross entropy, in nats.
-        layers: in the order of depth, a block's shortcut last.
+        loss: Mean cross entropy, in nats.
+        layers: Gradient norm of each convolution, in order of depth. A block's shortcut comes last.
     """
 
     loss: float
@@ -256,7 +279,7 @@ class Gradients(NamedTuple):
 
 
 def _kernels(config: SEANetConfig, params: Any) -> Iterator[tuple[str, jax.Array]]:
-    """The convolutions' kernels and their names, in the order of depth."""
+    """Yields the name and the kernel of each convolution, in order of depth."""
     yield "stem", params["stem"]["kernel"]
     for stage, blocks in enumerate(config.stage_sizes):
         for position in range(blocks):
@@ -270,6 +293,7 @@ def _kernels(config: SEANetConfig, params: Any) -> Iterator[tuple[str, jax.Array
 def _loss_and_norms(
     config: SEANetConfig, params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    # Only the structure of the network is needed here: its values are arguments.
     model = nnx.eval_shape(lambda: SEANet(config, rngs=nnx.Rngs(0)))
     model.train()
     graphdef, _, _ = split_model(model)
@@ -287,19 +311,20 @@ def _loss_and_norms(
 def gradient_norms(
     config: SEANetConfig, params: Any, batch_stats: Any, images: ArrayLike, labels: ArrayLike
 ) -> Gradients:
-    """The gradient of the mean cross entropy, convolution by convolution, in training mode: by batch statistics.
+    """Returns the norm of the mean cross entropy's gradient for each convolution.
 
-    The gradient is the loss's alone: weight decay and momentum are the optimiser's.
+    The network is in training mode: batch normalization uses the statistics of the batch. Weight decay and momentum
+    belong to the optimizer and are not part of the gradient.
 
     Args:
-        config: of the network.
-        params: of the network, nested dicts as in ``step.TrainState``.
-        batch_stats: likewise; in training mode they decide nothing.
-        images: ``[N, H, W, in_channels]``, normalised.
-        labels: int32 ``[N]``.
+        config: The network's configuration.
+        params: The network's parameters, nested dicts as in ``training.step.TrainState``.
+        batch_stats: The network's running statistics, nested dicts. They do not affect the result in training mode.
+        images: Normalized images, ``[N, H, W, in_channels]``.
+        labels: Class of each image, int32 ``[N]``.
 
     Raises:
-        InputError: the images cannot be classified, or the labels are not one integer for each.
+        InputError: If the network does not take such images, or the labels are not one integer for each image.
     """
     loss, gradients, parameters = jax.device_get(
         _loss_and_norms(config, params, batch_stats, jnp.asarray(images), jnp.asarray(labels))

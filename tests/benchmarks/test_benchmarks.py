@@ -1,4 +1,4 @@
-"""The benchmarks' opponent is the published network, and the benchmarks run."""
+"""The PyTorch baseline of the benchmarks is the published network, and the benchmarks run."""
 
 import re
 import subprocess
@@ -24,8 +24,8 @@ def benchmarks_importable():
 
 
 @pytest.fixture(scope="module", params=["cifar10", "cifar100"])
-def opponent(request):
-    """The PyTorch network with the published weights in float64, and the golden numbers."""
+def baseline(request):
+    """Returns the PyTorch network with the published weights in float64, the golden numbers, images and labels."""
     from pytorch_seanet import SEANet
 
     golden = reference.load(request.param)
@@ -39,8 +39,8 @@ def opponent(request):
     return network, golden, images.to(memory_format=torch.channels_last), torch.from_numpy(labels)
 
 
-def test_the_opponent_is_the_published_network(opponent):
-    network, golden, images, labels = opponent
+def test_the_baseline_is_the_published_network(baseline):
+    network, golden, images, labels = baseline
     assert sum(parameter.numel() for parameter in network.parameters()) == golden["num_params"]
     with torch.no_grad():
         logits = network.eval()(images).numpy()
