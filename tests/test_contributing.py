@@ -38,9 +38,7 @@ def recipe(heading):
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """Runs the blocks of a recipe in an empty folder with a picture; what they register is forgotten afterwards."""
-    for table in (registry.DATASETS, PRESETS):
-        for name in ("brightness", "plain32"):
-            monkeypatch.delitem(table, name, raising=False)  # notes that it was missing, and removes it in the end
+    before = [(table, dict(table)) for table in (registry.DATASETS, PRESETS)]
     monkeypatch.setitem(PRESETS, "resnet20", TINY)  # compiles in seconds
     monkeypatch.setattr(families, "_FAMILIES", list(families._FAMILIES))
     monkeypatch.chdir(tmp_path)
@@ -65,7 +63,10 @@ def run(tmp_path, monkeypatch, capsys):
             printed.append(output.out)
         return printed
 
-    return run
+    yield run
+    for table, rows in before:
+        for name in table.keys() - rows.keys():
+            del table[name]
 
 
 def config_of(folder):
