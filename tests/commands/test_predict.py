@@ -122,9 +122,12 @@ def test_one_broken_file_among_good_ones_is_named_before_any_answer(folder, pict
 def test_a_png_of_the_size_of_cifar_is_answered_exactly_as_its_array(tiny, tmp_path, monkeypatch, capsys):
     small = made_dataset()
     train, test = (images.repeat(4, 1).repeat(4, 2) for images in (small.train_images, small.test_images))
+    spec = dataclasses.replace(small.image_spec, height=32, width=32)
     monkeypatch.setattr(
         "seanet_jax.training.images.load",
-        lambda name, data_dir, mapped: dataclasses.replace(small, train_images=train, test_images=test),
+        lambda name, data_dir, mapped: dataclasses.replace(
+            small, train_images=train, test_images=test, image_spec=spec
+        ),
     )
     config = tiny(epochs=2)
     fit(config)
