@@ -145,7 +145,7 @@ def test_prediction(runs, tmp_path, monkeypatch, capsys):
     Image.fromarray(image).save(tmp_path / "digit.png")
     folder = runs / "encapnet"
     monkeypatch.setattr("sys.argv", ["predict", str(folder), str(tmp_path / "digit.png"), "--json", "--top", "10"])
-    predict.main()
+    predict.run()
     ((answer,),) = [json.loads(capsys.readouterr().out)]
     found = {one["name"]: one["probability"] for one in answer["predictions"]}
     scores = Classifier(load_trained(folder), 1)(image[None])[0]
