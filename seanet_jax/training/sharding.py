@@ -28,7 +28,7 @@ def make_mesh(*, require_gpu: bool = False) -> Mesh:
     if require_gpu and devices[0].platform != "gpu":
         raise InputError(
             f"--require-gpu: JAX finds no GPU, only {describe_devices()}; "
-            "install the CUDA build (pip install 'seanet-jax[cuda]') or leave the flag out"
+            "install JAX's CUDA build (pip install 'jax[cuda13]') or leave the flag out"
         )
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
