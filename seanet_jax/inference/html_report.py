@@ -1,4 +1,4 @@
-"""A run and its evaluation as one page that needs nothing else: no network, no script, no other file."""
+"""The HTML report of a run and its evaluation: one self-contained page without scripts or network requests."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import jinja2
 from seanet_jax.training.progress import format_duration
 from seanet_jax.training.run_folder import Record
 
-# Of more classes the page shows the best and the worst.
+# With more classes than this, the page shows only the best and the worst, and folds the full table away.
 _MOST_CLASSES = 20
 _SHOWN = 10
 
@@ -23,15 +23,18 @@ def html_report(
     figures: Mapping[str, bytes],
     pictures: Sequence[bytes],
 ) -> str:
-    """The page. Names are shown as they are, whatever they hold.
+    """Returns the HTML of the report. Class names and settings are escaped, so they cannot add markup.
 
     Args:
-        about: the contents of ``evaluation.json``.
-        records: of the run, one an epoch; at least one.
-        config: of the run.
-        summary: of the run, if it has one yet.
-        figures: SVG files, named loss, accuracy, confusion and reliability.
-        pictures: PNG files, one for each of the evaluation's mistakes.
+        about: Contents of ``evaluation.json``.
+        records: The run's records, one per epoch; at least one.
+        config: The run's configuration.
+        summary: Contents of the run's ``summary.json``, or None if the run has not written it yet.
+        figures: SVG files by name: loss, accuracy, confusion and reliability.
+        pictures: PNG files, one for each mistake in ``about``, in the same order.
+
+    Returns:
+        One HTML document with all figures and pictures embedded.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -45,7 +48,7 @@ def html_report(
         facts=_facts(about, config, summary),
         tiles=_tiles(about),
         notes=_notes(about, config, summary),
-        curves=[_figure(figures[name], f"{what} over epochs") for name, what in _CURVES.items()],
+        curves=[_figure(figures[name], f"{what} by epoch") for name, what in _CURVES.items()],
         columns=[name for name, _, _ in columns],
         records=[
             {
@@ -54,14 +57,10 @@ def html_report(
             }
             for record in records
         ],
-        confusion=_figure(
-            figures["confusion"], "Confusion matrix: share of each class's images by the answer they got"
-        ),
+        confusion=_figure(figures["confusion"], "Confusion matrix: share of each class's images by predicted class"),
         images_of={row["name"]: row["images"] for row in about["classes"]},
         class_tables=_class_tables(about["classes"]),
-        reliability=_figure(
-            figures["reliability"], "Reliability diagram: accuracy over confidence, and images by confidence"
-        ),
+        reliability=_figure(figures["reliability"], "Reliability diagram: accuracy and number of images by confidence"),
         mean_confidence=sum(row["images"] * (row["confidence"] or 0) for row in bins) / about["images"],
         mistakes=[
             {**mistake, "uri": _uri(picture, "image/png")}
@@ -74,7 +73,7 @@ def html_report(
 
 _CURVES = {"loss": "Loss", "accuracy": "Error"}
 
-# Heading, quantity, format.
+# Column heading, key in a record, format of the value.
 _COLUMNS = (
     ("epoch", "epoch", "{:.4g}"),
     ("learning rate", "learning_rate", "{:g}"),
@@ -102,13 +101,13 @@ def _tiles(about: Mapping[str, Any]) -> list[dict[str, str]]:
     recorded = about["recorded"] or {"test_accuracy": None, "test_loss": None}
 
     def note(value: float | None, form: str) -> str:
-        return "" if value is None else f"the run recorded {form.format(value)}"
+        return "" if value is None else f"recorded in training: {form.format(value)}"
 
     tiles = [
         ("top-1 accuracy", f"{about['top_1_accuracy']:.2%}", note(recorded["test_accuracy"], "{:.2%}")),
         (f"loss ({about['loss_unit']})", f"{about['loss']:.4f}", note(recorded["test_loss"], "{:.4f}")),
         ("calibration error", f"{about['expected_calibration_error']:.2%}", "expected, 15 bins"),
-        ("test images", f"{about['images']:,}", f"of {len(about['classes'])} classes"),
+        ("test images", f"{about['images']:,}", f"in {len(about['classes'])} classes"),
     ]
     if about["top_5_accuracy"] is not None:
         tiles.insert(1, ("top-5 accuracy", f"{about['top_5_accuracy']:.2%}", ""))
@@ -116,7 +115,7 @@ def _tiles(about: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _notes(about: Mapping[str, Any], config: Mapping[str, Any], summary: Mapping[str, Any] | None) -> list[str]:
-    """What a reader of the numbers has to know."""
+    """Returns the caveats that the reader of the numbers has to know."""
     notes = []
     if config["limit_train"] is not None or config["limit_test"] is not None:
         limits = ((config["limit_train"], "training"), (config["limit_test"], "test"))
@@ -124,11 +123,11 @@ def _notes(about: Mapping[str, Any], config: Mapping[str, Any], summary: Mapping
         notes.append(f"The run was limited to the first {parts}.")
     if about["which"] == "best" and not config["validation_fraction"]:
         notes.append(
-            "The best epoch was chosen on these test images, so its accuracy flatters it; "
-            "the latest checkpoint's does not."
+            "The best epoch was selected on these test images, so its accuracy is optimistic; "
+            "the accuracy of the latest checkpoint is not."
         )
     if summary is None or not summary["finished"]:
-        notes.append("The run has not come to its end.")
+        notes.append("The run is not finished.")
     return notes
 
 
@@ -136,7 +135,7 @@ def _class_tables(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ranked = sorted((row for row in classes if row["images"]), key=lambda row: row["accuracy"])
     if len(classes) <= _MOST_CLASSES:
         unseen = [row for row in classes if not row["images"]]
-        return [{"name": "Accuracy, worst first", "rows": [*ranked, *unseen]}]
+        return [{"name": "Worst class first", "rows": [*ranked, *unseen]}]
     return [
         {"name": f"The {_SHOWN} worst", "rows": ranked[:_SHOWN]},
         {"name": f"The {_SHOWN} best", "rows": ranked[::-1][:_SHOWN]},

@@ -109,15 +109,15 @@ def test_the_page_says_what_it_is_of():
         "latest checkpoint (epoch 2, step 20) · seed 5 · 1,234 parameters · 1 min 01 s of training on 2 x made" in text
     )
     assert "kind0 kind1 3 of 4" in text  # confused
-    assert "kind1 88% sure is kind0" in text  # a mistake
-    assert "56.25% in the mean, where 50.00% of the answers are right" in text
+    assert "kind1 confidence 88% true class: kind0" in text  # a mistake
+    assert "The mean confidence is 56.25%, and 50.00% of the predictions are correct" in text
     assert "jax 1.1.1 1.2.3" in text and "device 2 x made 1 x made" in text
 
 
 def test_the_epoch_that_is_evaluated_is_marked():
     rows = re.findall(r"<tr( class=\"mark\")?><td>(\d)</td>", made())
     assert rows == [("", "1"), (' class="mark"', "2"), ("", "3")]
-    assert "Marked is the epoch" in made() and "Marked is" not in made(about_of() | {"epoch": None, "step": 15})
+    assert "highlighted row" in made() and "highlighted row" not in made(about_of() | {"epoch": None, "step": 15})
 
 
 def test_many_epochs_are_folded_away():
@@ -126,13 +126,13 @@ def test_many_epochs_are_folded_away():
 
 def test_of_many_classes_there_are_the_best_and_the_worst():
     few, many = Elements(made(about_of(20))).text(), Elements(made(about_of(30))).text()
-    assert "Accuracy, worst first" in few and "worst" not in few.split("worst first")[1]
+    assert "Worst class first" in few and "worst" not in few.split("Worst class first")[1]
     assert few.index("kind0 0% 4") < few.index("kind19 95% 4") < few.index("kind1 — 0")
     worst, best = many[many.index("The 10 worst") :].split("The 10 best")
     best, everyone = best.split("All 30 classes")
     assert re.findall(r"kind\d+", worst) == [f"kind{n}" for n in (0, *range(2, 11))]
     assert re.findall(r"kind\d+", best) == [f"kind{n}" for n in range(29, 19, -1)]
-    assert re.findall(r"kind\d+", everyone.split("Does it")[0]) == [f"kind{n}" for n in range(30)]
+    assert re.findall(r"kind\d+", everyone.split("Calibration")[0]) == [f"kind{n}" for n in range(30)]
 
 
 @pytest.mark.parametrize(
@@ -140,14 +140,14 @@ def test_of_many_classes_there_are_the_best_and_the_worst():
     [
         ({"config": {"limit_train": 2000, "limit_test": 50}}, "first 2,000 training images and 50 test images", True),
         ({}, "was limited", False),
-        ({"about": about_of() | {"which": "best"}}, "The best epoch was chosen on these test images", True),
-        ({"about": about_of() | {"which": "best"}, "config": {"validation_fraction": 0.1}}, "was chosen on", False),
-        ({}, "was chosen on", False),
-        ({"summary": None}, "The run has not come to its end", True),
-        ({"summary": SUMMARY | {"finished": False}}, "The run has not come to its end", True),
-        ({}, "not come to its end", False),
-        ({"about": about_of() | {"mistakes": []}}, "Every answer is right.", True),
-        ({"about": about_of() | {"most_confused": []}}, "No image was taken for another class.", True),
+        ({"about": about_of() | {"which": "best"}}, "The best epoch was selected on these test images", True),
+        ({"about": about_of() | {"which": "best"}, "config": {"validation_fraction": 0.1}}, "was selected on", False),
+        ({}, "was selected on", False),
+        ({"summary": None}, "The run is not finished", True),
+        ({"summary": SUMMARY | {"finished": False}}, "The run is not finished", True),
+        ({}, "is not finished", False),
+        ({"about": about_of() | {"mistakes": []}}, "Every prediction is correct.", True),
+        ({"about": about_of() | {"most_confused": []}}, "No image was misclassified.", True),
         ({"about": about_of() | {"top_5_accuracy": 0.9125}}, "top-5 accuracy 91.25%", True),
         ({}, "top-5", False),
     ],
@@ -178,10 +178,10 @@ def test_it_says_its_language_title_width_and_what_pictures_show(evaluated):
     alternatives = [one["alt"] for one in page.named("img")]
     assert all(alternatives)
     assert alternatives[:4] == [
-        "Loss over epochs",
-        "Error over epochs",
-        "Confusion matrix: share of each class's images by the answer they got",
-        "Reliability diagram: accuracy over confidence, and images by confidence",
+        "Loss by epoch",
+        "Error by epoch",
+        "Confusion matrix: share of each class's images by predicted class",
+        "Reliability diagram: accuracy and number of images by confidence",
     ]
     # What scrolls inside itself is reached by keyboard, and has a name.
     scrolls = [one for one in page.named("div") if one.get("class") == "scroll"]
@@ -228,7 +228,7 @@ def browse(page, profile, *flags):
 @in_a_browser
 def test_a_browser_has_nothing_to_complain_of(evaluated, tmp_path):
     dump, complaints = browse(evaluated / "report.html", tmp_path)
-    assert "<h2>Surest mistakes</h2>" in dump
+    assert "<h2>Most confident mistakes</h2>" in dump
     assert complaints == []
 
 
