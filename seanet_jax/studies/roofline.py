@@ -1,22 +1,23 @@
-"""How fast one NVIDIA H100 could train a network at the very best: a roofline on paper, nothing is measured.
+"""Upper bound on the speed of training a network on one NVIDIA H100: a roofline on paper, without any measurement.
 
-The convolutions and matrix products are those of the real training and evaluation step on 32x32 images and 100
-classes, found in their jaxprs. One follows the other, and each takes at least the longer of two times: its operations
-at the tensor cores' peak, or its bytes at the memory's peak. The bytes:
+The convolutions and matrix products are found in the jaxprs of the real training and evaluation steps, on 32x32 images
+and 100 classes. The operations run one after the other. Each takes at least the longer of two times: its floating-point
+operations at the tensor cores' peak rate, or its bytes at the memory's peak rate. The bytes are counted as follows.
 
 * A convolution or matrix product reads both operands and writes its result, once each.
-* Batch normalisation, with all that is element by element fused into it, passes over each convolution's output y: in
-  training three times forward (read y for the statistics; read y, write the result) and five times backward (read dy
-  and y for the two sums; read both again, write the gradient of y); in evaluation twice (read, write). Pre-activated
-  networks normalise the convolutions' inputs instead, which are as large but for a few.
+* Batch normalization is fused with all other elementwise work and passes over the output y of each convolution. In
+  training it passes three times forward (reads y for the statistics; reads y and writes the result) and five times
+  backward (reads dy and y for the two sums; reads both again and writes the gradient of y). In evaluation it passes
+  twice (reads and writes). Pre-activated networks normalize the inputs of the convolutions instead, which have the
+  same sizes with few exceptions.
 * A residual addition reads one more map, the shortcut, and in training one more gradient.
-* The optimiser passes five times over the parameters in float32: gradient, parameter and momentum read, the last two
-  written.
+* The optimizer passes five times over the parameters in float32: it reads the gradient, the parameter and the
+  momentum, and writes the last two.
 
-Left out, as if they cost nothing: augmentation, pooling, the loss, casts of the kernels, the start of each kernel, and
-the gap between a peak and what any program reaches. Two things could make the truth better than the table: maps of a
-small batch that stay in the 50 MB of L2 from one kernel to the next, and algorithms that multiply less (Winograd's, or
-leaving out the padding, which is a tenth of SEANet-20's operations).
+The following costs are left out: augmentation, pooling, the loss, casts of the kernels, the launch of each GPU kernel,
+and the gap between a peak rate and the rate that a real program reaches. A real program can be faster than the bound
+for two reasons: the maps of a small batch can stay in the 50 MB L2 cache from one GPU kernel to the next, and there are
+algorithms that multiply less (Winograd's, or skipping the padding, which is a tenth of SEANet-20's operations).
 """
 
 import functools
@@ -39,21 +40,21 @@ from seanet_jax.training.optimizer import optimizer
 from seanet_jax.training.step import Images, Metrics, abstract_state, make_eval_step, make_train_step
 
 CLASSES, SIZE = 100, 32
-# H100 SXM5 80 GB: operations per second without sparsity, bytes per second. The data sheet gives 1,979 and 989 TFLOP/s
-# with sparsity, which is twice as many, and 3.35 TB/s; the white paper has the decimals.
+# H100 SXM5 80 GB: floating-point operations per second without sparsity, and bytes per second. The data sheet gives
+# 1,979 and 989 TFLOP/s with sparsity, which is twice as many, and 3.35 TB/s. The decimals are from the white paper.
 PEAK = {"bf16": 989.4e12, "TF32": 494.7e12}
 BANDWIDTH = 3.35e12
 ITEM_BYTES = {"bf16": 2, "TF32": 4}
 
 
 class Work(NamedTuple):
-    """One operation.
+    """Cost of one operation.
 
     Attributes:
-        part: of the table.
-        flops: floating-point operations of the tensor cores, two for a multiply-add.
-        items: numbers read and written in the compute dtype.
-        float32_items: numbers read and written in float32 always.
+        part: Row of the table that the operation is counted in.
+        flops: Floating-point operations of the tensor cores, two for a multiply-add.
+        items: Numbers read and written in the compute dtype.
+        float32_items: Numbers that are always read and written in float32.
     """
 
     part: str
@@ -62,29 +63,30 @@ class Work(NamedTuple):
     float32_items: float = 0
 
     def bytes(self, precision: str) -> float:
-        """Read and written."""
+        """Returns the bytes read and written at a precision, "bf16" or "TF32"."""
         return self.items * ITEM_BYTES[precision] + self.float32_items * 4
 
     def times(self, precision: str) -> tuple[float, float]:
-        """Seconds that the tensor cores and the memory need."""
+        """Returns the seconds that the tensor cores and the memory need at a precision, "bf16" or "TF32"."""
         return self.flops / PEAK[precision], self.bytes(precision) / BANDWIDTH
 
 
 @functools.cache
 def traced(model: str, batch_size: int, mode: str, size: int = SIZE) -> jax.stages.Traced:
-    """The real step, in bfloat16 and with XLA's convolutions as on a GPU.
+    """Returns the traced training or evaluation step, in bfloat16 and with XLA's convolutions, as on a GPU.
 
     Args:
-        model: name of a preset.
-        batch_size: images.
-        mode: "train" or "eval".
-        size: of the images, in pixels.
+        model: Name of a preset.
+        batch_size: Number of images in the batch.
+        mode: Either "train" or "eval".
+        size: Height and width of the images, in pixels.
 
     Raises:
-        InputError: there is no such preset, or the batch is as small as a kernel.
+        InputError: If there is no such preset, it is no SEANet, SENet or ResNet, or the batch has fewer than 4 images.
     """
+    # Kernels have at most 3 rows, so an array whose first axis is 4 or longer can be recognized as a batch of maps.
     if batch_size < 4:
-        raise InputError(f"batch size is {batch_size}; it must be at least 4, by which maps are told from kernels")
+        raise InputError(f"batch size is {batch_size}; it must be at least 4, more than the rows of a kernel")
     config = _config(model, dtype="bfloat16", conv_method="lax")
     mesh, recipe = sharding.make_mesh(), optimizer(TrainConfig(), 1)
     network, state = abstract_state(config, recipe)
@@ -92,7 +94,7 @@ def traced(model: str, batch_size: int, mode: str, size: int = SIZE) -> jax.stag
     spec = ImageSpec(size, size, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(CLASSES))))
     dataset = Dataset("paper", images, labels, images, labels, spec, flip=True)
     data = jax.eval_shape(Images, images, labels)
-    # All of the images are one batch.
+    # The dataset consists of a single batch, so that one step is one pass over it.
     if mode == "train":
         step = make_train_step(network, recipe, dataset, mesh, batch_size=batch_size, use_augmentation=True)
         key = jax.eval_shape(lambda: jax.random.key(0))
@@ -104,20 +106,21 @@ def traced(model: str, batch_size: int, mode: str, size: int = SIZE) -> jax.stag
 def _config(model: str, **overrides: Any) -> SEANetConfig:
     config = model_config(model, num_classes=CLASSES, **overrides)
     if not isinstance(config, SEANetConfig):
-        raise InputError(f"what {model} has between its convolutions is not counted; name a SEANet, SENet or ResNet")
+        raise InputError(f"the operations of {model} cannot be counted; give a SEANet, SENet or ResNet")
     return config
 
 
 def products(jaxpr: Any, batch_size: int) -> Iterator[Work]:
-    """Every convolution and matrix product.
+    """Yields the cost of every convolution and matrix product.
 
     Args:
-        jaxpr: of a step.
-        batch_size: the first axis of feature maps, by which they are told from kernels, in gradients too.
+        jaxpr: The jaxpr of a step.
+        batch_size: Length of the first axis of feature maps. It distinguishes them from kernels, also in gradients.
 
     Yields:
-        A convolution's part is the size of its smaller feature map. Its multiplications by padding count, as usual;
-        those by the zeros that JAX puts between the pixels of a strided convolution's gradient do not.
+        The cost of one operation. The part of a convolution is the size of its smaller feature map. Multiplications by
+        padding are counted, as is usual. Multiplications by the zeros that JAX inserts between the pixels in the
+        gradient of a strided convolution are not counted.
     """
     for equation in equations(jaxpr):
         shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
@@ -137,15 +140,19 @@ def _part(height: int, width: int) -> str:
 
 
 def work(model: str, batch_size: int, mode: str) -> list[Work]:
-    """All that a step does, as the module's description counts it.
+    """Returns the costs of all operations of a step; the module's docstring says what is counted.
 
     Args:
-        model: name of a preset.
-        batch_size: images.
-        mode: "train" or "eval".
+        model: Name of a preset.
+        batch_size: Number of images in the batch.
+        mode: Either "train" or "eval".
+
+    Raises:
+        InputError: If there is no such preset, it is no SEANet, SENet or ResNet, or the batch has fewer than 4 images.
     """
     network = nnx.eval_shape(lambda: SEANet(_config(model), rngs=nnx.Rngs(0)))
     done = list(products(traced(model, batch_size, mode).jaxpr.jaxpr, batch_size))
+    # The evaluation step holds each convolution once; the training step also holds their gradients.
     for equation in equations(traced(model, batch_size, "eval").jaxpr.jaxpr):
         if equation.primitive.name == "conv_general_dilated":
             shape = equation.outvars[0].aval.shape
@@ -156,29 +163,37 @@ def work(model: str, batch_size: int, mode: str) -> list[Work]:
             added = batch_size * side**2 * block.out_channels
             done.append(Work(_part(side, side), items=added * (2 if mode == "train" else 1)))
     if mode == "train":
-        done.append(Work("optimiser", float32_items=5 * parameters(_config(model))))
+        done.append(Work("optimizer", float32_items=5 * parameters(_config(model))))
     return done
 
 
 def seconds(done: Sequence[Work], precision: str) -> float:
-    """What one operation after the other takes at least."""
+    """Returns the least number of seconds that the operations take, one after the other.
+
+    Args:
+        done: Costs of the operations.
+        precision: Either "TF32" or "bf16".
+    """
     return sum(max(one.times(precision)) for one in done)
 
 
-# Of CIFAR-10 and CIFAR-100 alike.
+# CIFAR-10 and CIFAR-100 have equal numbers of images.
 TRAIN_IMAGES, TEST_IMAGES = 50_000, 10_000
 
 _BATCH = 64
 
 
 def hours_at_least(models: Sequence[str], *, seeds: int, epochs: int = 200, precision: str = "TF32") -> float:
-    """Hours that one H100 needs at the very least to train and evaluate every network on all of CIFAR.
+    """Returns the least number of hours that one H100 needs to train and evaluate networks on all of CIFAR.
 
     Args:
-        models: names of presets.
-        seeds: runs of each.
-        epochs: of each run, after each of which the test images are evaluated.
-        precision: "TF32" or "bf16".
+        models: Names of presets.
+        seeds: Number of runs of each network.
+        epochs: Number of epochs of each run. The test images are evaluated after each epoch.
+        precision: Either "TF32" or "bf16".
+
+    Raises:
+        InputError: If there is no such preset, or it is no SEANet, SENet or ResNet.
     """
     a_step = {mode: [seconds(work(model, _BATCH, mode), precision) for model in models] for mode in ("train", "eval")}
     an_epoch = (sum(a_step["train"]) * TRAIN_IMAGES + sum(a_step["eval"]) * TEST_IMAGES) / _BATCH

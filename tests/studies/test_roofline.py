@@ -66,19 +66,19 @@ def test_a_matrix_product_is_found_inside_other_functions():
     assert list(products(jaxpr, BATCH)) == [("matrix products", 2 * BATCH * 5 * 7, BATCH * 5 + 7 * 5 + BATCH * 7, 0)]
 
 
-@pytest.mark.parametrize(("mode", "normalise", "add"), [("train", 8, 2), ("eval", 2, 1)])
-def test_the_passes_over_the_maps_of_seanet20_are_those_counted_by_hand(mode, normalise, add):
-    done = [one for one in work("seanet20", BATCH, mode) if one.flops == 0 and one.part != "optimiser"]
+@pytest.mark.parametrize(("mode", "normalize", "add"), [("train", 8, 2), ("eval", 2, 1)])
+def test_the_passes_over_the_maps_of_seanet20_are_those_counted_by_hand(mode, normalize, add):
+    done = [one for one in work("seanet20", BATCH, mode) if one.flops == 0 and one.part != "optimizer"]
     # Per stage six 3x3 convolutions, a shortcut and three additions; the stem's 16 channels go with the first.
     for side, width, stem in ((32, 128, 16), (16, 256, 0), (8, 512, 0)):
         items = sum(one.items for one in done if one.part == f"{side}x{side} maps")
-        assert items == BATCH * side**2 * (normalise * (7 * width + stem) + add * 3 * width)
+        assert items == BATCH * side**2 * (normalize * (7 * width + stem) + add * 3 * width)
 
 
-def test_the_optimiser_moves_five_float32_numbers_a_parameter_and_only_when_training():
-    (one,) = (one for one in work("seanet20", BATCH, "train") if one.part == "optimiser")
+def test_the_optimizer_moves_five_float32_numbers_a_parameter_and_only_when_training():
+    (one,) = (one for one in work("seanet20", BATCH, "train") if one.part == "optimizer")
     assert one.bytes("bf16") == one.bytes("TF32") == 5 * 4 * 16199940
-    assert "optimiser" not in {one.part for one in work("seanet20", BATCH, "eval")}
+    assert "optimizer" not in {one.part for one in work("seanet20", BATCH, "eval")}
 
 
 def test_each_operation_takes_the_longer_of_its_two_times():
@@ -95,8 +95,8 @@ def test_the_tables_add_up():
         row[0]: [float(cell.split()[0].replace(",", "")) for cell in row[1:]] for row in rows if row[0] in ("8", "16")
     }
     assert set(number) == {"8", "16"}
-    first = [row for row in rows if row[0].endswith("maps") or row[0] in ("matrix products", "optimiser", "all")][:6]
-    assert [row[0] for row in first] == ["32x32 maps", "16x16 maps", "8x8 maps", "matrix products", "optimiser", "all"]
+    first = [row for row in rows if row[0].endswith("maps") or row[0] in ("matrix products", "optimizer", "all")][:6]
+    assert [row[0] for row in first] == ["32x32 maps", "16x16 maps", "8x8 maps", "matrix products", "optimizer", "all"]
     for column in (1, 2, 5, 6, 9):
         *parts, total = (float(row[column].replace(",", "")) for row in first)
         assert total == pytest.approx(sum(parts), abs=0.02 if column == 1 else 0.004)

@@ -251,6 +251,6 @@ def test_the_table_has_the_talks_figures(small_networks, tmp_path):
 def test_studies_of_aggregation_refuse_it(runs, tmp_path):
     with pytest.raises(InputError, match=r"encapnet, which has no stages; the talk's claims are of SEANet and SENet"):
         claims.analyze(runs / "encapnet", runs / "encapnet_plus", tmp_path / "out")
-    with pytest.raises(InputError, match="what encapnet has between its convolutions is not counted"):
+    with pytest.raises(InputError, match="the operations of encapnet cannot be counted"):
         work("encapnet", 8, "train")
     assert not (tmp_path / "out").exists()
