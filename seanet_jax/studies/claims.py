@@ -1,6 +1,6 @@
-"""The talk's claims about aggregation, measured on trained networks: numbers, a figure and a sentence for each.
+"""Measures the talk's claims about aggregation on trained networks. Each claim gets numbers, a figure and a verdict.
 
-A verdict follows from the numbers by a rule that stands in the function that gives it.
+The functions that end in ``_sentences`` give the verdicts. Their docstrings state the rule that each verdict follows.
 """
 
 import dataclasses
@@ -40,22 +40,22 @@ from seanet_jax.training.progress import say
 from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.trainer import Trainer
 
-# Random choices of channels, whose mean is the control.
+# Number of random selections of channels. The control is their mean, so that it does not hang on one selection.
 _CHOICES = 20
 _IMAGES_AT_A_TIME = 100
-# Training images whose loss the gradients are of.
+# Number of training images in the batch whose gradients are measured.
 _GRADIENT_IMAGES = 256
 _STAGES_SHOWN = 2
 _OPERATIONS = ("sum", "mean", "max", "none")
 
 
 class Trained(NamedTuple):
-    """A run and its network.
+    """A run and its trained network.
 
     Attributes:
-        name: of the run's folder.
-        config: of the run.
-        model: as after its last epoch, in evaluation mode.
+        name: Name of the run's folder.
+        config: The run's configuration.
+        model: The network after the last epoch, in evaluation mode.
     """
 
     name: str
@@ -78,30 +78,33 @@ def analyze(
     """Measures the three claims, and writes ``analysis.json`` and the figures.
 
     Args:
-        aggregated: folder of a run that aggregates after each stage; its checkpoints are read.
-        baseline: Folder of a run of the same widths without aggregation; its checkpoints are read.
-        out: folder to be written.
-        images: test images whose maps are measured, the first of them.
-        image: index of the test image whose maps are drawn.
-        steps: of training, over which gradients are followed.
-        learning_rate: likewise.
-        data_dir: see ``TrainConfig``.
-        command: how this is to be run again, for the page.
+        aggregated: Folder of a run that aggregates after each stage. Its checkpoints are read.
+        baseline: Folder of a run of the same widths without aggregation. Its checkpoints are read.
+        out: Folder to write.
+        images: Number of test images whose feature maps are measured. The first test images are used.
+        image: Index of the test image whose feature maps are drawn.
+        steps: Number of training steps over which gradients are measured.
+        learning_rate: Learning rate of these training steps.
+        data_dir: Folder of the dataset; see ``TrainConfig``.
+        command: Command line that repeats the analysis. It is written to ``analysis.json``.
 
     Returns:
         The contents of ``analysis.json``.
 
     Raises:
-        InputError: the runs are not such a pair, their data cannot be read, or a number cannot be used.
+        InputError: If the runs are not such a pair, their checkpoints or data cannot be read, or a number is out of
+            range.
     """
     demand_positive_integers("analyze", images=images, steps=steps)
     ours, theirs = _read(aggregated, data_dir), _read(baseline, data_dir)
     _check_pair(ours, theirs)
     dataset = load_dataset(ours.config)
     available = len(dataset.test_images)
-    if images > available or not 0 <= image < available:
-        raise InputError(f"images is {images} and image {image}; there are {available} test images")
-    # An invalid rate is refused before anything is measured.
+    if images > available:
+        raise InputError(f"images is {images}; it must be at most {available}, the number of test images")
+    if not 0 <= image < available:
+        raise InputError(f"image is {image}; it must be the index of a test image, from 0 to {available - 1}")
+    # Validates the learning rate now: it is used only after the maps have been measured, which takes minutes.
     dataclasses.replace(ours.config, learning_rate=learning_rate)
 
     redundancy = _redundancy(ours, theirs, dataset, images)
@@ -116,6 +119,7 @@ def analyze(
         "gradients": claim_figures.gradients_figure(gradients),
         "maps": claim_figures.maps_figure(pixels, f"image {image}", drawn, ours.model.config.aggregate_op),
     }
+    # The claims are quoted from the talk, with its spelling.
     claims = [
         _claim("minimised redundancies", "redundancy", redundancy_sentences(redundancy)),
         _claim("significant flow of gradient with sum", "gradients", gradient_sentences(gradients)),
@@ -149,7 +153,7 @@ def _read(folder: Path, data_dir: Path | None) -> Trained:
     model = load_model(folder, "latest")
     if not isinstance(model, SEANet):
         raise InputError(
-            f"{folder} is of {config.model}, which has no stages; the talk's claims are of SEANet and SENet"
+            f"{folder} is a run of {config.model}, which has no stages; give a run of a SEANet, SENet or ResNet"
         )
     return Trained(folder.name, config, model)
 
@@ -157,15 +161,15 @@ def _read(folder: Path, data_dir: Path | None) -> Trained:
 def _check_pair(ours: Trained, theirs: Trained) -> None:
     first, second = ours.model.config, theirs.model.config
     if first.aggregate_placement != "stage":
-        raise InputError(f"{ours.name} does not aggregate after its stages; give a run that does first")
+        raise InputError(f"run {ours.name} does not aggregate after its stages; the first run must")
     if second.aggregate_placement != "none":
-        raise InputError(f"{theirs.name} aggregates; give a run that does not second")
+        raise InputError(f"run {theirs.name} aggregates; the second run must not")
     if first.preactivation:
-        raise InputError(f"{ours.name} aggregates maps that are not rectified; give a run without pre-activation")
+        raise InputError(f"run {ours.name} aggregates maps that are not rectified; give a run without pre-activation")
     if (first.widths, ours.config.dataset) != (second.widths, theirs.config.dataset):
         raise InputError(
-            f"{ours.name} has widths {first.widths} on {ours.config.dataset}, {theirs.name} {second.widths} on "
-            f"{theirs.config.dataset}; give two runs of the same widths and data"
+            f"run {ours.name} has widths {first.widths} on {ours.config.dataset}, and run {theirs.name} has widths "
+            f"{second.widths} on {theirs.config.dataset}; give two runs with the same widths and dataset"
         )
 
 
@@ -179,13 +183,13 @@ def _normalized(dataset: Dataset, images: np.ndarray) -> jax.Array:
 
 
 def _batches(dataset: Dataset, images: int) -> Iterator[jax.Array]:
-    """The first test images, normalised."""
+    """Yields the first test images in normalized batches."""
     for start in range(0, images, _IMAGES_AT_A_TIME):
         yield _normalized(dataset, dataset.test_images[start : min(start + _IMAGES_AT_A_TIME, images)])
 
 
 def _moments(model: SEANet, dataset: Dataset, images: int) -> list[tuple[Moments, Moments]]:
-    """Of each stage's maps, before and after its aggregation."""
+    """Returns the moments of each stage's maps, before and after its aggregation."""
     total: list[tuple[Moments, Moments]] = []
     for batch in _batches(dataset, images):
         found = [(Moments.of(stage.before), Moments.of(stage.after)) for stage in feature_maps(model, batch)]
@@ -194,14 +198,20 @@ def _moments(model: SEANet, dataset: Dataset, images: int) -> list[tuple[Moments
     return total
 
 
-class _Alike(NamedTuple):
-    """How redundant some channels are: numbers, and the absolute correlation of each pair."""
+class _Redundancy(NamedTuple):
+    """Redundancy of some channels.
+
+    Attributes:
+        numbers: Number of channels, median absolute correlation, effective rank, and its share of the channels.
+        pairs: Absolute correlation of each pair of channels that vary.
+    """
 
     numbers: dict[str, float]
     pairs: np.ndarray
 
     @classmethod
-    def of(cls, covariance: np.ndarray) -> "_Alike":
+    def of(cls, covariance: np.ndarray) -> "_Redundancy":
+        """Returns the redundancy of channels with a covariance ``[C, C]``."""
         rank, pairs = effective_rank_of(covariance), correlations_of(covariance).absolute
         numbers = {
             "channels": len(covariance),
@@ -212,48 +222,51 @@ class _Alike(NamedTuple):
         return cls(numbers, pairs)
 
     @classmethod
-    def mean(cls, covariances: Sequence[np.ndarray]) -> "_Alike":
-        """The mean of the numbers, all pairs."""
+    def mean(cls, covariances: Sequence[np.ndarray]) -> "_Redundancy":
+        """Returns the mean of the numbers over several covariances, and the pairs of all of them."""
         found = [cls.of(covariance) for covariance in covariances]
         numbers = {name: float(np.mean([one.numbers[name] for one in found])) for name in found[0].numbers}
         return cls(numbers, np.concatenate([one.pairs for one in found]))
 
 
 def _redundancy(ours: Trained, theirs: Trained, dataset: Dataset, images: int) -> list[dict[str, Any]]:
-    """A row for each stage.
+    """Returns the redundancy of the maps of each stage, one row per stage.
 
-    Fewer channels alone are less redundant, so aggregated maps are held against as many channels of the plain network,
-    chosen at random; and against sums of its channels in random groups, which is what summing does by itself.
+    Fewer channels are less redundant by themselves. Aggregated maps are therefore compared with as many channels of the
+    baseline, chosen at random. They are also compared with sums of the baseline's channels in random groups, which show
+    the effect of summation in a network that was trained without it.
     """
     rows = []
     source = np.random.default_rng(0)
     factor = ours.model.config.aggregate_factor
     stages = zip(_moments(ours.model, dataset, images), _moments(theirs.model, dataset, images), strict=True)
-    for (before, after), (plain, _) in stages:
-        covariance = plain.covariance()
+    for (before, after), (baseline, _) in stages:
+        covariance = baseline.covariance()
         orders = [source.permutation(len(covariance)) for _ in range(_CHOICES)]
-        alike = {
-            "before": _Alike.of(before.covariance()),
-            "after": _Alike.of(after.covariance()),
-            "plain": _Alike.of(covariance),
-            "plain_chosen": _Alike.mean([chosen_channels(covariance, o[: len(o) // factor]) for o in orders]),
-            "plain_sums": _Alike.mean([summed_groups(covariance, o, factor) for o in orders]),
+        # These names are keys of analysis.json: "plain" is the baseline.
+        redundancy = {
+            "before": _Redundancy.of(before.covariance()),
+            "after": _Redundancy.of(after.covariance()),
+            "plain": _Redundancy.of(covariance),
+            "plain_chosen": _Redundancy.mean([chosen_channels(covariance, o[: len(o) // factor]) for o in orders]),
+            "plain_sums": _Redundancy.mean([summed_groups(covariance, o, factor) for o in orders]),
         }
         rows.append(
-            {name: found.numbers for name, found in alike.items()}
-            | {"pairs": {name: found.pairs for name, found in alike.items()}}
+            {name: found.numbers for name, found in redundancy.items()}
+            | {"pairs": {name: found.pairs for name, found in redundancy.items()}}
         )
     return rows
 
 
 def redundancy_sentences(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """What was measured, and the verdict.
+    """Returns a sentence with the measured redundancy, and the verdict.
 
-    The claim holds in a stage whose aggregated maps are less correlated, by the median, and have a larger share of
-    effective rank than as many channels of the plain network.
+    The claim holds in a stage if its aggregated maps have a lower median absolute correlation, and a higher effective
+    rank per channel, than as many channels of the baseline.
 
     Args:
-        rows: one for each stage, with ``after`` and ``plain_chosen``.
+        rows: One row per stage, with the redundancy of the aggregated maps (``after``) and of the baseline's chosen
+            channels (``plain_chosen``).
     """
     parts, holds = [], []
     for stage, row in enumerate(rows, start=1):
@@ -282,7 +295,10 @@ def _verdict(holds: Sequence[bool], what: str) -> str:
 
 
 def _gradients(ours: Trained, dataset: Dataset, steps: int, learning_rate: float) -> dict[str, Any]:
-    """Gradient norms by operation and step, from the same initial parameters' seed and the same images."""
+    """Returns the gradient norms of each operation, one row per measured step.
+
+    All operations start from the same seed and are measured on the same images.
+    """
     mesh = sharding.make_mesh()
     looks = sorted({step for step in (0, 10, 100) if step < steps} | {steps})
     images = _normalized(dataset, dataset.train_images[:_GRADIENT_IMAGES])
@@ -323,13 +339,13 @@ def _geometric_mean(values: Sequence[float]) -> float:
 
 
 def gradient_sentences(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, str]:
-    """What was measured, and the verdict.
+    """Returns a sentence with the measured gradient norms, and the verdict.
 
-    The claim holds if, at every step looked at, the sum's gradient is the largest of the four, by the geometric mean
-    of the convolutions' norms.
+    The claim holds if the gradient of the sum is the largest of the four at every measured step. Gradients are compared
+    by the geometric mean of their norms over the convolutions.
 
     Args:
-        found: by operation, a row for each step looked at.
+        found: Maps each operation to one row per measured step.
     """
     parts, holds = [], []
     for index, row in enumerate(found["sum"]):
@@ -349,7 +365,7 @@ def gradient_sentences(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> tupl
 
 
 def _coverage(ours: Trained, dataset: Dataset, images: int) -> list[dict[str, float]]:
-    """The share of positions at which maps are above zero, a row for each stage."""
+    """Returns the share of positions at which maps are above zero, one row per stage."""
     config, source = ours.model.config, np.random.default_rng(0)
     factor, op = config.aggregate_factor, config.aggregate_op
     orders = [[source.permutation(width) for _ in range(_CHOICES)] for width in config.widths]
@@ -368,13 +384,13 @@ def _coverage(ours: Trained, dataset: Dataset, images: int) -> list[dict[str, fl
 
 
 def coverage_sentences(rows: Sequence[Mapping[str, float]]) -> tuple[str, str]:
-    """What was measured, and the verdict.
+    """Returns a sentence with the measured coverage, and the verdict.
 
-    An aggregated map is above zero wherever one of its group is, so it covers more of the image by construction. The
-    claim holds, beyond that, in a stage whose groups cover more than groups drawn at random from the same maps.
+    An aggregated map is above zero wherever one of the maps in its group is, so it covers more of the image by
+    construction. The claim holds in a stage only if its groups also cover more than random groups of the same maps.
 
     Args:
-        rows: one for each stage, with the shares ``before``, ``after`` and ``random_groups``.
+        rows: One row per stage, with the shares ``before``, ``after`` and ``random_groups``.
     """
     parts = [
         f"stage {stage}: {row['before']:.0%} before, {row['after']:.0%} after, {row['random_groups']:.0%} in groups "

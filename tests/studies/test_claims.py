@@ -81,10 +81,10 @@ def pair(tmp_path_factory):
         patch.setitem(PRESETS, "tiny", TINY)
         patch.setattr("seanet_jax.training.images.load", lambda name, data_dir, mapped: made_dataset())
         ours = TrainConfig(out=folder / "ours", **(TINY_RUN | {"epochs": 1}))
-        plain = dataclasses.replace(ours, out=folder / "plain", aggregate_placement="none")
-        for config in (ours, plain):
+        baseline = dataclasses.replace(ours, out=folder / "baseline", aggregate_placement="none")
+        for config in (ours, baseline):
             fit(config)
-        yield ours.out, plain.out
+        yield ours.out, baseline.out
 
 
 @pytest.mark.slow
@@ -125,35 +125,35 @@ def test_moments_of_batches_are_those_of_all_images(pair, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_analysed_is_named_before_anything_is_written(pair, tmp_path):
-    ours, plain = pair
+def test_what_cannot_be_analyzed_is_named_before_anything_is_written(pair, tmp_path):
+    ours, baseline = pair
     out = tmp_path / "out"
     for runs, message in (
-        ((plain, ours), "plain does not aggregate after its stages; give a run that does first"),
-        ((ours, ours), "ours aggregates; give a run that does not second"),
-        ((tmp_path, plain), "holds no run"),
+        ((baseline, ours), "run baseline does not aggregate after its stages; the first run must"),
+        ((ours, ours), "run ours aggregates; the second run must not"),
+        ((tmp_path, baseline), "holds no run"),
     ):
         with pytest.raises(InputError, match=message):
             claims.analyze(*runs, out, images=10, steps=1)
     for numbers, message in (
-        ({"images": 24}, "images is 24 and image 0; there are 23 test images"),
-        ({"images": 10, "image": 23}, "image 23; there are 23 test images"),
+        ({"images": 24}, "images is 24; it must be at most 23, the number of test images"),
+        ({"images": 10, "image": 23}, "image is 23; it must be the index of a test image, from 0 to 22"),
         ({"steps": 0}, "steps is 0; it must be a positive integer"),
         ({"images": 10, "learning_rate": 0.0}, "learning_rate"),
     ):
         with pytest.raises(InputError, match=message):
-            claims.analyze(ours, plain, out, **numbers)
+            claims.analyze(ours, baseline, out, **numbers)
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
-    ("ours", "plain", "message"),
+    ("ours", "baseline", "message"),
     [
-        ({}, {"widths": (8, 24)}, r"ours has widths \(8, 16\) on digits, plain \(8, 24\) on digits"),
-        ({"preactivation": True}, {}, "ours aggregates maps that are not rectified"),
+        ({}, {"widths": (8, 24)}, r"ours has widths \(8, 16\) on digits, and run baseline has .*\(8, 24\) on digits"),
+        ({"preactivation": True}, {}, "run ours aggregates maps that are not rectified"),
     ],
 )
-def test_networks_that_differ_in_more_are_no_pair(monkeypatch, ours, plain, message):
+def test_networks_that_differ_in_more_are_no_pair(monkeypatch, ours, baseline, message):
     monkeypatch.setitem(PRESETS, "tiny", TINY)
 
     def untrained(name, **fields):
@@ -161,4 +161,4 @@ def test_networks_that_differ_in_more_are_no_pair(monkeypatch, ours, plain, mess
         return claims.Trained(name, TrainConfig(**TINY_RUN), model)
 
     with pytest.raises(InputError, match=message):
-        claims._check_pair(untrained("ours", **ours), untrained("plain", aggregate_placement="none", **plain))
+        claims._check_pair(untrained("ours", **ours), untrained("baseline", aggregate_placement="none", **baseline))

@@ -249,7 +249,7 @@ def test_the_table_has_the_talks_figures(small_networks, tmp_path):
 
 
 def test_studies_of_aggregation_refuse_it(runs, tmp_path):
-    with pytest.raises(InputError, match=r"encapnet, which has no stages; the talk's claims are of SEANet and SENet"):
+    with pytest.raises(InputError, match="encapnet, which has no stages; give a run of a SEANet, SENet or ResNet"):
         claims.analyze(runs / "encapnet", runs / "encapnet_plus", tmp_path / "out")
     with pytest.raises(InputError, match="the operations of encapnet cannot be counted"):
         work("encapnet", 8, "train")
