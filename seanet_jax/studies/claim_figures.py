@@ -1,4 +1,4 @@
-"""The figures of the talk's claims, from what was measured; ``style.save`` writes them."""
+"""Figures of the talk's claims, drawn from measured numbers. ``style.save`` writes them to files."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,13 @@ _GROUPS_SHOWN = 4
 
 
 def redundancy_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Cumulative distributions of absolute correlations, a panel for each stage."""
+    """Draws the cumulative distributions of absolute correlations, one panel per stage.
+
+    Args:
+        rows: One row per stage. Its ``pairs`` map each set of channels, ``before``, ``after``, ``plain``,
+            ``plain_chosen`` and ``plain_sums``, to the absolute correlation of each pair of its channels.
+    """
+    # Colors tell the networks apart, and lines within a color tell the sets of channels apart.
     drawn = {
         "before": ("before aggregation", style.VERMILION, (3, 1.5)),
         "after": ("after aggregation", style.VERMILION, None),
@@ -40,7 +46,12 @@ def redundancy_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
 
 
 def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
-    """Gradient norms by depth, a panel for each step."""
+    """Draws gradient norms by depth, one panel per measured step.
+
+    Args:
+        found: Maps each of the four operations to one row per measured step, with ``step``, ``layers`` and
+            ``gradient_norms``.
+    """
     from matplotlib.ticker import MaxNLocator
 
     colors = dict(zip(found, (style.VERMILION, style.ORANGE, style.PURPLE, style.BLUE), strict=True))
@@ -49,7 +60,7 @@ def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figur
     for index, axes in enumerate(panels):
         for operation, rows in found.items():
             row = rows[index]
-            # Shortcuts lie beside the others, not behind them.
+            # Shortcuts run parallel to the other convolutions, so they have no place in the order of depth.
             norms = [
                 n for layer, n in zip(row["layers"], row["gradient_norms"], strict=True) if "shortcut" not in layer
             ]
@@ -72,13 +83,13 @@ def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figur
 
 
 def maps_figure(image: np.ndarray, name: str, stages: Sequence[StageMaps], op: AggregateOp) -> "Figure":
-    """One image, and its maps before and after aggregations: a row for each of some groups.
+    """Draws an image and some of its feature maps before and after aggregation, one row per group of maps.
 
     Args:
-        image: ``[H, W, 3]``, uint8.
-        name: what is written over it.
-        stages: to draw, their maps of this image alone.
-        op: of the aggregations, for the titles.
+        image: The image, uint8 ``[H, W, 3]``.
+        name: Title of the image.
+        stages: Feature maps of each stage to draw. Only those of the first image in the batch are drawn.
+        op: Operation of the aggregation, for the titles.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -90,7 +101,8 @@ def maps_figure(image: np.ndarray, name: str, stages: Sequence[StageMaps], op: A
         1, 1 + len(stages), squeeze=False, width_ratios=[1.2] + [factor + 1] * len(stages)
     ).flat
     left.suptitle(name, fontsize=9)
-    # Images fill their axes. Clipped all the same, their identifiers in an SVG would be others each time.
+    # An image fills its axes, so it need not be clipped. Matplotlib gives clip paths random identifiers, which would
+    # make the SVG differ each time it is drawn.
     (axes, *empty) = left.subplots(_GROUPS_SHOWN, 1)
     axes.imshow(image, clip_on=False)
     for one in (axes, *empty):
@@ -98,12 +110,12 @@ def maps_figure(image: np.ndarray, name: str, stages: Sequence[StageMaps], op: A
     for number, (block, stage) in enumerate(zip(blocks, stages, strict=True), start=1):
         block.suptitle(f"stage {number}: groups of {factor}, and their {op}", fontsize=9)
         before, after = np.asarray(stage.before[0]), np.asarray(stage.after[0])
-        # The groups that vary most: a map that is zero everywhere shows nothing.
+        # Draws the groups that vary most, because a map that is zero everywhere shows nothing.
         shown = np.argsort(-after.std((0, 1)), kind="stable")[:_GROUPS_SHOWN]
         grid = block.subplots(_GROUPS_SHOWN, factor + 1, squeeze=False)
         for row, group in zip(grid, np.sort(shown), strict=False):
             members = before[..., group * factor : (group + 1) * factor]
-            # Members share a scale, so that a strong one is seen to be strong.
+            # The maps of a group share a color scale, so that their strengths can be compared.
             for place, panel in enumerate(row[:-1]):
                 panel.imshow(members[..., place], cmap="viridis", vmin=0, vmax=members.max(), clip_on=False)
                 panel.set_title(str(group * factor + place), fontsize=6, pad=1.5)
