@@ -1,4 +1,4 @@
-"""A run's network on its test images: numbers, figures, the worst mistakes and a page, into the run's folder."""
+"""Evaluates a run's network on its test images, and writes metrics, figures and a report into the run's folder."""
 
 import contextlib
 import io
@@ -38,25 +38,25 @@ _CLASSES_PRINTED = _PAIRS_PRINTED = 5
 
 
 def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None, command: str = "") -> dict[str, Any]:
-    """Measures a run's network on its test images; writes ``evaluation/`` and ``report.html`` into the folder.
+    """Evaluates a run's network on its test images, and writes ``evaluation/`` and ``report.html`` into the folder.
 
     Args:
-        folder: of a run, which may still go on.
-        which: "best" or "latest" checkpoint.
-        data_dir: see ``TrainConfig``.
-        command: how this is to be run again.
+        folder: The run's folder. The run may still be training.
+        which: Checkpoint to evaluate, "best" or "latest".
+        data_dir: Folder that holds the dataset; see ``TrainConfig``.
+        command: Command line to reproduce the evaluation, shown in the report.
 
     Returns:
-        The contents of ``evaluation.json``: accuracies are fractions; ``loss_unit`` says what losses are.
+        The contents of ``evaluation.json``. Accuracies are fractions; ``loss_unit`` names the unit of the losses.
 
     Raises:
-        InputError: the folder is not that of a run, holds no such checkpoint or no finished epoch, or its images are
-            not there.
-        RunError: a file could not be written.
+        InputError: If the folder is not a run's, holds no such checkpoint or no finished epoch, or if its images are
+            missing or differ from those it was trained on.
+        RunError: If a file could not be written.
     """
     if weights.is_folder(folder):
         raise InputError(
-            f"{folder} holds pretrained weights, which do not say what to test them on; name a run's folder"
+            f"{folder} holds pretrained weights, which do not name a dataset to test them on; name a run's folder"
         )
     run = RunFolder(folder)
     fields = run.read().config
@@ -64,25 +64,25 @@ def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None,
     records = run.read_records()
     if not records:
         raise InputError(
-            f"{folder} has not finished an epoch, so there is nothing to show of it; go on with it first, by --resume"
+            f"{folder} has not finished an epoch, so there is nothing to evaluate; continue it first with --resume"
         )
     trained = load(folder, which)
     dataset = load_dataset(config)
-    # A converted network was trained elsewhere, on images this project has not seen.
+    # A converted network was trained elsewhere, so its run has no checksum of the training images.
     if run.read().data_sha256 not in (None, dataset.sha256()):
         raise InputError(
             f"{folder} was trained on other images of the name {config.dataset}; "
-            "give the folder that holds them with --data-dir"
+            "name the folder that holds them with --data-dir"
         )
     names = trained.images.class_names
     classifier = Classifier(trained, min(config.eval_batch_size, len(dataset.test_images)))
-    found = _measured(classifier, dataset, names)
+    found = _measure(classifier, dataset, names)
     about = {
         "dataset": config.dataset,
         "model": config.model,
         "which": which,
         "step": trained.step,
-        **_of_records(records, trained.step),
+        **_recorded(records, trained.step),
         **found,
         "device": sharding.describe_devices(),
         "versions": versions(),
@@ -92,28 +92,29 @@ def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None,
     return about
 
 
-def _of_records(records: Sequence[Record], step: int | None) -> dict[str, Any]:
-    """What the run itself recorded of the checkpoint; a checkpoint from inside an epoch has no record."""
+def _recorded(records: Sequence[Record], step: int | None) -> dict[str, Any]:
+    """Returns the metrics recorded in training for a step; None if it is not the end of an epoch."""
     record = next((record for record in records if record["step"] == step), None)
     if record is None:
         return {"epoch": None, "recorded": None}
     return {"epoch": record["epoch"], "recorded": {name: record[name] for name in ("test_accuracy", "test_loss")}}
 
 
-def _measured(classifier: Classifier, dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
+def _measure(classifier: Classifier, dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
+    """Returns the metrics of a classifier on the test images, in the form of ``evaluation.json``."""
     scores, labels = classifier(dataset.test_images), dataset.test_labels
     probabilities = classifier.probabilities(scores)
     losses = np.asarray(classifier.kind.loss(jnp.asarray(scores), jnp.asarray(labels)), np.float64)
     confusion = metrics.confusion_matrix(scores, labels)
     found = metrics.reliability(probabilities, labels, _BINS)
-    wrong = metrics.confidently_wrong(probabilities, labels, _MISTAKES)
-    answers = scores.argmax(1)
+    wrong = metrics.most_confident_mistakes(probabilities, labels, _MISTAKES)
+    predictions = scores.argmax(1)
     per_class = zip(names, confusion.sum(1).tolist(), metrics.class_accuracies(confusion).tolist(), strict=True)
     bins = zip(found.images.tolist(), found.confidence.tolist(), found.accuracy.tolist(), strict=True)
     return {
         "images": len(labels),
         "top_1_accuracy": metrics.top_k_accuracy(scores, labels, 1),
-        # Of five classes or fewer it says nothing.
+        # Among five classes or fewer, every label is in the top five.
         "top_5_accuracy": metrics.top_k_accuracy(scores, labels, 5) if len(names) > 5 else None,
         "loss": float(losses.mean()),
         "loss_unit": classifier.kind.loss_unit,
@@ -126,14 +127,14 @@ def _measured(classifier: Classifier, dataset: Dataset, names: Sequence[str]) ->
             {"name": name, "images": count, "accuracy": _number(accuracy)} for name, count, accuracy in per_class
         ],
         "most_confused": [
-            {"class": names[pair.label], "answer": names[pair.answer], "images": pair.images}
+            {"class": names[pair.label], "answer": names[pair.prediction], "images": pair.images}
             for pair in metrics.most_confused(confusion, _PAIRS)
         ],
         "mistakes": [
             {
                 "image": index,
                 "class": names[labels[index]],
-                "answer": names[answers[index]],
+                "answer": names[predictions[index]],
                 "confidence": float(probabilities[index].max()),
             }
             for index in wrong.tolist()
@@ -143,7 +144,7 @@ def _measured(classifier: Classifier, dataset: Dataset, names: Sequence[str]) ->
 
 
 def _number(value: float) -> float | None:
-    """For JSON, which has no NaN."""
+    """Replaces NaN by None, because JSON has no NaN."""
     return None if math.isnan(value) else value
 
 
@@ -155,7 +156,7 @@ def _write(
     dataset: Dataset,
     kind: Scores,
 ) -> None:
-    """Everything is drawn before anything is written."""
+    """Draws the figures and writes all files. Nothing is written until everything is drawn."""
     columns = ("images", "confidence", "accuracy")
     found = metrics.Reliability(
         *(np.array([row[name] for row in about["calibration"]], np.float64) for name in columns)
@@ -174,14 +175,14 @@ def _write(
     saved = config.to_json() | run.read().config
     quantities: tuple[Quantity, ...] = ("loss", "accuracy")
     for quantity in quantities:
-        # One at a time: side by side they could not be read on a phone.
+        # One figure per quantity, because two panels side by side are too small to read on a phone.
         figure = curves_figure(records, kind, dataset=config.dataset, epochs=config.epochs, quantities=(quantity,))
         drawn[quantity] = style.svg(figure)
     pictures = [_png(_picture(mistake, dataset)) for mistake in about["mistakes"]]
     files["report.html"] = html_report(about, records, saved, run.read_summary(), drawn, pictures)
     with _writing(run.path):
         (run.path / "evaluation").mkdir(exist_ok=True)
-        # An earlier checkpoint's may be there, of a network that made mistakes.
+        # An earlier evaluation may have left one, and a network without mistakes writes none.
         (run.path / "evaluation" / "mistakes.png").unlink(missing_ok=True)
         for name, content in files.items():
             write_whole(run.path / name, content)
@@ -190,7 +191,7 @@ def _write(
 def _cell(mistake: dict[str, Any], dataset: Dataset) -> Cell:
     lines = [
         Line(printable(mistake["answer"]), f"{mistake['confidence']:.1%}"),
-        Line(f"is {printable(mistake['class'])}"),
+        Line(f"true: {printable(mistake['class'])}"),
     ]
     return Cell(_picture(mistake, dataset), lines)
 
@@ -217,10 +218,10 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def text(about: dict[str, Any]) -> str:
-    """The numbers as a short table.
+    """Formats the main numbers of an evaluation as a short table.
 
     Args:
-        about: as ``evaluate`` gives it.
+        about: Contents of ``evaluation.json``, as ``evaluate`` returns them.
     """
     epoch = "" if about["epoch"] is None else f"epoch {about['epoch']:.4g}, "
     rows = [("top-1 accuracy", f"{about['top_1_accuracy']:.2%}")]
@@ -232,7 +233,7 @@ def text(about: dict[str, Any]) -> str:
     ]
     if recorded := about["recorded"]:
         words = f"{recorded['test_accuracy']:.2%}, {recorded['test_loss']:.4f} {about['loss_unit']}"
-        rows.append(("recorded by the run", words))
+        rows.append(("recorded in training", words))
     ranked = sorted((row for row in about["classes"] if row["images"]), key=lambda row: -row["accuracy"])
     shown = min(_CLASSES_PRINTED, len(ranked) // 2)
     for name, some in (("best classes", ranked[:shown]), ("worst classes", ranked[::-1][:shown])):

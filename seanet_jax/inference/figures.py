@@ -1,4 +1,4 @@
-"""The figures of an evaluation: which classes are taken for which, and how far confidence can be believed."""
+"""Figures of an evaluation: the confusion matrix and the reliability diagram."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,19 +11,20 @@ from seanet_jax.inference.metrics import Reliability
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# More names, or numbers in cells, cannot be read.
+# With more classes than this, names (or counts in the cells) are too small to read.
 _MOST_NAMED = 20
 _MOST_NUMBERED = 10
 
 
 def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> "Figure":
-    """The share of each class's images (row) that were taken for each class (column).
+    """Draws a confusion matrix, normalized over each row.
 
-    Classes are named where there is room: 20 at most; cells have numbers up to 10.
+    Rows are true classes and columns are predicted classes. The axes name the classes if there are at most 20, and the
+    cells show the number of images if there are at most 10 classes.
 
     Args:
-        confusion: counts, ``[classes, classes]``.
-        names: of the classes.
+        confusion: Number of images by true class and predicted class, ``[classes, classes]``.
+        names: Class names.
     """
     from matplotlib.ticker import PercentFormatter
 
@@ -32,13 +33,13 @@ def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> "Figure":
     made, (axes,) = style.figure(width=4.4, height=4)
     axes.grid(False)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    style.label(axes, x="answer", y="class")
+    style.label(axes, x="predicted class", y="true class")
     bar = made.colorbar(picture, ax=axes, shrink=0.9, format=PercentFormatter(1))
-    bar.set_label("of the class's images", fontsize=9)
+    bar.set_label("share of the class's images", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     if len(names) <= _MOST_NAMED:
-        # A name is no formula, whatever dollars are in it.
+        # Otherwise matplotlib typesets a name with dollar signs as a formula, or fails to.
         axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
         axes.set_yticks(range(len(names)), names, parse_math=False)
         axes.tick_params(length=0)
@@ -47,35 +48,36 @@ def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> "Figure":
     if len(names) <= _MOST_NUMBERED:
         for (row, column), share in np.ndenumerate(shares):
             if confusion[row, column]:
-                colour = "white" if share > 0.55 else style.BLACK
-                axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7, color=colour)
+                # White text reads better on the dark end of the color map.
+                color = "white" if share > 0.55 else style.BLACK
+                axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7, color=color)
     return made
 
 
 def reliability_figure(found: Reliability, error: float) -> "Figure":
-    """Accuracy over confidence, and below it how many images have that confidence.
+    """Draws a reliability diagram: accuracy by confidence, and below it the share of the images in each bin.
 
     Args:
-        found: as measured.
-        error: the expected calibration error.
+        found: Accuracy and confidence per bin, as ``metrics.reliability`` returns them.
+        error: Expected calibration error, as a fraction.
     """
     from matplotlib.ticker import PercentFormatter
 
     bins = len(found.images)
     width = 1 / bins
-    centres = (np.arange(bins) + 0.5) * width
+    centers = (np.arange(bins) + 0.5) * width
     some = found.images > 0
     made, (above, below) = style.figure(2, width=4.4, height=4, sharex=True, height_ratios=(3, 1))
     above.plot([0, 1], [0, 1], "--", color=style.PUBLISHED, linewidth=1, label="perfect calibration")
-    above.bar(centres, np.nan_to_num(found.accuracy), width * 0.9, color=style.SKY, label="accuracy")
+    above.bar(centers, np.nan_to_num(found.accuracy), width * 0.9, color=style.SKY, label="accuracy")
     above.plot(
         found.confidence[some], found.accuracy[some], "o", color=style.BLUE, markersize=4, label="mean confidence"
     )
     above.set(xlim=(0, 1), ylim=(0, 1))
     style.label(above, x="", y="accuracy", title=f"expected calibration error {error:.2%}")
     above.legend(frameon=False, fontsize=8, loc="upper left")
-    below.bar(centres, found.images / found.images.sum(), width * 0.9, color=style.PUBLISHED)
-    style.label(below, x="confidence", y="of images")
+    below.bar(centers, found.images / found.images.sum(), width * 0.9, color=style.PUBLISHED)
+    style.label(below, x="confidence", y="share of images")
     for axis in (above.yaxis, below.yaxis, below.xaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
     return made

@@ -1,6 +1,6 @@
-"""How good a classifier's answers are, and how well it knows: pure functions of arrays, in float64.
+"""Accuracy, confusion and calibration of a classifier: pure functions of arrays, computed in float64.
 
-Where scores are equal, the class that comes first is the answer, as in training.
+The predicted class is the one with the largest score. If scores are equal, it is the first of them, as in training.
 """
 
 from collections.abc import Sequence
@@ -13,26 +13,28 @@ from seanet_jax.errors import InputError, is_integer
 
 
 class Confusion(NamedTuple):
-    """Images of a class that were taken for another.
+    """A pair of classes that the classifier confused.
 
     Attributes:
-        label: of the class.
-        answer: the class they were taken for.
-        images: how many.
+        label: Index of the true class.
+        prediction: Index of the predicted class.
+        images: Number of images of the true class that were predicted as the other.
     """
 
     label: int
-    answer: int
+    prediction: int
     images: int
 
 
 class Reliability(NamedTuple):
-    """Confidence beside accuracy, in M bins of equal width: bin m holds confidences above m / M, up to (m + 1) / M.
+    """Confidence and accuracy in M bins of equal width.
+
+    Bin m holds the images with a confidence above m / M and up to (m + 1) / M.
 
     Attributes:
-        images: int64 ``[M]``.
-        confidence: ``[M]``, mean of the images in the bin; NaN where there are none.
-        accuracy: ``[M]``, likewise.
+        images: Number of images per bin, int64 ``[M]``.
+        confidence: Mean confidence per bin, ``[M]``; NaN in an empty bin.
+        accuracy: Share of correct predictions per bin, ``[M]``; NaN in an empty bin.
     """
 
     images: np.ndarray
@@ -41,19 +43,22 @@ class Reliability(NamedTuple):
 
 
 def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int) -> float:
-    """The share of images whose label is among the k largest scores.
+    """Returns the share of images whose label is among the k largest scores.
 
     Args:
-        scores: ``[N, classes]``.
-        labels: integers ``[N]``, from 0.
-        k: from 1 to the number of classes.
+        scores: Score per image and class, ``[N, classes]``. Only their order matters.
+        labels: True class per image, integers ``[N]`` from 0.
+        k: Number of scores to consider, from 1 to the number of classes.
+
+    Returns:
+        The accuracy, from 0 to 1.
 
     Raises:
-        InputError: an argument is otherwise.
+        InputError: If an argument has another shape, type or range.
     """
     found, truth = _checked(scores, labels)
     if not is_integer(k, minimum=1) or k > found.shape[1]:
-        raise InputError(f"top_k_accuracy: k is {k!r}; it must be from 1 to {found.shape[1]}, the classes there are")
+        raise InputError(f"top_k_accuracy: k is {k!r}; it must be from 1 to {found.shape[1]}, the number of classes")
     own = np.take_along_axis(found, truth[:, None], 1)
     earlier = np.arange(found.shape[1]) < truth[:, None]
     ahead = (found > own) | ((found == own) & earlier)
@@ -61,17 +66,17 @@ def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int) -> float:
 
 
 def confusion_matrix(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """How many images of each class (row) were taken for each (column).
+    """Counts the images by true class (row) and predicted class (column).
 
     Args:
-        scores: ``[N, classes]``.
-        labels: integers ``[N]``, from 0.
+        scores: Score per image and class, ``[N, classes]``. Only their order matters.
+        labels: True class per image, integers ``[N]`` from 0.
 
     Returns:
-        int64 ``[classes, classes]``.
+        Number of images, int64 ``[classes, classes]``.
 
     Raises:
-        InputError: an argument is otherwise.
+        InputError: If an argument has another shape, type or range.
     """
     found, truth = _checked(scores, labels)
     classes = found.shape[1]
@@ -79,23 +84,25 @@ def confusion_matrix(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
 
 
 def class_accuracies(confusion: np.ndarray) -> np.ndarray:
-    """The share of each class's images that were recognised.
+    """Returns the share of correct predictions among the images of each class.
 
     Args:
-        confusion: as ``confusion_matrix`` gives it.
+        confusion: Confusion matrix, as ``confusion_matrix`` returns it.
 
     Returns:
-        ``[classes]``; NaN for a class without images.
+        Accuracy per class, ``[classes]``; NaN for a class without images.
     """
     return _ratio(np.diag(confusion), confusion.sum(1))
 
 
 def most_confused(confusion: np.ndarray, count: int) -> Sequence[Confusion]:
-    """The pairs of classes of which most images were confused, in one direction; in order, the first pair first.
+    """Returns the pairs of classes with the most misclassified images, the most confused pair first.
+
+    The two directions of a pair count separately. Pairs with equally many images are in the order of the matrix.
 
     Args:
-        confusion: as ``confusion_matrix`` gives it.
-        count: of pairs, at most; pairs never confused are left out.
+        confusion: Confusion matrix, as ``confusion_matrix`` returns it.
+        count: Maximum number of pairs. Pairs without a misclassified image are left out.
     """
     wrong = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
@@ -104,17 +111,18 @@ def most_confused(confusion: np.ndarray, count: int) -> Sequence[Confusion]:
 
 
 def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> Reliability:
-    """How often the answers of each confidence are right.
+    """Measures how accurate the predictions of each confidence are.
 
-    The confidence of an answer is its class's probability.
+    The confidence of a prediction is the probability of the predicted class.
 
     Args:
-        probabilities: ``[N, classes]``, from 0 to 1: distributions, or of each class on its own.
-        labels: integers ``[N]``, from 0.
-        bins: M.
+        probabilities: Probability per image and class, from 0 to 1, ``[N, classes]``. Rows need not sum to 1, so
+            independent probabilities per class are allowed.
+        labels: True class per image, integers ``[N]`` from 0.
+        bins: Number of bins, M.
 
     Raises:
-        InputError: an argument is otherwise.
+        InputError: If an argument has another shape, type or range.
     """
     shares, truth = _checked(probabilities, labels)
     if not is_integer(bins, minimum=1):
@@ -122,7 +130,8 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
     if shares.min() < 0 or shares.max() > 1 + 1e-6:
         raise InputError(f"reliability: the probabilities are {shares.min()}..{shares.max()}; they must be 0..1")
     confidences = shares.max(1)
-    # Upper ends, so that a confidence at the border of two bins is in the lower one; the last is open to rounding.
+    # side="left" puts a confidence on the edge of two bins into the lower one. The edge at 1 is left out, so that a
+    # confidence that rounding lifts above 1 is still in the last bin.
     chosen = np.searchsorted(np.arange(1, bins) / bins, confidences, side="left")
     images = np.bincount(chosen, minlength=bins)
     correct = shares.argmax(1) == truth
@@ -131,31 +140,34 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
 
 
 def expected_calibration_error(found: Reliability) -> float:
-    """By how much confidence and accuracy differ: ``sum_m |B_m| / N * |acc(B_m) - conf(B_m)|``.
+    """Returns the expected calibration error, ``sum_m |B_m| / N * |acc(B_m) - conf(B_m)|``.
 
-    Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, ICML 2017, eq. 3. ``B_m`` are the images
-    in bin m, N is the number of all images.
+    ``B_m`` is the set of images in bin m, and N is the number of all images. The formula is equation 3 of Guo, Pleiss,
+    Sun and Weinberger, On Calibration of Modern Neural Networks, ICML 2017.
 
     Args:
-        found: as ``reliability`` gives it, with 15 bins in that paper.
+        found: Accuracy and confidence per bin, as ``reliability`` returns them. The paper uses 15 bins.
+
+    Returns:
+        The error, from 0 to 1.
     """
     gaps = np.abs(found.accuracy - found.confidence)
     return float(np.nansum(found.images * gaps) / found.images.sum())
 
 
-def confidently_wrong(probabilities: ArrayLike, labels: ArrayLike, count: int) -> np.ndarray:
-    """The wrong answers of which the network was surest.
+def most_confident_mistakes(probabilities: ArrayLike, labels: ArrayLike, count: int) -> np.ndarray:
+    """Finds the wrong predictions with the highest confidence.
 
     Args:
-        probabilities: ``[N, classes]``.
-        labels: integers ``[N]``, from 0.
-        count: of images, at most.
+        probabilities: Probability per image and class, ``[N, classes]``.
+        labels: True class per image, integers ``[N]`` from 0.
+        count: Maximum number of images.
 
     Returns:
-        Indices of images, the surest first; int64.
+        Indices of the images, the most confident mistake first; int64.
 
     Raises:
-        InputError: an argument is otherwise.
+        InputError: If an argument has another shape, type or range.
     """
     shares, truth = _checked(probabilities, labels)
     order = np.argsort(-shares.max(1), kind="stable")
@@ -163,10 +175,10 @@ def confidently_wrong(probabilities: ArrayLike, labels: ArrayLike, count: int) -
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """In float64 and int64."""
+    """Returns the scores in float64 and the labels in int64, after checking both."""
     found, truth = np.asarray(scores, np.float64), np.asarray(labels)
     if found.ndim != 2 or not found.size or not np.isfinite(found).all():
-        raise InputError(f"the answers are {list(found.shape)}; they must be finite numbers [N, classes], not empty")
+        raise InputError(f"the scores are {list(found.shape)}; they must be finite numbers [N, classes], not empty")
     if truth.shape != found.shape[:1] or not np.issubdtype(truth.dtype, np.integer):
         raise InputError(f"the labels are {truth.dtype} {list(truth.shape)}; they must be integers [{len(found)}]")
     if truth.min() < 0 or truth.max() >= found.shape[1]:
@@ -175,4 +187,5 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarr
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divides elementwise; NaN where ``whole`` is 0."""
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

@@ -1,4 +1,4 @@
-"""Each measure beside numbers worked out by hand, and beside the slowest loop that computes it."""
+"""Compares each metric with numbers computed by hand and with a plain loop."""
 
 import math
 
@@ -11,20 +11,21 @@ from scipy.special import softmax
 from seanet_jax.errors import InputError
 from seanet_jax.inference import metrics
 
-# Four images, three classes: right; wrong; right, by coming first of two equals; wrong, by coming second.
+# Four images, three classes: correct; wrong; a tie whose first class is the label, so correct; the same tie, whose
+# second class is the label, so wrong.
 LOGITS = np.log([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.4, 0.4, 0.2], [0.4, 0.4, 0.2]])
 LABELS = np.array([0, 2, 0, 1])
 
 
 @st.composite
-def answers(draw):
-    """Logits in steps of a half, so that some are equal, and labels."""
+def predictions(draw):
+    """Draws labels, and logits in steps of a half, so that some are equal."""
     count, classes = draw(st.integers(1, 40)), draw(st.integers(1, 7))
     source = np.random.RandomState(draw(st.integers(0, 2**32 - 1)))
     return source.randint(-6, 7, (count, classes)) / 2, source.randint(0, classes, count)
 
 
-def answer_of(row):
+def predicted_class(row):
     best = 0
     for index in range(1, len(row)):
         if row[index] > row[best]:
@@ -39,7 +40,7 @@ def test_top_k_by_hand():
     assert [metrics.top_k_accuracy(LOGITS, LABELS, k) for k in (1, 2, 3)] == [0.5, 1.0, 1.0]
 
 
-@given(answers())
+@given(predictions())
 def test_top_k_is_the_loops(made):
     logits, labels = made
     for k in range(1, logits.shape[1] + 1):
@@ -50,7 +51,7 @@ def test_top_k_is_the_loops(made):
         assert metrics.top_k_accuracy(logits, labels, k) == right / len(labels)
 
 
-# Which classes are taken for which.
+# Confusion matrix.
 
 
 def test_confusion_by_hand():
@@ -66,13 +67,13 @@ def test_a_class_without_images_has_no_accuracy():
     assert found[0] == 1 and np.isnan(found[1:]).all()
 
 
-@given(answers())
+@given(predictions())
 def test_confusion_is_the_loops(made):
     logits, labels = made
     classes = logits.shape[1]
     counts = [[0] * classes for _ in range(classes)]
     for row, label in zip(logits, labels, strict=True):
-        counts[label][answer_of(row)] += 1
+        counts[label][predicted_class(row)] += 1
     confusion = metrics.confusion_matrix(logits, labels)
     assert confusion.tolist() == counts
     for index, accuracy in enumerate(metrics.class_accuracies(confusion)):
@@ -82,13 +83,13 @@ def test_confusion_is_the_loops(made):
     assert metrics.most_confused(confusion, 4) == sorted(pairs, key=lambda pair: -pair[2])[:4]
 
 
-# How well it knows what it knows.
+# Calibration.
 
 
 def test_calibration_by_hand():
     shares = softmax(LOGITS, axis=1)
     found = metrics.reliability(shares, LABELS, bins=2)
-    # 0.4 and 0.4 below a half, of which one is right; 0.7, right, and 0.6, wrong, above.
+    # The lower bin holds 0.4 (correct) and 0.4 (wrong); the upper bin holds 0.7 (correct) and 0.6 (wrong).
     assert found.images.tolist() == [2, 2]
     assert found.accuracy.tolist() == [0.5, 0.5]
     assert found.confidence == pytest.approx([0.4, 0.65])
@@ -102,7 +103,7 @@ def test_a_bin_has_its_upper_border_and_not_its_lower():
     assert np.isnan(found.accuracy[:4]).all() and np.isnan(found.confidence[:4]).all()
 
 
-@given(answers(), st.integers(1, 20))
+@given(predictions(), st.integers(1, 20))
 def test_calibration_is_the_loops(made, bins):
     logits, labels = made
     shares = softmax(logits, axis=1)
@@ -110,10 +111,10 @@ def test_calibration_is_the_loops(made, bins):
     for m in range(bins):
         confidences, right = [], []
         for row, label in zip(shares, labels, strict=True):
-            confidence = row[answer_of(row)]
+            confidence = row[predicted_class(row)]
             if m / bins < confidence and (confidence <= (m + 1) / bins or m == bins - 1):
                 confidences.append(confidence)
-                right.append(answer_of(row) == label)
+                right.append(predicted_class(row) == label)
         if confidences:
             error += len(right) / len(labels) * abs(sum(right) / len(right) - sum(confidences) / len(confidences))
     found = metrics.reliability(shares, labels, bins)
@@ -121,18 +122,18 @@ def test_calibration_is_the_loops(made, bins):
     assert metrics.expected_calibration_error(found) == pytest.approx(error, abs=1e-12)
 
 
-def test_the_surest_mistake_comes_first():
-    assert metrics.confidently_wrong(softmax(LOGITS, axis=1), LABELS, 5).tolist() == [1, 3]
-    assert metrics.confidently_wrong(softmax(LOGITS, axis=1), LABELS, 1).tolist() == [1]
+def test_the_most_confident_mistake_comes_first():
+    assert metrics.most_confident_mistakes(softmax(LOGITS, axis=1), LABELS, 5).tolist() == [1, 3]
+    assert metrics.most_confident_mistakes(softmax(LOGITS, axis=1), LABELS, 1).tolist() == [1]
 
 
-@given(answers(), st.integers(0, 10))
+@given(predictions(), st.integers(0, 10))
 def test_mistakes_are_the_loops(made, count):
     logits, labels = made
     shares = softmax(logits, axis=1)
-    wrong = [i for i, (row, label) in enumerate(zip(shares, labels, strict=True)) if answer_of(row) != label]
+    wrong = [i for i, (row, label) in enumerate(zip(shares, labels, strict=True)) if predicted_class(row) != label]
     assert (
-        metrics.confidently_wrong(shares, labels, count).tolist()
+        metrics.most_confident_mistakes(shares, labels, count).tolist()
         == sorted(wrong, key=lambda i: -max(shares[i]))[:count]
     )
 
@@ -142,7 +143,7 @@ def test_mistakes_are_the_loops(made, count):
     [
         (lambda: metrics.top_k_accuracy(LOGITS, LABELS, 4), "k is 4; it must be from 1 to 3"),
         (lambda: metrics.confusion_matrix(LOGITS * np.nan, LABELS), "must be finite numbers"),
-        (lambda: metrics.confusion_matrix(LOGITS[0], LABELS), r"the answers are \[3\]"),
+        (lambda: metrics.confusion_matrix(LOGITS[0], LABELS), r"the scores are \[3\]"),
         (lambda: metrics.confusion_matrix(LOGITS, LABELS[:2]), r"must be integers \[4\]"),
         (lambda: metrics.confusion_matrix(LOGITS, LABELS / 1), "labels are float64"),
         (lambda: metrics.confusion_matrix(LOGITS, LABELS - 1), r"labels are -1\.\.1; they must be 0\.\.2"),

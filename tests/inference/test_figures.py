@@ -1,0 +1,37 @@
+"""What the confusion matrix and the reliability diagram show."""
+
+import numpy as np
+
+from seanet_jax.inference.figures import confusion_figure, reliability_figure
+from seanet_jax.inference.metrics import Reliability
+
+
+def labels(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def test_classes_are_named_where_there_is_room():
+    names = ["$x$", "$\\nothing", *map(str, range(18))]
+    for classes, named, numbered in ((2, True, True), (11, True, False), (20, True, False), (100, False, False)):
+        made = confusion_figure(np.full((classes, classes), 2), (names * 5)[:classes])
+        made.draw_without_rendering()
+        axes = made.axes[0]
+        assert labels(axes.xaxis) == labels(axes.yaxis) == (names[:classes] if named else [])
+        assert len(axes.texts) == (classes**2 if numbered else 0)
+
+
+def test_the_matrix_shows_shares_of_each_class():
+    made = confusion_figure(np.array([[3, 1, 0], [0, 8, 0], [0, 0, 0]]), ("a", "b", "unseen"))
+    (picture,) = made.axes[0].images
+    assert picture.get_array().tolist() == [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]]
+    assert [one.get_text() for one in made.axes[0].texts] == ["3", "1", "8"]
+
+
+def test_the_reliability_diagram_shows_every_bin():
+    found = Reliability(np.array([0, 6, 2]), np.array([np.nan, 0.5, 0.9]), np.array([np.nan, 1 / 3, 1.0]))
+    above, below = reliability_figure(found, 0.15).axes
+    assert [bar.get_height() for bar in above.patches] == [0, 1 / 3, 1]
+    assert [bar.get_height() for bar in below.patches] == [0, 0.75, 0.25]
+    (points,) = [line for line in above.lines if line.get_label() == "mean confidence"]
+    assert points.get_xydata().tolist() == [[0.5, 1 / 3], [0.9, 1.0]]
+    assert above.get_title(loc="left") == "expected calibration error 15.00%"
