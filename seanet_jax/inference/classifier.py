@@ -1,4 +1,4 @@
-"""What a trained network answers to images: scores, in batches of one shape."""
+"""Classifies images in memory with a trained network, in batches of one shape."""
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,18 @@ from seanet_jax.models.network import split_model
 
 
 class Classifier:
-    """The function from raw pixels to scores. Every batch has the same shape, so that it is compiled once.
+    """Computes scores from raw pixels. Every batch has the same shape, so that the network is compiled once.
 
     Args:
-        trained: a network, and what its images are.
-        batch_size: images at a time; the last batch is filled up.
+        trained: The network and the specification of its images.
+        batch_size: Number of images in a batch. The last batch is padded to it.
 
     Attributes:
-        kind: of the scores.
+        kind: The kind of scores, which says how they become probabilities.
 
     Raises:
-        InputError: the network has other channels or classes than it is said to have, or the size cannot be.
+        InputError: If the channels or classes of the network are not those of its image specification, or the batch
+            size is not a positive integer.
     """
 
     def __init__(self, trained: Trained, batch_size: int):
@@ -30,8 +31,8 @@ class Classifier:
         ours, said = (config.in_channels, config.num_classes), (images.channels, len(images.class_names))
         if ours != said:
             raise InputError(
-                f"the network has {ours[0]} channels and {ours[1]} classes, and its folder says {said[0]} and "
-                f"{said[1]}; write the folder anew"
+                f"the network has {ours[0]} channels and {ours[1]} classes, but its image specification has "
+                f"{said[0]} and {said[1]}; write its folder again with the right ImageSpec"
             )
         self._images = images
         self._batch_size = batch_size
@@ -42,23 +43,24 @@ class Classifier:
         )
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Scores of any number of images.
+        """Computes the scores of any number of images.
 
         Args:
-            images: uint8 ``[N, H, W, C]``, of the size the network was trained on.
+            images: Images of the size that the network was trained on, uint8 ``[N, H, W, C]``.
 
         Returns:
-            float32 ``[N, classes]``.
+            Scores, float32 ``[N, classes]``.
 
         Raises:
-            InputError: the images are others, or the scores are not finite.
+            InputError: If the images have another dtype or shape, or a score is not finite.
         """
         expected = (self._images.height, self._images.width, self._images.channels)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
             raise InputError(
-                f"the images are {images.dtype} {list(images.shape)}; the network's are uint8 [N, "
+                f"the images are {images.dtype} {list(images.shape)}; they must be uint8 [N, "
                 f"{', '.join(map(str, expected))}]"
             )
+        # An empty array first, so that no images give an empty array of scores.
         found = [np.zeros((0, len(self._images.class_names)), np.float32)]
         for start in range(0, len(images), self._batch_size):
             batch = images[start : start + self._batch_size]
@@ -68,17 +70,17 @@ class Classifier:
         scores = np.concatenate(found)
         if not np.isfinite(scores).all():
             raise InputError(
-                f"the network's {self.kind.name} are NaN or infinite; its weights are damaged, or were never good"
+                f"the network's {self.kind.name} are NaN or infinite; its weights are damaged or its training diverged"
             )
         return scores
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """What the network takes the chance of each class to be; see ``seanet_jax.models.scores``.
+        """Computes the probability of each class from scores; see ``seanet_jax.models.scores``.
 
         Args:
-            scores: ``[N, classes]``, as a call gives them.
+            scores: Scores as a call returns them, ``[N, classes]``.
 
         Returns:
-            float64 ``[N, classes]``.
+            Probabilities, float64 ``[N, classes]``.
         """
         return np.asarray(self.kind.probabilities(jnp.asarray(scores)), np.float64)

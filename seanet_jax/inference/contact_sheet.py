@@ -1,4 +1,4 @@
-"""Many pictures on one, with a few words under each."""
+"""Draws many images on one sheet, with a few lines of text below each."""
 
 import io
 import math
@@ -10,22 +10,22 @@ from PIL import Image, ImageDraw, ImageFont
 
 from seanet_jax.errors import InputError
 
-# Pixels.
+# Side of the square for each image, then gap, line height and font size, all in pixels.
 SIDE = 160
 _GAP, _LINE, _FONT = 10, 18, 13
 _COLUMNS = 8
-# For what matters less than an answer, and for the edge of a picture that is as white as the sheet.
+# Color of secondary text, and of the frame that separates a white image from the white sheet.
 _GREY, _FRAME = "#707070", "#d0d0d0"
-# A sheet of so many is as long as a picture may be that viewers still open.
+# Largest number of images. A longer sheet exceeds the image height that common viewers open.
 MOST = 1000
 
 
 class Line(NamedTuple):
-    """A line under a picture.
+    """A line of text below an image.
 
     Attributes:
-        text: printable; shortened where there is no room for it.
-        value: at the right end, never shortened. A line without one is grey, unless it is the first.
+        text: Printable text at the left end. It is shortened if it does not fit.
+        value: Text at the right end, never shortened. A line without it is gray, unless it is the first.
     """
 
     text: str
@@ -33,11 +33,11 @@ class Line(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A picture and what is said of it.
+    """An image and the lines of text below it.
 
     Attributes:
-        image: RGB, of any size; small ones are enlarged by a whole factor, pixel by pixel.
-        lines: the first is bold.
+        image: The image, in RGB and of any size. Small images are enlarged by an integer factor without smoothing.
+        lines: The lines of text. The first is bold.
     """
 
     image: Image.Image
@@ -45,19 +45,19 @@ class Cell(NamedTuple):
 
 
 def contact_sheet(cells: Sequence[Cell]) -> bytes:
-    """Draws the cells row by row.
+    """Draws cells on a sheet, row by row.
 
     Args:
-        cells: from 1 to ``MOST``.
+        cells: The cells, from 1 to ``MOST``.
 
     Returns:
-        A PNG file's bytes.
+        The bytes of a PNG file.
 
     Raises:
-        InputError: there are none, or too many.
+        InputError: If there are no cells, or more than ``MOST``.
     """
     if not 1 <= len(cells) <= MOST:
-        raise InputError(f"contact_sheet: there are {len(cells)} pictures; give from 1 to {MOST}")
+        raise InputError(f"contact_sheet: there are {len(cells)} images; give from 1 to {MOST}")
     columns = min(math.ceil(math.sqrt(len(cells))), _COLUMNS)
     rows = math.ceil(len(cells) / columns)
     width, height = SIDE + _GAP, SIDE + _GAP + _LINE * max(len(cell.lines) for cell in cells)
@@ -72,12 +72,12 @@ def contact_sheet(cells: Sequence[Cell]) -> bytes:
         sheet.paste(image, (left, upper))
         for row, line in enumerate(cell.lines):
             font, top = fonts[row > 0], y + SIDE + 2 + row * _LINE
-            colour = "black" if line.value or row == 0 else _GREY
+            color = "black" if line.value or row == 0 else _GREY
             room = SIDE
             if line.value:
-                draw.text((x + SIDE, top), line.value, fill=colour, font=font, anchor="ra")
+                draw.text((x + SIDE, top), line.value, fill=color, font=font, anchor="ra")
                 room -= math.ceil(font.getlength(line.value)) + _GAP // 2
-            draw.text((x, top), _shortened(line.text, font, room), fill=colour, font=font)
+            draw.text((x, top), _shortened(line.text, font, room), fill=color, font=font)
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
@@ -86,12 +86,12 @@ def contact_sheet(cells: Sequence[Cell]) -> bytes:
 def _font(name: str) -> ImageFont.FreeTypeFont:
     import matplotlib as mpl
 
-    # The fonts that come with matplotlib know more alphabets than Pillow's own.
+    # Matplotlib's fonts cover more alphabets than Pillow's own.
     return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), _FONT)
 
 
 def _fitted(image: Image.Image) -> Image.Image:
-    """Into a square of ``SIDE``."""
+    """Resizes an image to fit a square of ``SIDE`` pixels."""
     factor = SIDE // max(image.size)
     if factor >= 1:
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
@@ -101,6 +101,7 @@ def _fitted(image: Image.Image) -> Image.Image:
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
+    """Returns the text, ending in an ellipsis if it is wider than the room in pixels."""
     if font.getlength(text) <= room:
         return text
     while text and font.getlength(f"{text}…") > room:

@@ -1,4 +1,4 @@
-"""Any image file that Pillow reads, as the pixels a network was trained on."""
+"""Reads image files in any format that Pillow knows, and turns them into the pixels that a network takes."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,17 +11,21 @@ from seanet_jax.errors import InputError
 from seanet_jax.files import printable
 from seanet_jax.image_spec import ImageSpec
 
-# White, and the largest value of 16 bits.
+# The largest 16-bit value, which is white.
 _WHITE = 65535
 
 
 def find_images(folder: Path) -> Sequence[Path]:
-    """The files in a folder, and in those within it, whose suffix is one that Pillow reads; sorted.
+    """Returns the image files in a folder and its subfolders, sorted by path.
 
-    Without what begins with a dot, which is a system's own. Links to folders are not followed.
+    An image file is one with a suffix that Pillow reads. Files and folders whose names begin with a dot are skipped,
+    because they are an operating system's own. Links to folders are not followed.
+
+    Args:
+        folder: The folder to search.
 
     Raises:
-        InputError: there is none.
+        InputError: If the folder holds no image file.
     """
     Image.init()
     suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in Image.OPEN}
@@ -38,64 +42,67 @@ def find_images(folder: Path) -> Sequence[Path]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """The first picture of a file, upright, in RGB of 8 bits; what is transparent is white.
+    """Reads an image file as 8-bit RGB.
 
-    16-bit greys are scaled to 8 bits.
+    The image is rotated as its EXIF orientation says and drawn on white if it is transparent. 16-bit gray values are
+    scaled to 8 bits. Of an animation, the first frame is read.
 
     Args:
-        path: of the file.
+        path: The image file.
 
     Raises:
-        InputError: there is no such file, it is no image, damaged or larger than Pillow opens, or what black and white
-            are in it is not defined.
+        InputError: If there is no such file, it is not an image, it is damaged or larger than Pillow opens, or its
+            pixel format does not define black and white.
     """
     try:
         if not path.is_file():
             raise InputError("there is no such file")
-        # Pillow warns of what it can read all the same.
+        # Pillow warns about oddities of files that it can still read.
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             return _to_rgb(ImageOps.exif_transpose(image))
     except InputError as error:
         reason = str(error)
     except UnidentifiedImageError:
-        reason = "it is of no format that Pillow knows"
+        reason = "its format is none that Pillow knows"
     except Image.DecompressionBombError:
         reason = f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
-    except Exception as error:  # damage shows as any of a dozen types
+    except Exception as error:  # Pillow raises a dozen types of exceptions for damaged files.
         reason = (isinstance(error, OSError) and error.strerror) or printable(error) or type(error).__name__
     raise InputError(f"{printable(path)} cannot be read as an image ({reason}); name another file, or leave it out")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Converts an image to 8-bit RGB on white. Raises an InputError if its pixels have no defined white."""
     if image.mode == "F":
-        raise InputError("its pixels are floating point, of which nobody knows what is white")
+        raise InputError("its pixels are floating point, for which no value of white is defined")
     if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > _WHITE:
-            raise InputError("its pixels are integers of more than 16 bits, of which nobody knows what is white")
+        gray = np.asarray(image).astype(np.int64)
+        if gray.min() < 0 or gray.max() > _WHITE:
+            raise InputError("its pixels are integers of more than 16 bits, for which no value of white is defined")
         if (transparent := image.info.get("transparency")) is not None:
-            grey = np.where(grey == transparent, _WHITE, grey)
-        return Image.fromarray(np.rint(grey * (255 / _WHITE)).astype(np.uint8)).convert("RGB")
+            gray = np.where(gray == transparent, _WHITE, gray)
+        return Image.fromarray(np.rint(gray * (255 / _WHITE)).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        coloured = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
 def to_pixels(image: Image.Image, images: ImageSpec) -> np.ndarray:
-    """What a network sees of a picture: its centre, of the network's aspect, resized by antialiased bilinear filtering.
+    """Crops an image at its center to a network's aspect ratio and resizes it to the network's size.
 
-    A picture of the network's size stays as it is.
+    Resizing is bilinear and antialiased. An image of the network's size is returned unchanged. Gray is the luma of
+    ITU-R BT.601.
 
     Args:
-        image: RGB.
-        images: the network's; its channels are 1 (grey, by ITU-R BT.601's luma) or 3.
+        image: The image, in RGB.
+        images: Specification of the network's images, with 1 (gray) or 3 (RGB) channels.
 
     Returns:
-        uint8 ``[H, W, C]``.
+        Pixels, uint8 ``[H, W, C]``.
 
     Raises:
-        InputError: the network's images have another number of channels.
+        InputError: If the network's images have another number of channels.
     """
     check_picture_channels(images)
     fitted = ImageOps.fit(image, (images.width, images.height), Image.Resampling.BILINEAR)
@@ -103,12 +110,14 @@ def to_pixels(image: Image.Image, images: ImageSpec) -> np.ndarray:
 
 
 def preview(image: Image.Image, images: ImageSpec, side: int) -> Image.Image:
-    """The part of a picture that a network sees, for people: not made smaller than they need.
+    """Crops an image as ``to_pixels`` does, but keeps a size at which people recognize it.
+
+    The image is never enlarged.
 
     Args:
-        image: RGB.
-        images: the network's.
-        side: pixels of the longer side, at most.
+        image: The image, in RGB.
+        images: Specification of the network's images.
+        side: Largest length of the preview's longer side, in pixels.
     """
     scale = min(image.width / images.width, image.height / images.height, side / max(images.width, images.height))
     size = max(1, round(images.width * scale)), max(1, round(images.height * scale))
@@ -116,10 +125,13 @@ def preview(image: Image.Image, images: ImageSpec, side: int) -> Image.Image:
 
 
 def check_picture_channels(images: ImageSpec) -> None:
-    """Demands that a network's images are grey or in colour.
+    """Checks that a network takes gray or RGB images.
+
+    Args:
+        images: Specification of the network's images.
 
     Raises:
-        InputError: they are neither.
+        InputError: If the number of channels is neither 1 nor 3.
     """
     if images.channels not in (1, 3):
-        raise InputError(f"the network's images have {images.channels} channels; pictures have 1 (grey) or 3 (RGB)")
+        raise InputError(f"the network's images have {images.channels} channels; image files have 1 (gray) or 3 (RGB)")

@@ -1,8 +1,8 @@
-"""A trained network as a StableHLO artifact: a file that JAX runs where neither this package nor Flax is installed.
+"""Exports a trained network as a StableHLO artifact, a file that JAX runs without this package or Flax.
 
-Normalisation of the images and what makes probabilities of scores are part of it, the weights are constants in it,
-batch normalisation is folded into the convolutions. It computes in float32, with the convolutions of ``conv2d``'s
-"auto" for each platform.
+The artifact normalizes the images, computes the scores and turns them into probabilities. Its weights are constants,
+and batch normalization is folded into the convolutions. It computes in float32. On each platform its convolutions are
+those that the method "auto" of ``conv2d`` chooses there.
 """
 
 import dataclasses
@@ -28,41 +28,43 @@ from seanet_jax.models.fold import fold_batch_norm
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 SUFFIX = ".stablehlo"
 
-# Of a probability, relative to itself: as much as logits moved by. Rounding moves them by 1e-5, more where they are
-# large; what is below the smallest has underflowed in the softmax, or is about to.
+# Largest allowed relative difference of a probability, which is about the difference of the logits. Rounding moves
+# logits by 1e-5, and large ones by more. Probabilities below the smallest have underflowed in the softmax or nearly so;
+# they count as the smallest.
 _TOLERANCE = 1e-3
 _SMALLEST = 1e-30
 _BATCH_SIZES = (1, 3)
 
 
 def write(folder: Path, out: Path) -> str:
-    """Exports the network of a folder and proves that the artifact computes the same, before it is written.
+    """Exports the network of a folder, after checking that the artifact computes the same as the network.
 
     Args:
-        folder: of a run or of pretrained weights.
-        out: the artifact, ``*.stablehlo``; ``*.stablehlo.json`` beside it says what it is. Both are replaced.
+        folder: The folder of a run or of pretrained weights.
+        out: The artifact to write, ``*.stablehlo``. Its description is written beside it, as ``*.stablehlo.json``.
+            Existing files are replaced.
 
     Returns:
         A sentence that says what was written.
 
     Raises:
-        InputError: ``out`` cannot be written, or as ``trained.load``.
-        RunError: the artifact does not compute what the network does, or the disk is full.
+        InputError: If ``out`` cannot be written, or ``trained.load`` cannot load the network.
+        RunError: If the artifact differs from the network, or writing failed.
     """
     if out.suffix != SUFFIX or out.is_dir():
-        raise InputError(f"{out} cannot be the artifact; name a file that ends in {SUFFIX}")
+        raise InputError(f"{out} is not a name for an artifact; name a file that ends in {SUFFIX}")
     if not out.parent.is_dir():
-        raise InputError(f"{out.parent} is not a folder; create it, or name another for the artifact")
+        raise InputError(f"{out.parent} is not a folder; create it, or name another folder for the artifact")
     trained = load(folder)
     trained = dataclasses.replace(trained, model=_in_float32(trained.model))
     exported = export_network(trained)
     artifact = bytes(exported.serialize())
     difference = largest_difference(artifact, trained)
-    # Not the other way round, for NaN.
+    # Negated, so that a difference of NaN is an error too.
     if not difference <= _TOLERANCE:
         raise RunError(
-            f"the artifact's probabilities differ from the network's by up to {difference:.1e} of themselves, more "
-            f"than {_TOLERANCE:.0e}; nothing was written"
+            f"the artifact's probabilities differ from the network's by up to {difference:.1e} (relative), more "
+            f"than the allowed {_TOLERANCE:.0e}; nothing was written"
         )
     about = describe(exported, artifact, out.name, trained)
     about["verified"] = {"platform": "cpu", "batch_sizes": _BATCH_SIZES, "largest_relative_difference": difference}
@@ -73,26 +75,29 @@ def write(folder: Path, out: Path) -> str:
         raise RunError(f"{out} could not be written ({error.strerror}); free some space and export again") from error
     return (
         f"{out}: {len(artifact) / 2**20:.1f} MiB for {', '.join(exported.platforms)}; its probabilities differ from "
-        f"the network's by {difference:.1e} of themselves at most"
+        f"the network's by at most {difference:.1e} (relative)"
     )
 
 
 def probabilities(model: Network, images: ImageSpec) -> Callable[[jax.Array], jax.Array]:
-    """The function that an artifact is: uint8 images to probabilities.
+    """Returns the function that an artifact computes, from uint8 images to probabilities.
 
     Args:
-        model: in evaluation mode.
-        images: how they are normalised.
+        model: The network, in evaluation mode.
+        images: Specification of the images, with their normalization.
     """
-    made = model.config.scores.probabilities
-    return lambda pixels: made(model(images.normalize(pixels)))
+    from_scores = model.config.scores.probabilities
+    return lambda pixels: from_scores(model(images.normalize(pixels)))
 
 
 def export_network(trained: Trained) -> export.Exported:
-    """uint8 images ``[batch, height, width, channels]`` to float32 probabilities ``[batch, classes]``, for any batch.
+    """Exports a network for all ``PLATFORMS`` and any batch size.
+
+    The exported function takes uint8 images ``[batch, height, width, channels]`` and returns float32 probabilities
+    ``[batch, classes]``.
 
     Args:
-        trained: a network with float32 as its compute dtype, and its images.
+        trained: The network, whose compute dtype must be float32, and the specification of its images.
     """
     images = trained.images
     (batch,) = export.symbolic_shape("batch")
@@ -102,13 +107,14 @@ def export_network(trained: Trained) -> export.Exported:
 
 
 def largest_difference(artifact: bytes, trained: Trained) -> float:
-    """Between the probabilities of an artifact and of the network it was made of, relative to the latter.
+    """Returns the largest relative difference between the probabilities of an artifact and of its network.
 
-    Of random images, on this machine. Relative, because a network may be so sure of them that nothing else shows.
+    Both classify the same random images on this machine. The difference is relative, because a confident network gives
+    most classes probabilities so small that an absolute difference would hide any error in them.
 
     Args:
-        artifact: what ``export_network`` gave, serialised.
-        trained: the network.
+        artifact: The serialized result of ``export_network``.
+        trained: The network that was exported.
     """
     images = trained.images
     shape = (max(_BATCH_SIZES), images.height, images.width, images.channels)
@@ -120,13 +126,13 @@ def largest_difference(artifact: bytes, trained: Trained) -> float:
 
 
 def describe(exported: export.Exported, artifact: bytes, name: str, trained: Trained) -> dict[str, Any]:
-    """What stands in the JSON file beside an artifact.
+    """Returns the content of the JSON file beside an artifact.
 
     Args:
-        exported: the network.
-        artifact: the same, serialised.
-        name: of the artifact's file.
-        trained: the network, and its images.
+        exported: The exported network.
+        artifact: The exported network, serialized.
+        name: Name of the artifact's file.
+        trained: The network and the specification of its images.
     """
     images = trained.images
     what = "probabilities" if trained.model.config.scores.distribution else "probabilities, of each class on its own"
@@ -140,7 +146,7 @@ def describe(exported: export.Exported, artifact: bytes, name: str, trained: Tra
         "platforms": exported.platforms,
         "calling_convention_version": exported.calling_convention_version,
         "versions": versions(),
-        # JAX reads what an older version exported, and not what a newer one did.
+        # JAX reads artifacts of older versions, but not of newer ones.
         "needs": f"pip install 'jax>={jax.__version__}' flatbuffers",
         "run": [
             "import pathlib, numpy as np, jax",
@@ -153,7 +159,7 @@ def describe(exported: export.Exported, artifact: bytes, name: str, trained: Tra
 
 
 def _in_float32(model: Network) -> Network:
-    """The same weights, however the run they are from was computed."""
+    """Returns a network with the same weights that computes in float32, whatever the dtype of its run."""
     config = dataclasses.replace(model.config, dtype="float32", conv_method="auto")
     same = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
     weights.set_arrays(same, weights.to_arrays(model), "the network")

@@ -1,4 +1,4 @@
-"""A trained network, from the folder of a run or of pretrained weights."""
+"""Loads a trained network from the folder of a run or of pretrained weights."""
 
 import dataclasses
 from pathlib import Path
@@ -17,12 +17,12 @@ from seanet_jax.training.step import TrainState, abstract_state
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A network and what it needs to answer.
+    """A trained network and the specification of its images.
 
     Attributes:
-        model: in evaluation mode.
-        images: how they are made ready, and what the classes are called.
-        step: optimiser steps it was trained for; None of pretrained weights, which do not say.
+        model: The network, in evaluation mode.
+        images: Size, channels and normalization of the network's images, and the names of its classes.
+        step: Number of optimizer steps of the training, or None for pretrained weights, which do not record it.
     """
 
     model: Network
@@ -31,14 +31,14 @@ class Trained:
 
 
 def load(folder: str | Path, which: str = "best") -> Trained:
-    """The network of a run, or of a folder of pretrained weights that says what its images are.
+    """Loads the network of a run, or of a folder of pretrained weights that has an image specification.
 
     Args:
-        folder: of either.
-        which: "best" or "latest" checkpoint of a run; pretrained weights are one set.
+        folder: The folder of a run or of pretrained weights.
+        which: The checkpoint of a run to load, "best" or "latest". It has no effect on pretrained weights.
 
     Raises:
-        InputError: the folder is neither, or damaged, or does not say what its images are.
+        InputError: If the folder is neither, is damaged, or has no image specification.
     """
     folder = Path(folder)
     if not weights.is_folder(folder):
@@ -48,38 +48,46 @@ def load(folder: str | Path, which: str = "best") -> Trained:
     spec = weights.read_about(folder).images
     if spec is None:
         raise InputError(
-            f"{folder} does not say how images are normalised and what the classes are; "
-            "give save_pretrained an ImageSpec"
+            f"{folder} does not say how images are normalized and what the classes are; "
+            "write it again with save_pretrained and an ImageSpec"
         )
     return Trained(from_pretrained(folder), spec)
 
 
 def saved_network(run_folder: Path) -> tuple[Network, TrainState]:
-    """The network of a run without its weights, whose arrays are abstract, and the shapes and dtypes of its state.
+    """Returns the network of a run with abstract arrays, and the shapes and dtypes of its training state.
+
+    No weights are loaded: a checkpoint is restored into the returned shapes.
+
+    Args:
+        run_folder: The folder of a run.
 
     Raises:
-        InputError: the folder is not that of a run.
+        InputError: If the folder is not that of a run.
     """
     saved = RunFolder(run_folder).read()
+    # The number of steps changes the learning rates, not the shapes.
     descent = optimizer(TrainConfig(**saved.config), steps_per_epoch=1)
     return abstract_state(config_from_json(saved.model_config), descent)
 
 
 def load_model(run_folder: str | Path, which: str = "best") -> Network:
-    """The trained network of a run, in evaluation mode. Of several processes all have to call it.
+    """Loads the trained network of a run, in evaluation mode.
+
+    In a run of several processes, all of them must call this function.
 
     Args:
-        run_folder: of a run.
-        which: "best" or "latest" checkpoint.
+        run_folder: The folder of a run.
+        which: The checkpoint to load, "best" or "latest".
 
     Raises:
-        InputError: the folder is not that of a run, or holds no such checkpoint.
+        InputError: If the folder is not that of a run, or it holds no such checkpoint.
     """
     return _restore(Path(run_folder), which)[0]
 
 
 def _restore(run_folder: Path, which: str) -> tuple[Network, int]:
-    """The network, and the optimiser steps it was trained for."""
+    """Returns the network of a checkpoint and the number of optimizer steps of its training."""
     if which not in ("best", "latest"):
         raise InputError(f"which is {which!r}; it must be best or latest")
     model, template = saved_network(run_folder)

@@ -150,7 +150,7 @@ def test_what_cannot_be_answered_is_refused(folder, pictures, tmp_path, monkeypa
     for arguments, words in [
         ([folder, tmp_path / "no.png"], r"no\.png: there is no such file"),
         ([folder, tmp_path / "empty"], "empty holds no image; name a folder"),
-        ([folder, pictures / "notes.txt"], r"notes\.txt .* \(it is of no format that Pillow knows\)"),
+        ([folder, pictures / "notes.txt"], r"notes\.txt .* \(its format is none that Pillow knows\)"),
         ([folder, good, "--top", 0], "--top is 0; it must be a positive integer"),
         ([folder, good, "--sheet", "sheet.jpg"], "no name of a PNG file"),
         ([folder, good, "--sheet", good], "is one of the images"),
@@ -175,10 +175,10 @@ def test_a_network_answers_any_number_of_images_in_batches(model, expected):
         logits = classifier(IMAGES[:count])
         assert logits.shape == (count, 3) and logits.dtype == np.float32
         np.testing.assert_allclose(jax.nn.softmax(logits), expected[:count], atol=1e-5)
-    with pytest.raises(InputError, match=r"uint8 \[7, 12, 8, 3\]; the network's are uint8 \[N, 8, 12, 3\]"):
+    with pytest.raises(InputError, match=r"uint8 \[7, 12, 8, 3\]; they must be uint8 \[N, 8, 12, 3\]"):
         classifier(IMAGES.swapaxes(1, 2))
     fewer = ImageSpec(8, 12, SPEC.mean, SPEC.std, ("cat", "dog"))
-    with pytest.raises(InputError, match="3 channels and 3 classes, and its folder says 3 and 2"):
+    with pytest.raises(InputError, match="3 channels and 3 classes, but its image specification has 3 and 2"):
         Classifier(Trained(model, fewer), batch_size=3)
 
 

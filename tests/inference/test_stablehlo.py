@@ -130,7 +130,7 @@ def test_what_cannot_be_exported_is_refused_at_once(model, folder, tmp_path, mon
     with pytest.raises(InputError, match="holds no run"):
         stablehlo.write(tmp_path, tmp_path / "net.stablehlo")
     model.save_pretrained(tmp_path / "backbone")
-    with pytest.raises(InputError, match="does not say how images are normalised"):
+    with pytest.raises(InputError, match="does not say how images are normalized"):
         stablehlo.write(tmp_path / "backbone", tmp_path / "net.stablehlo")
     done = run("-m", "seanet_jax", "export", folder, cwd=tmp_path)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""A trained network with what it needs to answer, from a run or from pretrained weights."""
+"""Loading a trained network and its image specification, from a run or from pretrained weights."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_a_run_and_its_pretrained_weights_are_one_network(tiny, tmp_path):
     chex.assert_trees_all_equal(weights.to_arrays(pretrained.model), weights.to_arrays(of_run.model))
 
     of_run.model.save_pretrained(tmp_path / "weights")
-    with pytest.raises(InputError, match="does not say how images are normalised"):
+    with pytest.raises(InputError, match="does not say how images are normalized"):
         load(tmp_path / "weights")
 
     about = json.loads((config.out / "config.json").read_text())
