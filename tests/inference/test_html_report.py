@@ -1,4 +1,4 @@
-"""The page of a run: what is on it, and what a browser makes of it."""
+"""The HTML report: its content, its independence of other files, and how a browser renders it."""
 
 import html
 import json
@@ -85,7 +85,7 @@ def made(about=None, *, epochs=3, config=(), summary=SUMMARY):
     )
 
 
-# What is on it.
+# Content.
 
 
 def test_the_page_of_a_real_run_has_its_numbers(evaluated):
@@ -156,7 +156,7 @@ def test_what_a_reader_has_to_know_is_said(fields, words, there):
     assert (words in Elements(made(**fields)).text()) == there
 
 
-# Whether it is a page that can be sent to somebody.
+# One self-contained page.
 
 
 def test_it_needs_no_other_file_and_no_network(evaluated):
@@ -183,7 +183,7 @@ def test_it_says_its_language_title_width_and_what_pictures_show(evaluated):
         "Confusion matrix: share of each class's images by predicted class",
         "Reliability diagram: accuracy and number of images by confidence",
     ]
-    # What scrolls inside itself is reached by keyboard, and has a name.
+    # Every scrollable region has keyboard focus and a label.
     scrolls = [one for one in page.named("div") if one.get("class") == "scroll"]
     assert len(scrolls) >= 4 and all(one["tabindex"] == "0" and one["aria-label"] for one in scrolls)
 
@@ -273,8 +273,8 @@ def test_nothing_is_wider_than_a_phone(evaluated, tmp_path):
 
 
 @in_a_browser
-@pytest.mark.parametrize(("scheme", "colour"), [("1", "rgb(246, 247, 249)"), ("0", "rgb(18, 22, 28)")])
-def test_it_is_light_or_dark_as_the_reader_prefers(evaluated, tmp_path, scheme, colour):
+@pytest.mark.parametrize(("scheme", "color"), [("1", "rgb(246, 247, 249)"), ("0", "rgb(18, 22, 28)")])
+def test_it_is_light_or_dark_as_the_reader_prefers(evaluated, tmp_path, scheme, color):
     frame = html.escape((evaluated / "report.html").read_text())
     script = (
         "<script>onload = () => { const frame = document.querySelector('iframe'); const of = name => "
@@ -283,8 +283,8 @@ def test_it_is_light_or_dark_as_the_reader_prefers(evaluated, tmp_path, scheme, 
     )
     (tmp_path / "frame.html").write_text(f'<title>-</title>{script}<iframe srcdoc="{frame}"></iframe>')
     dump, _ = browse(tmp_path / "frame.html", tmp_path / "profile", f"--blink-settings=preferredColorScheme={scheme}")
-    # Figures are black on white in both.
-    assert re.search("<title>(.*)</title>", dump)[1] == f"{colour} rgb(255, 255, 255)"
+    # Figures stay black on white in both color schemes.
+    assert re.search("<title>(.*)</title>", dump)[1] == f"{color} rgb(255, 255, 255)"
 
 
 def test_the_records_are_those_of_the_run(evaluated):
