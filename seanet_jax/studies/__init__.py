@@ -5,8 +5,8 @@ train, and resumes or skips those that exist. ``compare.py`` and ``ablate.py`` r
 ``comparison.py`` computes the numbers of the first one, and ``comparison_tables.py`` writes its tables.
 
 ``claims.py`` measures the claims of the SEANet talk on trained networks, with the functions of ``analysis.py``, and
-``claim_sentences.py`` gives the verdicts. ``speed.py`` measures how fast networks train, and ``roofline.py`` computes
-how fast they could train on an H100.
+gives a verdict on each. ``speed.py`` measures how fast networks train, and ``roofline.py`` computes how fast they could
+train on an H100.
 
 The figures are in ``curve_figures.py``, ``cost_figure.py``, ``ablation_figure.py`` and ``claim_figures.py``.
 ``page.py`` writes docs/results.md from the records of the studies.
