@@ -60,7 +60,11 @@ def smaller(program: str, arguments: list[str]) -> list[str]:
             flags[argument] = []
         else:
             flags[list(flags)[-1]].append(argument)
-    flags |= {name: [value] for name, value in _SMALLER.get(program, {}).items()}
+    replaced = dict(_SMALLER.get(program, {}))
+    if flags.get("--out", [""])[0].startswith("docs/results"):
+        # A later command of the page of results reads runs at each of the learning rates.
+        replaced.pop("--learning-rates", None)
+    flags |= {name: [value] for name, value in replaced.items()}
     if program in _MODELS:
         flags["--models"] = flags.get("--models", _MODELS[program])[-2:]
     return [word for name, values in flags.items() if name not in _DROPPED for word in (name, *values) if word]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import chex
 import numpy as np
@@ -21,7 +22,7 @@ from seanet_jax.inference.trained import load as load_trained
 from seanet_jax.inference.trained import load_model, saved_network
 from seanet_jax.models import PRESETS, EncapNetConfig
 from seanet_jax.models.multiply_adds import multiply_adds, parameters
-from seanet_jax.studies import claims, compare
+from seanet_jax.studies import claims, comparison, comparison_tables
 from seanet_jax.studies.roofline import work
 from seanet_jax.studies.study import Study
 from seanet_jax.training.checkpoint import Checkpoints
@@ -210,7 +211,7 @@ def test_multiply_adds_are_counted_by_groups():
 def test_a_comparison_has_each_network_by_its_own_recipe():
     command = parse_study(TrainConfig(dataset="cifar10"), ("resnet20", *NAMES), (0.1,), "", [])
     variants = {model: {"model": model, **own} for model, own in command.models.items()}
-    study = Study(compare.Path("x"), command.config, variants, command.seeds, command.learning_rates)
+    study = Study(Path("x"), command.config, variants, command.seeds, command.learning_rates)
     plain, plus = (study.config(study.runs_of(model)[0]) for model in ("resnet20", "encapnet_plus"))
     assert plain == TrainConfig(dataset="cifar10", model="resnet20", out=plain.out)
     assert plus == TrainConfig(
@@ -238,12 +239,12 @@ def test_the_table_has_the_talks_figures(small_networks, tmp_path):
     for dataset, errors in (("cifar10", (4.55, 3.13, 3.10)), ("cifar100", (26.77, 24.01, 24.18))):
         study = Study(tmp_path / dataset, TrainConfig(dataset=dataset), variants, seeds=1)
         study.write()
-        table = compare.rows(Study.read(tmp_path / dataset))
+        table = comparison.rows(Study.read(tmp_path / dataset))
         assert [(row.model, row.talk_error, row.aggregates) for row in table] == [
             (name, error, False) for name, error in zip(NAMES, errors, strict=True)
         ]
         assert [row.learning_rate for row in table] == [1e-4] * 3
-        shown = compare.markdown(study)
+        shown = comparison_tables.markdown(study)
         assert f"{errors[1]:.2f}" in shown
         assert "encapnet_plus: optimizer adam, learning_rate 0.0001, weight_decay 0.0005, batch_size 256" in shown
 
