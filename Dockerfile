@@ -2,8 +2,8 @@
 #
 #   docker build -t seanet .
 #   docker build -t seanet:cuda --build-arg EXTRAS=train,cuda .
-#   docker run --rm -v "$PWD/runs:/work/runs" seanet train --dataset digits --model seanet20_narrow --epochs 12
-#   docker run --rm --gpus all -v "$PWD/runs:/work/runs" seanet:cuda train --dataset cifar100 --require-gpu
+#   docker run --rm -v "$PWD/runs:/seanet/runs" seanet train --dataset digits --model seanet20_narrow --epochs 12
+#   docker run --rm --gpus all -v "$PWD/runs:/seanet/runs" seanet:cuda train --dataset cifar100 --require-gpu
 #
 # The CUDA libraries come with the extra "cuda", as wheels; the host needs NVIDIA's driver and container toolkit.
 ARG PYTHON=3.12
@@ -23,9 +23,9 @@ COPY seanet_jax seanet_jax
 RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
 # Nothing here needs root. Data sets and compiled programs are kept where a volume can be mounted.
-RUN useradd --create-home --uid 1000 seanet && mkdir /work && chown seanet:seanet /work
+RUN useradd --create-home --uid 1000 seanet && mkdir /seanet && chown seanet:seanet /seanet
 USER 1000
-WORKDIR /work
-ENV TFDS_DATA_DIR=/work/data XDG_CACHE_HOME=/work/cache
+WORKDIR /seanet
+ENV TFDS_DATA_DIR=/seanet/data XDG_CACHE_HOME=/seanet/cache
 ENTRYPOINT ["seanet"]
 CMD ["--help"]

@@ -192,3 +192,10 @@ def test_modules_import_without_circles():
         if name not in ("seanet_jax", "seanet_jax.__main__")
     }
     graphlib.TopologicalSorter(after).prepare()  # raises CycleError
+
+
+def test_every_module_has_its_tests_where_one_looks_for_them():
+    package = ROOT / "seanet_jax"
+    modules = [path.relative_to(package) for path in package.rglob("*.py") if not path.name.startswith("__")]
+    missing = [str(path) for path in modules if not (ROOT / "tests" / path.with_name(f"test_{path.name}")).exists()]
+    assert len(modules) > 60 and not missing
