@@ -1,8 +1,7 @@
 """The command ``seanet export``: its help and its one-line errors."""
 
-import sys
-
 import pytest
+from command_fixtures import check_help_or_error
 
 from seanet_jax.commands import export
 
@@ -11,13 +10,4 @@ from seanet_jax.commands import export
     ("flags", "status"), [(["--help"], 0), (["run"], 2), (["run", "net.stablehlo", "--no-such-flag"], 2)]
 )
 def test_help_succeeds_and_a_wrong_flag_is_an_error_of_one_line(monkeypatch, capsys, flags, status):
-    monkeypatch.setattr("seanet_jax.commands.cli.restart_tuned", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["seanet export", *flags])
-    with pytest.raises(SystemExit) as exit:
-        export.main()
-    out, error = capsys.readouterr()
-    assert exit.value.code == status
-    if status:
-        assert out == "" and error.startswith("error: ") and error.count("\n") == 1
-    else:
-        assert "artifact to write" in out
+    check_help_or_error(export, flags, status, "artifact to write", monkeypatch, capsys)
