@@ -20,8 +20,8 @@ import roofline
 import scaling
 import startup
 import train_step
-from contestants import Task
-from duel import compare
+from implementations import Task
+from interleaved import compare
 from train_step import FLOAT32_BASELINES, OURS, ratios, spread
 
 DOCS = Path(__file__).parent.parent / "docs"

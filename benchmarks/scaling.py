@@ -27,8 +27,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from contestants import Task
-from duel import compare
+from implementations import Task
+from interleaved import compare
 from train_step import OURS, ratios, spread
 
 from seanet_jax.models import model_config

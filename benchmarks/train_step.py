@@ -3,7 +3,7 @@
     pip install -e '.[bench]'
     python benchmarks/train_step.py --model seanet20 --batch-size 64
 
-Prints Markdown. The contestants take turns (duel.py), each with a tuned malloc.
+Prints Markdown. The implementations take turns (interleaved.py), each with a tuned malloc.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import roofline
 import tyro
-from contestants import MATMUL_SIZE, Task
-from duel import Result, compare
+from implementations import MATMUL_SIZE, Task
+from interleaved import Result, compare
 
 OURS = "seanet_jax"
 FLOAT32_BASELINES = ("torch", "torch channels_last", "torch compile")
@@ -29,11 +29,11 @@ class Arguments:
     batch_size: int = 64
     """Images per step."""
 
-    contestants: tuple[str, ...] = (OURS, "seanet_jax lax", *FLOAT32_BASELINES)
-    """Names of contestants, from contestants.py."""
+    implementations: tuple[str, ...] = (OURS, "seanet_jax lax", *FLOAT32_BASELINES)
+    """Names of implementations, from implementations.py."""
 
     rounds: int = 5
-    """Turns of each contestant."""
+    """Turns of each implementation."""
 
     steps: int = 2
     """Training steps in a turn."""
@@ -81,9 +81,9 @@ def markdown(task: Task, results: dict[str, Result]) -> str:
         [
             *lines,
             "",
-            f"GFLOP/s count {operations / 1e9:.2f} GFLOP for an image, direct convolution's, whatever a contestant "
-            f"does instead. Fastest float32 product of matrices of {MATMUL_SIZE:,} x {MATMUL_SIZE:,} seen in the same "
-            f"run: {peak / 1e9:.0f} GFLOP/s.",
+            f"GFLOP/s count {operations / 1e9:.2f} GFLOP for an image, direct convolution's, whatever an "
+            f"implementation does instead. Fastest float32 product of matrices of {MATMUL_SIZE:,} x {MATMUL_SIZE:,} "
+            f"seen in the same run: {peak / 1e9:.0f} GFLOP/s.",
         ]
     )
 
@@ -92,7 +92,7 @@ def main() -> None:
     """Reads the flags, measures and prints the table."""
     arguments = tyro.cli(Arguments, description=__doc__)
     task = Task(arguments.model, arguments.batch_size)
-    print(markdown(task, compare(task, arguments.contestants, rounds=arguments.rounds, steps=arguments.steps)))
+    print(markdown(task, compare(task, arguments.implementations, rounds=arguments.rounds, steps=arguments.steps)))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def is_integer(value: Any, *, minimum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
-def demand_positive_integers(where: str, **values: Any) -> None:
+def check_positive_integers(where: str, **values: Any) -> None:
     """Checks that all values are positive integers.
 
     Args:

@@ -14,7 +14,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    temporary = temporary_of(path)
+    temporary = temporary_path(path)
     with temporary.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
@@ -24,7 +24,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     temporary.replace(path)
 
 
-def temporary_of(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """Returns the file that ``write_whole`` leaves beside ``path`` if the process is killed while writing."""
     return path.with_name(path.name + ".tmp")
 

@@ -1,6 +1,6 @@
 import pytest
 
-from seanet_jax.errors import InputError, RunError, demand_positive_integers, is_integer
+from seanet_jax.errors import InputError, RunError, check_positive_integers, is_integer
 
 
 def test_each_exception_is_caught_as_its_built_in_kind():
@@ -18,12 +18,12 @@ def test_an_integer_is_an_int_of_at_least_the_minimum_and_no_bool(value, minimum
 
 
 def test_positive_integers_pass():
-    demand_positive_integers("Conv", channels=3, stride=1)
-    demand_positive_integers("Conv")
+    check_positive_integers("Conv", channels=3, stride=1)
+    check_positive_integers("Conv")
 
 
 @pytest.mark.parametrize("wrong", [0, -2, 1.5, True, None, "3"])
 def test_the_first_value_that_is_no_positive_integer_is_named(wrong):
     with pytest.raises(InputError) as caught:
-        demand_positive_integers("Conv", channels=3, stride=wrong, groups=0)
+        check_positive_integers("Conv", channels=3, stride=wrong, groups=0)
     assert str(caught.value) == f"Conv: stride is {wrong!r}; it must be a positive integer"

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from seanet_jax.files import printable, temporary_of, write_whole
+from seanet_jax.files import printable, temporary_path, write_whole
 
 
 @pytest.mark.parametrize(("content", "expected"), [("é\n", b"\xc3\xa9\n"), (b"\x00\xff", b"\x00\xff"), ("", b"")])
@@ -33,18 +33,18 @@ def test_a_failed_write_leaves_the_old_file(function, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write_whole(path, "new")
     assert path.read_text() == "old"
-    assert set(tmp_path.iterdir()) == {path, temporary_of(path)}
+    assert set(tmp_path.iterdir()) == {path, temporary_path(path)}
 
 
 def test_the_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     path, seen = tmp_path / "file", []
-    monkeypatch.setattr(os, "fsync", lambda _: seen.append((path.exists(), temporary_of(path).read_text())))
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append((path.exists(), temporary_path(path).read_text())))
     write_whole(path, "new")
     assert seen == [(False, "new")]
 
 
 def test_the_temporary_file_is_beside_the_file_and_keeps_its_whole_name():
-    assert temporary_of(Path("runs/lr0.1")) == Path("runs/lr0.1.tmp")
+    assert temporary_path(Path("runs/lr0.1")) == Path("runs/lr0.1.tmp")
 
 
 @pytest.mark.parametrize(

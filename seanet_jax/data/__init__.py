@@ -7,14 +7,14 @@ the module is imported when a name is unknown, and registers its data sets then.
 """
 
 from seanet_jax.data.dataset import Dataset
-from seanet_jax.data.registry import DATASETS, get, image_spec, is_known, load, register_dataset, train_count
+from seanet_jax.data.registry import DATASETS, find_source, image_spec, is_known, load, register_dataset, train_count
 from seanet_jax.data.source import DatasetSource
 
 __all__ = [
     "DATASETS",
     "Dataset",
     "DatasetSource",
-    "get",
+    "find_source",
     "image_spec",
     "is_known",
     "load",

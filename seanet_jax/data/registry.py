@@ -42,7 +42,7 @@ def is_known(name: object) -> bool:
     return name in DATASETS
 
 
-def get(name: str) -> DatasetSource:
+def find_source(name: str) -> DatasetSource:
     """Returns the description of a data set.
 
     Args:
@@ -52,7 +52,10 @@ def get(name: str) -> DatasetSource:
         InputError: If the name is unknown.
     """
     if not is_known(name):
-        raise InputError(f"There is no data set {name!r}; the data sets are {', '.join(DATASETS)}")
+        raise InputError(
+            f"There is no data set {name!r}; the data sets are {', '.join(DATASETS)}; "
+            "one of another package is known where that package, the plugin, is installed"
+        )
     return DATASETS[name]
 
 
@@ -77,7 +80,7 @@ def load(
         InputError: If the name is unknown, or if the data are damaged, or are missing and cannot be downloaded or
             stored.
     """
-    source = get(name)
+    source = find_source(name)
     folder = Path(data_dir) if data_dir is not None else default_data_dir()
     return source.load(data_dir=folder.expanduser(), progress=progress, mapped=mapped)
 
@@ -91,7 +94,7 @@ def image_spec(name: str) -> ImageSpec:
     Raises:
         InputError: If the name is unknown.
     """
-    return get(name).image_spec
+    return find_source(name).image_spec
 
 
 def train_count(name: str) -> int:
@@ -103,4 +106,4 @@ def train_count(name: str) -> int:
     Raises:
         InputError: If the name is unknown.
     """
-    return get(name).train_count
+    return find_source(name).train_count

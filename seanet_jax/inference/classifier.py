@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from seanet_jax.errors import InputError, demand_positive_integers
+from seanet_jax.errors import InputError, check_positive_integers
 from seanet_jax.inference.trained import Trained
 from seanet_jax.models.network import split_model
 
@@ -26,7 +26,7 @@ class Classifier:
     """
 
     def __init__(self, trained: Trained, batch_size: int):
-        demand_positive_integers("Classifier", batch_size=batch_size)
+        check_positive_integers("Classifier", batch_size=batch_size)
         config, images = trained.model.config, trained.images
         ours, said = (config.in_channels, config.num_classes), (images.channels, len(images.class_names))
         if ours != said:

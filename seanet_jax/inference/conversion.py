@@ -203,7 +203,7 @@ def find_dataset(
         InputError: If no data set, or not the one asked for, fits the network.
     """
     if asked is not None:
-        data.get(asked)
+        data.find_source(asked)
     ours = config.num_classes, config.in_channels
     fitting = [
         name

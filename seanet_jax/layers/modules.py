@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from seanet_jax.errors import InputError, demand_positive_integers, is_integer
+from seanet_jax.errors import InputError, check_positive_integers, is_integer
 from seanet_jax.layers import functional
 from seanet_jax.layers.convolution import CONV_METHODS, ConvMethod
 from seanet_jax.layers.functional import AGGREGATE_OPS, AggregateOp
@@ -38,7 +38,7 @@ class Linear(nnx.Linear):
     """
 
     def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        demand_positive_integers("Linear", in_features=in_features, out_features=out_features)
+        check_positive_integers("Linear", in_features=in_features, out_features=out_features)
 
         def bias_init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
             bound = in_features**-0.5
@@ -94,7 +94,7 @@ class Conv(nnx.Module):
         method: ConvMethod = "auto",
         rngs: nnx.Rngs,
     ):
-        demand_positive_integers(
+        check_positive_integers(
             "Conv",
             in_channels=in_channels,
             out_channels=out_channels,
@@ -159,7 +159,7 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, channels: int, *, momentum: float = 0.9, epsilon: float = 1e-5, groups: int = 1):
-        demand_positive_integers("BatchNorm", channels=channels, groups=groups)
+        check_positive_integers("BatchNorm", channels=channels, groups=groups)
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
@@ -225,7 +225,7 @@ class SqueezeExcite(nnx.Module):
     """
 
     def __init__(self, channels: int, reduction: int = 8, *, rngs: nnx.Rngs):
-        demand_positive_integers("SqueezeExcite", channels=channels)
+        check_positive_integers("SqueezeExcite", channels=channels)
         if not is_integer(reduction, minimum=1) or reduction > channels:
             raise InputError(
                 f"SqueezeExcite: reduction is {reduction!r}; it must be an integer from 1 to the {channels} channels"
@@ -253,7 +253,7 @@ class Aggregate(nnx.Module):
     """
 
     def __init__(self, factor: int = 4, op: AggregateOp = "sum"):
-        demand_positive_integers("Aggregate", factor=factor)
+        check_positive_integers("Aggregate", factor=factor)
         if op not in AGGREGATE_OPS:
             raise InputError(f"Aggregate: op is {op!r}; it must be one of {', '.join(AGGREGATE_OPS)}")
         self.factor = factor
@@ -307,7 +307,7 @@ class ResidualBlock(nnx.Module):
         batch_groups: int = 1,
         rngs: nnx.Rngs,
     ):
-        demand_positive_integers("ResidualBlock", in_channels=in_channels, width=width, stride=stride)
+        check_positive_integers("ResidualBlock", in_channels=in_channels, width=width, stride=stride)
         if aggregate is not None and width % aggregate.factor:
             raise InputError(f"ResidualBlock: width is {width}; it must be divisible by the factor {aggregate.factor}")
         self.out_channels = width if aggregate is None else width // aggregate.factor

@@ -103,7 +103,10 @@ def model_config(name: str, **overrides: Any) -> NetworkConfig:
     """
     preset = find_preset(name)
     if preset is None:
-        raise InputError(f"there is no model {name!r}; the models are {', '.join(PRESETS)}")
+        raise InputError(
+            f"there is no model {name!r}; the models are {', '.join(PRESETS)}; "
+            "one of another package is known where that package, the plugin, is installed"
+        )
     fields = [field.name for field in dataclasses.fields(preset)]
     for field in overrides:
         if field not in fields:

@@ -11,7 +11,7 @@ from seanet_jax.files import write_whole
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.training.flags import StudyCommand
-from seanet_jax.training.progress import say
+from seanet_jax.training.progress import print_once
 
 # For each choice, the name of every value and the variant that has it. A factor of 1 is no aggregation.
 AXES: dict[str, dict[str, str]] = {
@@ -65,7 +65,7 @@ def run_ablation(command: StudyCommand, compiler_options: Mapping[str, str]) -> 
     study = Study.read(folder)
     with study.locked():
         write_tables(study)
-    say(f"{folder / 'table.md'}:\n\n{(folder / 'table.md').read_text()}")
+    print_once(f"{folder / 'table.md'}:\n\n{(folder / 'table.md').read_text()}")
 
 
 def _check_base(study: Study) -> None:

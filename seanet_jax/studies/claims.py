@@ -17,7 +17,7 @@ import numpy as np
 from seanet_jax import style
 from seanet_jax.data import Dataset
 from seanet_jax.environment import versions
-from seanet_jax.errors import InputError, demand_positive_integers
+from seanet_jax.errors import InputError, check_positive_integers
 from seanet_jax.files import write_whole
 from seanet_jax.inference.trained import load_model
 from seanet_jax.models import SEANet, SEANetConfig
@@ -36,7 +36,7 @@ from seanet_jax.studies.analysis import (
 from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.images import load_dataset
-from seanet_jax.training.progress import say
+from seanet_jax.training.progress import print_once
 from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.trainer import Trainer
 
@@ -95,7 +95,7 @@ def analyze(
         InputError: If the runs are not such a pair, their checkpoints or data cannot be read, or a number is out of
             range.
     """
-    demand_positive_integers("analyze", images=images, steps=steps)
+    check_positive_integers("analyze", images=images, steps=steps)
     ours, theirs = _read(aggregated, data_dir), _read(baseline, data_dir)
     _check_pair(ours, theirs)
     dataset = load_dataset(ours.config)
@@ -108,9 +108,9 @@ def analyze(
     dataclasses.replace(ours.config, learning_rate=learning_rate)
 
     redundancy = _redundancy(ours, theirs, dataset, images)
-    say("redundancy measured")
+    print_once("redundancy measured")
     gradients = _gradients(ours, dataset, steps, learning_rate)
-    say("gradients measured")
+    print_once("gradients measured")
     coverage = _coverage(ours, dataset, images)
     pixels = dataset.test_images[image]
     drawn = feature_maps(ours.model, _normalized(dataset, pixels[None]))[:_STAGES_SHOWN]
@@ -143,7 +143,7 @@ def analyze(
         style.save(figure, out / name)
     write_whole(out / "analysis.json", json.dumps(about, indent=2) + "\n")
     for claim in claims:
-        say(f'"{claim["claim"]}": {claim["measured"]} {claim["verdict"]}')
+        print_once(f'"{claim["claim"]}": {claim["measured"]} {claim["verdict"]}')
     return about
 
 
@@ -320,7 +320,7 @@ def _gradients(ours: Trained, dataset: Dataset, steps: int, learning_rate: float
                 order = trainer.order(step // trainer.steps_per_epoch)
                 state, _ = train_step(state, trainer.images, order, trainer.augment_key)
         found[operation] = rows
-        say(f"{operation}: loss {rows[0]['loss']:.3f} at step 0, {rows[-1]['loss']:.3f} at step {steps}")
+        print_once(f"{operation}: loss {rows[0]['loss']:.3f} at step 0, {rows[-1]['loss']:.3f} at step {steps}")
     return found
 
 

@@ -13,7 +13,7 @@ from seanet_jax.studies.speed import training_speeds
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.training import sharding
 from seanet_jax.training.flags import StudyCommand
-from seanet_jax.training.progress import say
+from seanet_jax.training.progress import print_once
 
 
 def run_comparison(command: StudyCommand, compiler_options: Mapping[str, str]) -> None:
@@ -36,7 +36,7 @@ def run_comparison(command: StudyCommand, compiler_options: Mapping[str, str]) -
     _measure_speeds(study, compiler_options)
     with study.locked():
         write_tables(study)
-    say(f"{folder / 'table.md'}:\n\n{(folder / 'table.md').read_text()}")
+    print_once(f"{folder / 'table.md'}:\n\n{(folder / 'table.md').read_text()}")
 
 
 def _measure_speeds(study: Study, compiler_options: Mapping[str, str]) -> None:
@@ -46,7 +46,7 @@ def _measure_speeds(study: Study, compiler_options: Mapping[str, str]) -> None:
         known = json.loads(path.read_text())["images_per_second"] if path.exists() else {}
         if known.keys() >= study.variants.keys():
             return
-        say("measuring the training speed of each network")
+        print_once("measuring the training speed of each network")
         dataset = load(study.base.dataset, data_dir=study.base.data_dir)
         configs = {variant: study.config(Run(variant, study.rates(variant)[0], 0)) for variant in study.variants}
         rates = training_speeds(configs, dataset, compiler_options)

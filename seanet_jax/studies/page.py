@@ -151,7 +151,7 @@ def text(results: Results, page: Path) -> str:
         environment.from_string(template)
         .render(
             comparison=study,
-            dataset=data.get(study.base.dataset).title,
+            dataset=data.find_source(study.base.dataset).title,
             published=TrainConfig(),
             is_reduced=study.base.limit_train is not None or study.base.epochs < TrainConfig().epochs,
             has_published=study.base.dataset in TALK_ERRORS,

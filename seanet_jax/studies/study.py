@@ -21,7 +21,7 @@ from seanet_jax.errors import InputError, is_integer
 from seanet_jax.files import write_whole
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.loop import TrainingDivergedError
-from seanet_jax.training.progress import say
+from seanet_jax.training.progress import print_once
 from seanet_jax.training.run import fit
 from seanet_jax.training.run_folder import Record, RunFolder, RunInUseError
 
@@ -254,19 +254,19 @@ class Study:
             run = next((run for run in runs if not RunFolder(self.folder / run.name).in_use()), None)
             if run is None:
                 if not waiting:
-                    say(f"waiting for another process to train {', '.join(run.name for run in runs)}")
+                    print_once(f"waiting for another process to train {', '.join(run.name for run in runs)}")
                 waiting = True
                 time.sleep(_SECONDS_BETWEEN_CHECKS)
                 continue
             waiting = False
-            say(f"training {run.name}; {len(runs)} runs can be trained now")
+            print_once(f"training {run.name}; {len(runs)} runs can be trained now")
             resume = RunFolder(self.folder / run.name).was_started()
             try:
                 fit(dataclasses.replace(self.config(run), resume=resume), compiler_options=compiler_options)
             except RunInUseError:
                 continue
             except TrainingDivergedError as error:
-                say(f"{run.name}: {error}")
+                print_once(f"{run.name}: {error}")
                 write_whole(self.folder / run.name / _DIVERGED, f"{error}\n")
             # The next network has other shapes, so no compiled function would be used again. This frees their memory.
             jax.clear_caches()

@@ -19,7 +19,7 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def say(line: str) -> None:
+def print_once(line: str) -> None:
     """Prints a line in the first process, above the progress bar if there is one."""
     if processes.is_first():
         tqdm.write(line, file=sys.stdout)
@@ -80,7 +80,7 @@ class Progress:
             self._bar.update(step - before)
         elif self.is_due(step):
             seconds_per_step = (time.perf_counter() - self._started) / (step - self._first_step)
-            say(
+            print_once(
                 f"  epoch {(step - 1) // self._steps_per_epoch + 1}/{self._epochs}, "
                 f"step {(step - 1) % self._steps_per_epoch + 1}/{self._steps_per_epoch}: "
                 f"loss {loss:.3f}, accuracy {accuracy:.2%}, {self._batch_size / seconds_per_step:.0f} images/s"
@@ -106,4 +106,4 @@ class Progress:
             overall = (time.perf_counter() - self._started) / steps
             parts.append(f"{record['images_per_second']:.0f} images/s")
             parts.append(f"{format_duration(overall * (self._last_step - self._step))} left")
-        say(", ".join(parts))
+        print_once(", ".join(parts))

@@ -14,7 +14,7 @@ from seanet_jax.training.curves import draw_curves
 from seanet_jax.training.images import check_images, load_in_turn
 from seanet_jax.training.interrupt import StopRequest
 from seanet_jax.training.loop import Loop
-from seanet_jax.training.progress import format_duration, say
+from seanet_jax.training.progress import format_duration, print_once
 from seanet_jax.training.run_folder import Record, RunFolder
 from seanet_jax.training.step import TrainState
 from seanet_jax.training.tensorboard import Events
@@ -56,9 +56,9 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
     folder = RunFolder(config.run_folder)
     with processes.failing_together():
         folder.check(config)
-    say(f"device: {sharding.describe_devices()}")
+    print_once(f"device: {sharding.describe_devices()}")
     for name, value in process_settings(options).items():
-        say(f"{name}={value}")
+        print_once(f"{name}={value}")
     dataset = load_in_turn(config)
     data_sha256 = check_images(dataset)
     trainer = Trainer(config, dataset, mesh, options)
@@ -75,18 +75,18 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
         state, history = saved or (None, [])
         if state is not None and history and history[-1]["step"] == int(state.step) == trainer.last_step:
             return _finished(trainer, folder, history)
-        say(
+        print_once(
             f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, {trainer.last_step} steps, "
             f"{trainer.steps_per_epoch} an epoch, in {folder.path}"
         )
         if config.resume:
-            say(f"resuming {folder.path} at step {0 if state is None else int(state.step)}")
+            print_once(f"resuming {folder.path} at step {0 if state is None else int(state.step)}")
         # The record of a stop inside an epoch is dropped: the continued run records that epoch as a whole.
         history = [record for record in history if record["step"] % trainer.steps_per_epoch == 0]
         started = time.perf_counter()
         train_step = lowered.compile()
         state = trainer.initial_state() if state is None else state
-        say(f"compiled in {time.perf_counter() - started:.1f} s")
+        print_once(f"compiled in {time.perf_counter() - started:.1f} s")
         with processes.failing_together():
             if processes.is_first():
                 folder.open(config, trainer.model_config, dataset.image_spec, data_sha256, int(state.step), history)
@@ -115,7 +115,7 @@ def _finished(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
     summary, step = folder.read_summary(), records[-1]["step"]
     if summary is None or summary["last"] != records[-1]:
         return _conclude(trainer, folder, records)
-    say(f"{folder.path} is at step {step} already: nothing to do")
+    print_once(f"{folder.path} is at step {step} already: nothing to do")
     return summary
 
 
@@ -145,6 +145,6 @@ def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
             draw_curves(records, folder.curves, kind, title=title, dataset=config.dataset, epochs=config.epochs)
         folder.write_summary(summary)
     for name, record in (("last", last), (f"best on {summary['best_chosen_on']} images", best)):
-        say(f"test accuracy {record['test_accuracy']:.2%} at epoch {record['epoch']:.4g} ({name})")
-    say(f"{format_duration(summary['training_seconds'])} of training; everything is in {folder.path}")
+        print_once(f"test accuracy {record['test_accuracy']:.2%} at epoch {record['epoch']:.4g} ({name})")
+    print_once(f"{format_duration(summary['training_seconds'])} of training; everything is in {folder.path}")
     return summary

@@ -28,7 +28,7 @@ import filelock
 import jax
 
 from seanet_jax.errors import InputError, RunError
-from seanet_jax.files import temporary_of, write_whole
+from seanet_jax.files import temporary_path, write_whole
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import NetworkConfig, config_to_json
 from seanet_jax.training import processes
@@ -110,7 +110,7 @@ class RunFolder:
 
     def _is_startup_file(self, path: Path) -> bool:
         """Whether a run writes this file before ``config.json``. A run killed that early leaves nothing else."""
-        return path in (self._lock, temporary_of(self._config)) or path.name.startswith(_TOKEN)
+        return path in (self._lock, temporary_path(self._config)) or path.name.startswith(_TOKEN)
 
     def _has_begun(self) -> bool:
         """Whether there is more than a lock. A run killed that early is resumed by starting it."""

@@ -62,9 +62,9 @@ def run(script, *arguments):
     return done.stdout
 
 
-def test_contestants_take_turns_and_make_a_table():
+def test_implementations_take_turns_and_make_a_table():
     flags = ("--model", "seanet20_narrow", "--batch-size", "2", "--rounds", "2", "--steps", "1")
-    table = run("train_step.py", *flags, "--contestants", "torch", "seanet_jax", "torch channels_last")
+    table = run("train_step.py", *flags, "--implementations", "torch", "seanet_jax", "torch channels_last")
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith(("| torch", "| seanet_jax"))]
     assert [row[0] for row in rows] == ["| torch", "| seanet_jax", "| torch channels_last"]
     assert rows[1][2] == rows[1][4] == "1.00 (1.00-1.00)"
@@ -75,9 +75,10 @@ def test_contestants_take_turns_and_make_a_table():
     assert "GFLOP/s" in table
 
 
-def test_the_whole_loop_is_a_contestant_too():
+def test_the_whole_loop_is_an_implementation_too():
     code = (
-        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); from contestants import Task; from duel import compare; "
+        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); "
+        "from implementations import Task; from interleaved import compare; "
         "result = compare(Task('resnet20', 8), ('fit',), rounds=2, steps=3, do=('train',))['fit']; "
         "print(*result.seconds['train'])"
     )

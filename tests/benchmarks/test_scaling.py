@@ -8,7 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import scaling
-from contestants import SeanetJax, Task
+from implementations import SeanetJax, Task
 from scaling import Estimate, Exchange
 
 from seanet_jax.models import model_config
@@ -81,7 +81,7 @@ def test_an_estimate_adds_what_is_waited_for():
 def test_the_step_without_a_mesh_computes_the_same():
     states = []
     for mesh in (True, False):
-        contestant = SeanetJax(Task("resnet20", 4), mesh=mesh, tuned=False)
-        contestant.train(2)
-        states.append(jax.device_get(contestant._state))
+        implementation = SeanetJax(Task("resnet20", 4), mesh=mesh, tuned=False)
+        implementation.train(2)
+        states.append(jax.device_get(implementation._state))
     jax.tree.map(np.testing.assert_array_equal, *states)

@@ -16,9 +16,9 @@ RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 
 def _png16(path, values):
     """A PNG of 16 bits a sample, by hand: grey, or RGB."""
-    height, width, *colours = values.shape
+    height, width, *colors = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2 if colours else 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2 if colors else 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
@@ -82,8 +82,8 @@ def test_any_kind_of_image_becomes_rgb(tmp_path, name):
     save(tmp_path / name)
     image = read_image(tmp_path / name)
     assert (image.mode, image.size) == ("RGB", size)
-    for point, colour in points:
-        assert image.getpixel(point) == colour, point
+    for point, color in points:
+        assert image.getpixel(point) == color, point
     assert find_images(tmp_path) == [tmp_path / name]
 
 

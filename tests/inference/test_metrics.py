@@ -41,7 +41,7 @@ def test_top_k_by_hand():
 
 
 @given(predictions())
-def test_top_k_is_the_loops(made):
+def test_top_k_equals_a_plain_loop(made):
     logits, labels = made
     for k in range(1, logits.shape[1] + 1):
         right = 0
@@ -68,7 +68,7 @@ def test_a_class_without_images_has_no_accuracy():
 
 
 @given(predictions())
-def test_confusion_is_the_loops(made):
+def test_confusion_equals_a_plain_loop(made):
     logits, labels = made
     classes = logits.shape[1]
     counts = [[0] * classes for _ in range(classes)]
@@ -104,7 +104,7 @@ def test_a_bin_has_its_upper_border_and_not_its_lower():
 
 
 @given(predictions(), st.integers(1, 20))
-def test_calibration_is_the_loops(made, bins):
+def test_calibration_equals_a_plain_loop(made, bins):
     logits, labels = made
     shares = softmax(logits, axis=1)
     error = 0.0

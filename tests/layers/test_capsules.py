@@ -67,7 +67,7 @@ def normal(*shape, seed=0):
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**32 - 1))
-def test_squash_is_the_loops(groups, size, seed):
+def test_squash_equals_a_plain_loop(groups, size, seed):
     x = normal(2, 3, groups * size, seed=seed) * 3
     np.testing.assert_allclose(
         capsules.squash(jnp.asarray(x), groups), slow_squash_map(x, groups), rtol=2e-5, atol=1e-7
@@ -111,7 +111,7 @@ def test_the_norm_is_numpys_and_its_gradient_at_zero_is_zero():
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**32 - 1))
-def test_routing_is_the_loops(groups, size, seed):
+def test_routing_equals_a_plain_loop(groups, size, seed):
     random = np.random.default_rng(seed)
     main, aide = random.normal(size=(2, 2, 3, 2, groups * size)).astype(np.float32)
     main_coefficients, aide_coefficients = random.normal(size=(2, 2, 3, 2, groups)).astype(np.float32)

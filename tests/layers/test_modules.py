@@ -191,8 +191,8 @@ def test_training_normalizes_with_the_batch_then_scales_and_shifts():
     bn = BatchNorm(4)
     bn.scale[...], bn.bias[...] = jnp.asarray(normal(1, 4)), jnp.asarray(normal(2, 4))
     exact = x.astype(np.float64)
-    centred = exact - exact.mean(0)
-    expected = centred / np.sqrt(exact.var(0) + 1e-5) * normal(1, 4) + normal(2, 4)
+    centered = exact - exact.mean(0)
+    expected = centered / np.sqrt(exact.var(0) + 1e-5) * normal(1, 4) + normal(2, 4)
     np.testing.assert_allclose(run(bn, x), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -15,16 +15,16 @@ from seanet_jax.models.multiply_adds import multiply_adds, parameters
 
 
 def by_hand(widths, *, enters, side=32, reduction=8, squeeze_excite=True, classes=100, features):
-    """A network of three stages of three blocks: conv1 and conv2 of each, the shortcut of the first.
+    """Counts the multiply-adds of a network of three stages of three blocks, where only first blocks have a shortcut.
 
     Args:
-        widths: of the stages.
-        enters: channels that enter each stage.
-        side: of the image.
-        reduction: of squeeze-excitation.
-        squeeze_excite: whether there is any.
-        classes: of the head.
-        features: that enter the head.
+        widths: Channels of each stage.
+        enters: Channels that enter each stage.
+        side: Height and width of the image in pixels.
+        reduction: Reduction of squeeze-excitation.
+        squeeze_excite: Whether the blocks have squeeze-excitation.
+        classes: Number of classes.
+        features: Number of features that enter the classifier.
     """
     total = 9 * 3 * 16 * side**2
     for stage, (width, entering) in enumerate(zip(widths, enters, strict=True)):

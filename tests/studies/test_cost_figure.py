@@ -51,11 +51,11 @@ def test_labels_of_points_cover_nothing(cost):
     cost.draw_without_rendering()
     assert [text.get_text() for text in axes.texts] == list(NETWORKS)
     assert_legible(cost, axes.texts)
-    centres = axes.transData.transform([point[1:3] for point in POINTS])
-    for text, box, own in zip(axes.texts, boxes(axes.texts), centres, strict=True):
+    centers = axes.transData.transform([point[1:3] for point in POINTS])
+    for text, box, own in zip(axes.texts, boxes(axes.texts), centers, strict=True):
         assert text.get_color() == line_style(text.get_text())["color"]
         # 3 points, half a marker, from any; and no farther than 2 lines of text from its own.
-        gaps = [np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)) for x, y in centres]
+        gaps = [np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)) for x, y in centers]
         assert min(gaps) > 3 / 72 * cost.dpi
         assert np.hypot(max(box.x0 - own[0], 0, own[0] - box.x1), 0) < 22 / 72 * cost.dpi
 

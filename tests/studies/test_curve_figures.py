@@ -205,7 +205,7 @@ def test_accuracies_that_cannot_be_drawn_are_named(curves, datasets, message):
 # Labels in a column.
 
 
-def test_labels_that_touch_are_centred_on_what_they_want():
+def test_labels_that_touch_are_centered_on_what_they_want():
     assert curve_figures._spread([0.1, 0.5, 0.9], 0.2) == pytest.approx([0.1, 0.5, 0.9])
     assert curve_figures._spread([0.5, 0.5, 0.9], 0.2) == pytest.approx([0.4, 0.6, 0.9])
     # 0.4 and 0.6 would leave the third too near: all three are a block.

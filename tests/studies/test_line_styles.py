@@ -16,7 +16,7 @@ def test_every_preset_has_a_line_style_its_own():
 
 
 def test_deeper_networks_are_darker():
-    colours = [line_style(f"resnet{depth}")["color"] for depth in (20, 32, 44, 56, 110)]
-    green = [int(colour[3:5], 16) for colour in colours]
+    colors = [line_style(f"resnet{depth}")["color"] for depth in (20, 32, 44, 56, 110)]
+    green = [int(color[3:5], 16) for color in colors]
     assert green == sorted(green, reverse=True) and len(set(green)) == 5
     assert line_style("resnet32")["color"] == "#007E5C"  # #009E73, and a fifth of black

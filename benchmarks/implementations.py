@@ -1,6 +1,6 @@
-"""One contestant of a comparison. It has its own process, so that it shares no threads, memory or compiler.
+"""One implementation of a comparison. It has its own process, so that it shares no threads, memory or compiler.
 
-``duel.py`` starts it. It reads one JSON request per line from its input and replies to each with one line of JSON:
+``interleaved.py`` starts it. It reads one JSON request per line of its input, and replies with one line of JSON:
 
     {"do": "train", "steps": 3}      {"seconds": [one number per training step]}
     {"do": "evaluate", "steps": 3}   {"seconds": [one number per evaluation of one batch]}
@@ -28,7 +28,7 @@ MATMUL_SIZE = 2048
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What every contestant of a comparison computes.
+    """What every implementation of a comparison computes.
 
     Attributes:
         model: Name of a preset.
@@ -52,7 +52,7 @@ class Task:
         return model_config(self.model, num_classes=10, **widths, **overrides)
 
 
-class Contestant(Protocol):
+class Implementation(Protocol):
     """What is measured. Its training step is compiled when it is created."""
 
     compile_seconds: float
@@ -284,7 +284,7 @@ class PyTorch:
         return timed(lambda: matrix @ matrix, steps)
 
 
-CONTESTANTS: dict[str, Callable[[Task], Contestant]] = {
+IMPLEMENTATIONS: dict[str, Callable[[Task], Implementation]] = {
     "seanet_jax": SeanetJax,
     "seanet_jax lax": functools.partial(SeanetJax, conv_method="lax"),
     "seanet_jax bfloat16": functools.partial(SeanetJax, dtype="bfloat16"),
@@ -294,7 +294,7 @@ CONTESTANTS: dict[str, Callable[[Task], Contestant]] = {
     "torch channels_last": functools.partial(PyTorch, channels_last=True),
     "torch compile": functools.partial(PyTorch, channels_last=True, compiled=True),
     "torch bfloat16": functools.partial(PyTorch, channels_last=True, bfloat16=True),
-    # duel.py starts these without tuning their processes.
+    # interleaved.py starts these without tuning their processes.
     "seanet_jax untuned": functools.partial(SeanetJax, tuned=False),
     "torch untuned": PyTorch,
 }
@@ -308,19 +308,19 @@ def peak_resident_bytes() -> int:
 
 def main() -> None:
     """Serves requests until the input ends."""
-    # stdout is for replies alone: whatever else the contestant prints goes to stderr.
+    # stdout is for replies alone: whatever else the implementation prints goes to stderr.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     name, task = sys.argv[1], json.loads(sys.argv[2])
     widths = task.pop("widths")
-    contestant = CONTESTANTS[name](Task(**task, widths=widths and tuple(widths)))
-    print(json.dumps({"compile_seconds": contestant.compile_seconds}), file=replies, flush=True)
+    implementation = IMPLEMENTATIONS[name](Task(**task, widths=widths and tuple(widths)))
+    print(json.dumps({"compile_seconds": implementation.compile_seconds}), file=replies, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if request["do"] == "memory":
             reply: dict[str, Any] = {"bytes": peak_resident_bytes()}
         else:
-            reply = {"seconds": getattr(contestant, request["do"])(request["steps"])}
+            reply = {"seconds": getattr(implementation, request["do"])(request["steps"])}
         print(json.dumps(reply), file=replies, flush=True)
 
 

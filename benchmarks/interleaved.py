@@ -1,4 +1,4 @@
-"""Compares contestants that take turns. Each runs in its own process, a few steps at a time.
+"""Compares implementations that take turns. Each runs in its own process, a few steps at a time.
 
 Other load on the machine thus affects all of them alike, and a ratio compares steps of the same round.
 """
@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from contestants import Task
+from implementations import Task
 
 from seanet_jax.commands import cpu_tuning
 
-# Suffix of the names of contestants whose process is not tuned.
+# Suffix of the names of implementations whose process is not tuned.
 UNTUNED = "untuned"
 
 # PyTorch frees and allocates memory more often than XLA. Huge pages alone make it slower than these settings, which
@@ -32,7 +32,7 @@ PYTORCH_MALLOC = {
 
 
 class Worker:
-    """The process of one contestant."""
+    """The process of one implementation."""
 
     def __init__(self, name: str, task: Task):
         self.name = name
@@ -43,7 +43,12 @@ class Worker:
             environment |= cpu_tuning.tuned_environment(environment, malloc)
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  must stay open as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("contestants.py"), name, json.dumps(dataclasses.asdict(task))],
+            [
+                sys.executable,
+                Path(__file__).with_name("implementations.py"),
+                name,
+                json.dumps(dataclasses.asdict(task)),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -76,7 +81,7 @@ class Worker:
 
 @dataclasses.dataclass
 class Result:
-    """The measurements of one contestant.
+    """The measurements of one implementation.
 
     Attributes:
         compile_seconds: Seconds to trace and compile the training step.
@@ -97,18 +102,18 @@ def compare(
     steps: int,
     do: Sequence[str] = ("train", "evaluate", "matmul"),
 ) -> dict[str, Result]:
-    """Measures contestants, which take turns.
+    """Measures implementations, which take turns.
 
     Args:
-        task: What each contestant computes.
-        names: Names from ``contestants.CONTESTANTS``.
-        rounds: Number of turns of each contestant.
+        task: What each implementation computes.
+        names: Names from ``implementations.IMPLEMENTATIONS``.
+        rounds: Number of turns of each implementation.
         steps: Measured steps in a turn of training, after one that is not measured. Evaluation and matrix products are
             quicker and take four times as many.
         do: What to measure, in this order.
 
     Returns:
-        The result of each contestant, by name.
+        The result of each implementation, by name.
     """
     workers: list[Worker] = []
     try:
@@ -119,7 +124,7 @@ def compare(
         for what in do:
             for turn in range(rounds):
                 print(f"{what}: round {turn + 1} of {rounds}", file=sys.stderr)
-                # The order alternates, so that no contestant always follows the same one.
+                # The order alternates, so that no implementation always follows the same one.
                 for worker in workers if turn % 2 else reversed(workers):
                     count = steps if what == "train" else 4 * steps
                     # The first step is not measured: the system may have reclaimed memory while the process waited.
