@@ -2,5 +2,6 @@
 
 Start at ``modules.py`` for Flax NNX modules (``Aggregate``, ``SqueezeExcite``, ``ResidualBlock`` and the layers that
 they consist of), or at ``functional.py`` for the same operations as pure functions of arrays. ``convolution.py`` has
-the convolution and its fast forms for CPUs; ``capsules.py`` and ``transport.py`` have what EncapNet adds.
+the convolution with its forms for CPUs, one of them in ``winograd.py``; ``capsules.py`` and ``transport.py`` have what
+EncapNet adds.
 """
