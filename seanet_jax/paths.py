@@ -1,0 +1,144 @@
+"""Paths that a user gives: how they are read, looked at, and refused in one sentence.
+
+Every path argument of a command or a public function passes through ``user_path``, and every question whether a path
+exists passes through ``exists``, ``is_file`` or ``is_folder``. The methods of ``pathlib.Path`` would raise, for example,
+a ``PermissionError`` before Python 3.14, and return False from 3.14 on, although the file may be there.
+"""
+
+import contextlib
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from seanet_jax.errors import InputError
+from seanet_jax.files import printable
+
+UserPath = str | os.PathLike[str]
+"""A path as a user gives it."""
+
+# One slash is enough, because Path turns "gs://bucket" into "gs:/bucket". A single letter is a drive of Windows.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def user_path(path: UserPath) -> Path:
+    """Returns a path that a user gave as a ``Path``, with ``~`` and ``~name`` expanded.
+
+    A path that was returned by this function is returned unchanged.
+
+    Args:
+        path: The path.
+
+    Raises:
+        InputError: If the path is a URL, such as ``gs://bucket/run``, if it is empty or not text, or if ``~`` stands for
+            a home folder that does not exist.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str):
+        raise InputError(f"{path!r} is not a path; give a string or a pathlib.Path")
+    if not text or "\0" in text:
+        raise InputError(f"the path {text!r} is {'not a valid name' if text else 'empty'}; name a file or a folder")
+    if _URL.match(text):
+        raise InputError(f"{printable(text)} is a URL; only local folders and files can be used")
+    expanded = Path(os.path.expanduser(text))
+    # A name that is no user's stays as it is, as in a shell. A file may be called so, but a new one is a mistake.
+    if text.startswith("~") and expanded.parts[0].startswith("~") and not exists(Path(expanded.parts[0])):
+        raise InputError(f"{printable(text)}: {expanded.parts[0]} has no home folder here; give the whole path")
+    return expanded
+
+
+def home_folder() -> Path | None:
+    """Returns the user's home folder, or None if ``HOME`` is not set and the system does not know the user."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns an ``OSError`` raised inside into an ``InputError`` that names the path and the reason.
+
+    Args:
+        path: The file that is read, or the folder that is listed.
+
+    Raises:
+        InputError: If an ``OSError`` is raised inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{printable(path)} cannot be read ({error.strerror or error})") from None
+
+
+def exists(path: Path) -> bool:
+    """Returns whether a path exists.
+
+    Raises:
+        InputError: If this cannot be found out, for example because a folder of another user is in the way.
+    """
+    return _mode(path) is not None
+
+
+def is_file(path: Path) -> bool:
+    """Returns whether a path is a regular file. Raises the same errors as ``exists``."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISREG(mode)
+
+
+def is_folder(path: Path) -> bool:
+    """Returns whether a path is a folder. Raises the same errors as ``exists``."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+def _mode(path: Path) -> int | None:
+    """Returns the type and permissions of what a path leads to, or None if there is nothing."""
+    with reading(path):
+        try:
+            return path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def check_readable(path: Path) -> None:
+    """Checks that a file, or every file in a folder and its subfolders, can be opened.
+
+    Libraries report a file that they may not open as damaged or missing.
+
+    Args:
+        path: A file or a folder.
+
+    Raises:
+        InputError: If one cannot be opened. The message names it.
+    """
+    if is_folder(path):
+        with reading(path):
+            inside = sorted(path.iterdir())
+        for entry in inside:
+            check_readable(entry)
+        return
+    with reading(path), path.open("rb"):
+        pass
+
+
+def make_folder(path: Path) -> None:
+    """Creates a folder, with its parents, unless it exists, and checks that files can be written in it.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        InputError: If the folder cannot be created or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # A file system may be mounted read-only, or a quota used up, which the permissions of the folder do not show.
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except FileExistsError:
+        raise InputError(f"{printable(path)} is a file; name a folder") from None
+    except OSError as error:
+        raise InputError(f"{printable(path)} cannot be written ({error.strerror}); name another folder") from None

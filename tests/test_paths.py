@@ -1,0 +1,122 @@
+"""Paths are read in one way, and what cannot be used is refused in one sentence."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from seanet_jax import paths
+from seanet_jax.errors import InputError
+
+
+@pytest.fixture
+def forbidden(tmp_path, monkeypatch):
+    """Returns a file and a folder at which the user may not look. The tests may be run by root, who may everything."""
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "file").write_text("text")
+    stat = Path.stat
+
+    def refuse(path, **options):
+        if private in path.parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    return private / "file"
+
+
+@pytest.mark.parametrize("path", ["runs/x", Path("runs/x"), os.path.join("runs", "x"), "./runs//x"])
+def test_a_string_and_a_path_are_read_alike(path):
+    assert paths.user_path(path) == Path("runs/x")
+
+
+def test_a_home_folder_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("~/runs/x", Path("~/runs/x")):
+        assert paths.user_path(path) == tmp_path / "runs/x"
+    assert paths.user_path("~") == tmp_path
+    assert paths.user_path("runs/~/x") == Path("runs/~/x")
+    assert paths.user_path(paths.user_path("~/x")) == tmp_path / "x"
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket", "hf://owner/name", "file:///runs", "host.org:/runs"])
+def test_a_url_is_refused_also_after_it_was_a_path(url):
+    for path in (url, Path(url)):
+        with pytest.raises(InputError, match="only local folders and files can be used") as error:
+            paths.user_path(path)
+        assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["C:/runs", "a:b", "runs/gs://x", "10:30.png", "2026-11-26T10:30/run"])
+def test_a_colon_makes_no_url(path):
+    assert paths.user_path(path) == Path(path)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", b"runs", None, 3, Path])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(InputError, match="path"):
+        paths.user_path(path)
+
+
+def test_a_home_folder_that_does_not_exist_is_refused_unless_a_file_has_this_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="~nobody-has-this-name has no home folder here; give the whole path"):
+        paths.user_path("~nobody-has-this-name/x")
+    Path("~nobody-has-this-name").mkdir()
+    assert paths.user_path("~nobody-has-this-name/x") == Path("~nobody-has-this-name/x")
+
+
+def test_without_a_home_folder_a_path_in_it_is_refused(monkeypatch):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert paths.home_folder() is None
+    with pytest.raises(InputError, match="~ has no home folder here"):
+        paths.user_path("~/runs")
+
+
+def test_what_is_at_a_path_is_seen(tmp_path):
+    file, nothing = tmp_path / "file", tmp_path / "nothing"
+    file.write_text("text")
+    seen = {path: (paths.exists(path), paths.is_file(path), paths.is_folder(path)) for path in (tmp_path, file, nothing)}
+    assert seen == {tmp_path: (True, False, True), file: (True, True, False), nothing: (False, False, False)}
+    assert not paths.exists(file / "below")
+
+
+def test_a_path_at_which_nobody_may_look_is_not_called_missing(forbidden):
+    for ask in (paths.exists, paths.is_file, paths.is_folder, paths.check_readable):
+        with pytest.raises(InputError, match=r"file cannot be read \(Permission denied\)$"):
+            ask(forbidden)
+    with pytest.raises(InputError, match="cannot be read"):
+        paths.check_readable(forbidden.parent)
+
+
+def test_a_name_that_is_too_long_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be read \(File name too long\)$"):
+        paths.exists(tmp_path / ("a" * 300))
+    with pytest.raises(InputError, match=r"cannot be written \(File name too long\)"):
+        paths.make_folder(tmp_path / ("a" * 300))
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "one").write_text("text")
+    paths.check_readable(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"sub/link cannot be read \(No such file or directory\)"):
+        paths.check_readable(tmp_path)
+
+
+def test_a_folder_is_made_once_and_refused_where_a_file_is(tmp_path):
+    for _ in range(2):
+        paths.make_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a").rglob("*")) == [tmp_path / "a" / "b"]
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(InputError, match="file is a file; name a folder"):
+        paths.make_folder(tmp_path / "file")
+    with pytest.raises(InputError, match=r"below cannot be written \(Not a directory\)"):
+        paths.make_folder(tmp_path / "file" / "below")
