@@ -1,8 +1,8 @@
 """Paths that a user gives: how they are read, looked at, and refused in one sentence.
 
 Every path argument of a command or a public function passes through ``user_path``, and every question whether a path
-exists passes through ``exists``, ``is_file`` or ``is_folder``. The methods of ``pathlib.Path`` would raise, for example,
-a ``PermissionError`` before Python 3.14, and return False from 3.14 on, although the file may be there.
+exists passes through ``exists``, ``is_file`` or ``is_folder``. If a folder of another user is in the way, the methods of
+``pathlib.Path`` raise a ``PermissionError`` before Python 3.14, and return False from 3.14 on.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ def user_path(path: UserPath) -> Path:
         path: The path.
 
     Raises:
-        InputError: If the path is a URL, such as ``gs://bucket/run``, if it is empty or not text, or if ``~`` stands for
-            a home folder that does not exist.
+        InputError: If the path is a URL, such as ``gs://bucket/run``, is empty or not text, or begins with the ``~`` of a
+            user who has no home folder.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str):
@@ -42,11 +42,14 @@ def user_path(path: UserPath) -> Path:
         raise InputError(f"the path {text!r} is {'not a valid name' if text else 'empty'}; name a file or a folder")
     if _URL.match(text):
         raise InputError(f"{printable(text)} is a URL; only local folders and files can be used")
-    expanded = Path(os.path.expanduser(text))
-    # A name that is no user's stays as it is, as in a shell. A file may be called so, but a new one is a mistake.
-    if text.startswith("~") and expanded.parts[0].startswith("~") and not exists(Path(expanded.parts[0])):
-        raise InputError(f"{printable(text)}: {expanded.parts[0]} has no home folder here; give the whole path")
-    return expanded
+    given = Path(text)
+    try:
+        return given.expanduser()
+    except RuntimeError:
+        # A file may have such a name, as in "~draft.png". A shell leaves it as it is, too.
+        if exists(Path(given.parts[0])):
+            return given
+        raise InputError(f"{printable(text)}: {given.parts[0]} has no home folder here; give the whole path") from None
 
 
 def home_folder() -> Path | None:

@@ -27,7 +27,7 @@ def forbidden(tmp_path, monkeypatch):
     return private / "file"
 
 
-@pytest.mark.parametrize("path", ["runs/x", Path("runs/x"), os.path.join("runs", "x"), "./runs//x"])
+@pytest.mark.parametrize("path", ["runs/x", Path("runs/x"), "./runs//x"])
 def test_a_string_and_a_path_are_read_alike(path):
     assert paths.user_path(path) == Path("runs/x")
 
@@ -82,8 +82,8 @@ def test_without_a_home_folder_a_path_in_it_is_refused(monkeypatch):
 def test_what_is_at_a_path_is_seen(tmp_path):
     file, nothing = tmp_path / "file", tmp_path / "nothing"
     file.write_text("text")
-    seen = {path: (paths.exists(path), paths.is_file(path), paths.is_folder(path)) for path in (tmp_path, file, nothing)}
-    assert seen == {tmp_path: (True, False, True), file: (True, True, False), nothing: (False, False, False)}
+    for path, seen in ((tmp_path, (True, False, True)), (file, (True, True, False)), (nothing, (False, False, False))):
+        assert (paths.exists(path), paths.is_file(path), paths.is_folder(path)) == seen
     assert not paths.exists(file / "below")
 
 
