@@ -1,7 +1,7 @@
 """Paths that a user gives: how they are read, looked at, and refused in one sentence.
 
-Every path argument of a command or a public function passes through ``user_path``, and every question whether a path
-exists passes through ``exists``, ``is_file`` or ``is_folder``. If a folder of another user is in the way, the methods of
+Every path argument of a command or a public function passes through ``user_path``. Every question whether a path exists
+passes through ``exists``, ``is_file`` or ``is_folder``: if a folder of another user is in the way, the methods of
 ``pathlib.Path`` raise a ``PermissionError`` before Python 3.14, and return False from 3.14 on.
 """
 
@@ -32,8 +32,8 @@ def user_path(path: UserPath) -> Path:
         path: The path.
 
     Raises:
-        InputError: If the path is a URL, such as ``gs://bucket/run``, is empty or not text, or begins with the ``~`` of a
-            user who has no home folder.
+        InputError: If the path is a URL, such as ``gs://bucket/run``, is empty or not text, or begins with ``~`` and
+            there is no such home folder.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str):
