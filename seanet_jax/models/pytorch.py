@@ -24,7 +24,7 @@ from seanet_jax.models import weights
 from seanet_jax.models.network import Network
 from seanet_jax.models.seanet import SEANet, SEANetConfig
 
-# The names of a block's layers in PyTorch, in PyTorch's order, and here.
+# Names of a block's layers in PyTorch, in PyTorch's order, and here.
 _BLOCK = {
     "conv1": "conv1",
     "bn1": "bn1",
@@ -35,11 +35,20 @@ _BLOCK = {
     "downsample.0": "shortcut",
     "downsample.1": "shortcut_bn",
 }
-# The names of a layer's arrays here, and in PyTorch.
+# Names of a layer's arrays here, and in PyTorch.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 # Transpositions by rank, from OIHW to HWIO and from [out, in] to [in, out], and back.
 _TO_OURS = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 _TO_PYTORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+# Modules that hold a network put their attribute's name into the names of its arrays: DataParallel, AveragedModel and
+# most exponential moving averages "module", torch.compile "_orig_mod", Lightning and others "model" or "net". They can
+# be nested, and can hold a part of the network.
+_WRAPPERS = frozenset({"module", "_orig_mod", "model", "net"})
+# Counters that PyTorch keeps beside the arrays: BatchNorm's of batches, and AveragedModel's of averaged models.
+_COUNTERS = frozenset({"num_batches_tracked", "n_averaged"})
+# Entries of a checkpoint that hold the weights and the optimizer's state, as the release named them.
+_RELEASED = (("weight", "optimizer_state_dict"), ("state_dict", "optimizer"))
+_WANTED = "it must hold a state dict, or a dict with one as weight or state_dict"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,7 +57,7 @@ class PyTorchCheckpoint:
 
     Attributes:
         model: The network, in evaluation mode.
-        epoch: Number of epochs that the network was trained; None if the file does not say.
+        epoch: Number of epochs that the network was trained; None if the file does not record it.
         momentum: SGD's momentum in float32, by the path of each parameter as in ``weights.to_arrays``; None if the file
           has none.
     """
@@ -62,22 +71,22 @@ def read_pytorch(path: str | Path, aggregate_op: AggregateOp = "sum") -> PyTorch
     """Reads a checkpoint. No code in it is run.
 
     The file holds ``{epoch, weight, optimizer_state_dict}``, as the release saved it on CIFAR-10, or ``{epoch,
-    state_dict, optimizer}``, as on CIFAR-100. All entries but the weights may be missing. A state dict alone is read
-    too.
+    state_dict, optimizer}``, as on CIFAR-100. All entries but the weights may be missing. The weights may have another
+    name if they are the only state dict in the file. A state dict alone is read too.
 
     Args:
         path: The checkpoint file.
-        aggregate_op: How a group of channels is reduced, which the file does not say.
+        aggregate_op: How a group of channels is reduced, which the file does not record.
 
     Raises:
-        InputError: If PyTorch is not installed, if the file cannot be read or holds more than arrays, numbers and text,
-          or if ``from_state_dict`` raises it.
+        InputError: If PyTorch is not installed, if the file cannot be read, holds several state dicts, or holds more
+          than arrays, numbers and text, or if ``from_state_dict`` raises it.
     """
     path = Path(path)
     saved, epoch, optimizer = _parts(_load(path), path)
     if epoch is not None and not is_integer(epoch, minimum=0):
         raise InputError(f"{path}: epoch is {epoch!r}; it must be an integer from 0")
-    arrays = _plain_names(_to_numpy(saved, path))
+    arrays = _plain_names(_to_numpy(saved, path), str(path))
     model = from_state_dict(arrays, aggregate_op, where=str(path))
     # The optimizer numbers parameters in the order of model.parameters(), which is that of the state dict.
     parameters = {name: array.shape for name, array in arrays.items() if "running_" not in name}
@@ -94,8 +103,9 @@ def from_state_dict(
     """Builds the network of a state dict. Its architecture is inferred from the names and shapes of the arrays.
 
     Args:
-        arrays: Arrays by PyTorch's names and in its layouts, of any floating-point dtype. DataParallel's prefix
-          ``module.`` and the entries ``num_batches_tracked`` are ignored.
+        arrays: Arrays by PyTorch's names and in its layouts, of any floating-point dtype. The parts ``module``,
+          ``_orig_mod``, ``model`` and ``net`` of a name, which wrappers of a network add, are ignored wherever they
+          are, and so are the counters ``num_batches_tracked`` and ``n_averaged``.
         aggregate_op: How a group of channels is reduced, which arrays do not show.
         where: Name of the arrays' source, for error messages.
 
@@ -105,9 +115,10 @@ def from_state_dict(
 
     Raises:
         InputError: If the arrays are not those of a SEANet, SENet or ResNet as published (the message names all that
-          are wrong), if they are not finite, or if nothing is aggregated and ``aggregate_op`` is not "sum".
+          are wrong), if the network is pre-activated, if the arrays are not finite, or if nothing is aggregated and
+          ``aggregate_op`` is not "sum".
     """
-    arrays = _plain_names(arrays)
+    arrays = _plain_names(arrays, where)
     config = _infer(arrays, aggregate_op, where)
     model = nnx.eval_shape(lambda: SEANet(config, rngs=nnx.Rngs(0)))
     names, shapes = _names(model), weights.shapes(model)
@@ -134,7 +145,10 @@ def state_dict(model: Network) -> dict[str, np.ndarray]:
             f"a network of the type {model.model_type} cannot be written for PyTorch: only SEANet, SENet and ResNet are"
         )
     if model.config.preactivation:
-        raise InputError("a pre-activated network cannot be written for PyTorch: the release has no names for it")
+        raise InputError(
+            "a pre-activated network cannot be written for PyTorch: its arrays would not record that projected "
+            "shortcuts see a block's normalized input, and PyTorch code differs in this"
+        )
     arrays = weights.to_arrays(model)
     return {
         theirs: np.ascontiguousarray(_transposed(arrays[ours], _TO_PYTORCH)) for theirs, ours in _names(model).items()
@@ -203,10 +217,11 @@ def _infer(arrays: Mapping[str, np.ndarray], aggregate_op: AggregateOp, where: s
             f"{', '.join(layer for layer, width in sizes.items() if not width)}, "
             f"and there are {', '.join(list(arrays)[:5]) or 'none'}"
         )
-    if not any(re.match(r"(layer\d+\.\d+\.downsample\.1|bn1)\.", name) for name in arrays):
+    if _is_preactivated(arrays):
         raise InputError(
-            f"{where} is of a pre-activated network, without BatchNorm after the stem and in shortcuts, and those "
-            "cannot be converted; name a checkpoint of a SEANet, SENet or ResNet that is not pre-activated"
+            f"{where} is of a pre-activated network, and those cannot be converted: the arrays do not record whether "
+            "projected shortcuts see a block's input before or after its normalization, and PyTorch code differs in "
+            "this; name a checkpoint of a SEANet, SENet or ResNet that is not pre-activated"
         )
 
     published = SEANetConfig()
@@ -247,6 +262,22 @@ def _infer(arrays: Mapping[str, np.ndarray], aggregate_op: AggregateOp, where: s
         raise InputError(f"{where} is of a network that cannot be built: {error}") from None
 
 
+def _is_preactivated(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether arrays are of a network whose blocks normalize the input of a convolution, not its output.
+
+    The first normalization of a block has as many channels as what it normalizes. If no block shows the difference, the
+    network is pre-activated if neither the stem nor a shortcut has a normalization.
+    """
+    for name, kernel in arrays.items():
+        norm = arrays.get(name.removesuffix("conv1.weight") + "bn1.weight")
+        if not re.fullmatch(r"layer\d+\.\d+\.conv1\.weight", name) or kernel.ndim != 4 or norm is None:
+            continue
+        channels_out, channels_in = kernel.shape[:2]
+        if channels_out != channels_in and norm.shape == (channels_in,):
+            return True
+    return not any(re.match(r"(layer\d+\.\d+\.downsample\.1|bn1)\.", name) for name in arrays)
+
+
 def _names(model: SEANet) -> dict[str, str]:
     """Returns the paths of a network's arrays by PyTorch's names, in PyTorch's order."""
     layers = {"conv1": "stem", "bn1": "stem_bn"}
@@ -268,14 +299,25 @@ def _transposed(array: np.ndarray, axes: Mapping[int, tuple[int, ...]]) -> np.nd
     return array.transpose(axes[array.ndim])
 
 
-def _plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Removes the prefix that DataParallel puts before all names, and the counts of batches."""
-    prefix = "module." if all(name.startswith("module.") for name in arrays) else ""
-    return {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.rpartition(".")[2] != "num_batches_tracked"
-    }
+def _plain_names(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+    """Removes counters, and from the names what modules around the network or around a part of it have added.
+
+    Args:
+        arrays: Arrays by name.
+        where: Name of the arrays' source, for error messages.
+
+    Raises:
+        InputError: If two arrays have the same name then, as in a file with a network and its average.
+    """
+    found: dict[str, str] = {}
+    for name in arrays:
+        parts = name.split(".")
+        if parts[-1] in _COUNTERS:
+            continue
+        plain = ".".join(part for part in parts if part not in _WRAPPERS)
+        if found.setdefault(plain, name) != name:
+            raise InputError(f"{where} holds {found[plain]} and {name}, of two networks; save one of them alone")
+    return {plain: arrays[name] for plain, name in found.items()}
 
 
 def _to_float32(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
@@ -310,15 +352,27 @@ def _load(path: Path) -> Any:
 
 def _parts(content: Any, path: Path) -> tuple[Mapping[str, Any], Any, Any]:
     """Returns the state dict, the epoch and the optimizer's state from the content of a file."""
-    found = f"a {type(content).__name__}"
-    if isinstance(content, Mapping):
-        for weight, optimizer in (("weight", "optimizer_state_dict"), ("state_dict", "optimizer")):
-            if isinstance(content.get(weight), Mapping):
-                return content[weight], content.get("epoch"), content.get(optimizer)
-        if all(map(import_torch().is_tensor, content.values())):
-            return content, None, None
-        found = f"a dict of {', '.join(map(str, list(content)[:5]))}"
-    raise InputError(f"{path} holds {found}; it must hold a state dict, or a dict with one as weight or state_dict")
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}; {_WANTED}")
+    if _is_state_dict(content):
+        return content, None, None
+    for weight, optimizer in _RELEASED:
+        if isinstance(content.get(weight), Mapping):
+            return content[weight], content.get("epoch"), content.get(optimizer)
+    named = ", ".join(map(str, list(content)[:5])) or "nothing"
+    candidates = [name for name, value in content.items() if isinstance(value, Mapping) and _is_state_dict(value)]
+    if not candidates:
+        raise InputError(f"{path} holds a dict of {named}; {_WANTED}")
+    if len(candidates) > 1:
+        raise InputError(
+            f"{path} holds several state dicts ({', '.join(map(str, candidates))}); save the one to convert alone"
+        )
+    optimizers = (content[optimizer] for _, optimizer in _RELEASED if optimizer in content)
+    return content[candidates[0]], content.get("epoch"), next(optimizers, None)
+
+
+def _is_state_dict(content: Mapping[Any, Any]) -> bool:
+    return bool(content) and all(map(import_torch().is_tensor, content.values()))
 
 
 def _to_numpy(tensors: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
@@ -326,6 +380,8 @@ def _to_numpy(tensors: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     for name, tensor in tensors.items():
         try:
+            # nn.Parameter, and any tensor that requires a gradient, must be detached before it becomes an array.
+            tensor = tensor.detach()
             # NumPy has no bfloat16, so floating-point tensors are converted before.
             arrays[str(name)] = (tensor.to(torch.float32) if tensor.is_floating_point() else tensor).numpy()
         except (AttributeError, TypeError, RuntimeError, NotImplementedError):

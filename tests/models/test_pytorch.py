@@ -118,7 +118,7 @@ def changed(name, value):
         (
             lambda arrays: {n: a for n, a in arrays.items() if not re.search(r"^bn1|downsample\.1", n)},
             "sum",
-            "without BatchNorm after the stem and in shortcuts, and those cannot be converted; name a checkpoint",
+            "pre-activated network, and those cannot be converted: .* before or after its normalization.*; name a chec",
         ),
         (changed("fc.bias", np.full(10, np.nan)), "sum", "NaN, infinite or too large for float32 in fc.bias$"),
         (changed("fc.bias", np.full(10, 1e300)), "sum", "NaN, infinite or too large for float32 in fc.bias$"),
@@ -148,6 +148,40 @@ def test_the_operation_is_told():
     assert from_state_dict(arrays).config.aggregate_op == "sum"
 
 
+@pytest.mark.parametrize("head", ["bn", "bn1"])
+def test_pre_activated_networks_are_refused_by_their_own_name(head):
+    # PyTorch code calls the last normalization bn or bn1, and its shortcuts see normalized inputs or raw ones.
+    network = random_network(dataclasses.replace(TINY, preactivation=True))
+    ours = weights.to_arrays(network)
+    with pytest.raises(InputError, match="a pre-activated network cannot be written for PyTorch: its arrays would not"):
+        state_dict(network)
+    post = state_dict(random_network(TINY))
+    arrays = {name: a for name, a in post.items() if not re.match(r"bn1|.*downsample\.1", name)}
+    for stage in range(len(TINY.stage_sizes)):
+        arrays[f"layer{stage + 1}.0.bn1.weight"] = ours[f"stages.{stage}.blocks.0.bn1.scale"]
+    arrays[f"{head}.weight"] = ours["head_bn.scale"]
+    with pytest.raises(InputError, match="is of a pre-activated network, and those cannot be converted"):
+        from_state_dict(arrays)
+
+
+def test_what_wrappers_add_to_names_is_ignored_but_two_networks_are_refused():
+    arrays = state_dict(random_network(TINY))
+
+    def read(change):
+        return state_dict(from_state_dict({change(name): array for name, array in arrays.items()}))
+
+    for change in (
+        *(lambda name, p=prefix: p + name for prefix in ("net.", "model.model.", "_orig_mod.model.module.")),
+        lambda name: name.replace("layer1.", "layer1._orig_mod."),  # a part of the network was compiled
+        lambda name: name.replace("layer2.0.", "layer2.module.0."),
+    ):
+        chex.assert_trees_all_equal(read(change), arrays)
+    with pytest.raises(InputError, match=r"holds conv1\.weight and module\.conv1\.weight, of two networks; save one"):
+        from_state_dict(arrays | {f"module.{name}": array for name, array in arrays.items()})
+    with pytest.raises(InputError, match=r"does not fit the network: criterion\.weight is not in this network$"):
+        from_state_dict({f"model.{n}": a for n, a in arrays.items()} | {"criterion.weight": np.ones(3, np.float32)})
+
+
 # Files.
 
 
@@ -159,6 +193,50 @@ def test_other_precisions_become_float32(dtype, torch, tmp_path):
     assert found.epoch is None and found.momentum is None
     for name, array in state_dict(found.model).items():
         np.testing.assert_array_equal(array, saved[name].float().numpy())
+
+
+@pytest.mark.parametrize("name", ["net", "model", "model_state_dict", "params"])
+def test_the_only_state_dict_of_a_file_is_read_whatever_its_name(name, torch, tmp_path):
+    saved = {n: torch.tensor(a) for n, a in state_dict(random_network(TINY)).items()}
+    parameters = [n for n in saved if "running" not in n]
+    sgd = {
+        "state": {key: {"momentum_buffer": -saved[n]} for key, n in enumerate(parameters)},
+        "param_groups": [{"params": list(range(len(parameters)))}],
+    }
+    content = {"epoch": 3, "acc": 95.1, name: {f"module.{n}": a for n, a in saved.items()}, "optimizer_state_dict": sgd}
+    torch.save(content, tmp_path / "model.pth")
+    found = read_pytorch(tmp_path / "model.pth")
+    assert found.epoch == 3 and all(np.array_equal(a, saved[n].numpy()) for n, a in state_dict(found.model).items())
+    np.testing.assert_array_equal(found.momentum["classifier.bias"], -saved["fc.bias"].numpy())
+    torch.save(content | {"ema": saved}, tmp_path / "model.pth")
+    with pytest.raises(InputError, match=rf"holds several state dicts \({name}, ema\); save the one to convert alone$"):
+        read_pytorch(tmp_path / "model.pth")
+
+
+def test_tensors_of_any_kind_that_has_numbers_are_read(torch, tmp_path):
+    saved = {n: torch.tensor(a) for n, a in state_dict(random_network(TINY)).items()}
+
+    def reversed_in_memory(tensor):
+        axes = tuple(reversed(range(tensor.ndim)))
+        return tensor.permute(axes).contiguous().permute(axes)
+
+    for change in (
+        torch.nn.Parameter,
+        reversed_in_memory,
+        lambda tensor: tensor.clone().requires_grad_(),
+        lambda tensor: torch.nn.Parameter(tensor.double()),
+    ):
+        torch.save({n: change(tensor) for n, tensor in saved.items()}, tmp_path / "model.pth")
+        found = state_dict(read_pytorch(tmp_path / "model.pth").model)
+        assert all(np.array_equal(array, saved[n].numpy()) for n, array in found.items())
+    for change, message in (
+        (lambda tensor: tensor.to("meta"), "fc.bias is not a dense array of numbers; save the state dict again"),
+        (lambda tensor: tensor.to(torch.complex64), "fc.bias is complex64 and must be floating point"),
+        (lambda tensor: torch.nn.Parameter(tensor.double() * 1e300), "too large for float32 in fc.bias"),
+    ):
+        torch.save(saved | {"fc.bias": change(saved["fc.bias"])}, tmp_path / "model.pth")
+        with pytest.raises(InputError, match=message):
+            read_pytorch(tmp_path / "model.pth")
 
 
 def test_damaged_and_other_files_are_refused_in_one_sentence(torch, tmp_path):
