@@ -4,12 +4,18 @@ One test stands for one report. Tests of the same kind of fault elsewhere are be
 ``tests/test_transforms.py`` holds what transforms and flags of JAX must not change.
 """
 
+import json
+
 import chex
+import numpy as np
 import pytest
 from networks import random_network
-from training_fixtures import TINY
+from training_fixtures import TINY, settled
 
-from seanet_jax import InputError
+from seanet_jax import ImageSpec, InputError, SEANetConfig
+from seanet_jax.errors import RunError
+from seanet_jax.inference import stablehlo
+from seanet_jax.models.fold import fold_batch_norm
 from seanet_jax.models.pytorch import read_pytorch, state_dict
 
 # Together they start dozens of processes.
@@ -74,6 +80,32 @@ def test_a_pre_activated_network_is_called_so(saved_by_torch, tmp_path):
 
 
 _NORMALIZATION = ("weight", "bias", "running_mean", "running_var")
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_an_exported_network_with_saturated_probabilities_is_checked(is_wrong, tmp_path, monkeypatch):
+    config = SEANetConfig(stage_sizes=(1,), widths=(8,), stem_width=4, reduction=2, num_classes=3)
+    network, images = settled(config), ImageSpec(8, 8, (0.5,) * 3, (0.25,) * 3, ("cat", "dog", "cow"))
+    network.classifier.kernel[...] *= 1e4
+    network.save_pretrained(tmp_path / "weights", images)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    assert set(np.unique(stablehlo.probabilities(network, images)(pixels))) <= {0, 1}, "not saturated"
+
+    def changed(model):
+        folded = fold_batch_norm(model)
+        folded.classifier.kernel[...] *= 1.01 if is_wrong else 1
+        return folded
+
+    monkeypatch.setattr(stablehlo, "fold_batch_norm", changed)
+    out = tmp_path / "net.stablehlo"
+    if is_wrong:
+        with pytest.raises(RunError, match=r"logits and probabilities differ from the network's by up to 1\.0e-02"):
+            stablehlo.write(tmp_path / "weights", out)
+        assert not out.exists()
+    else:
+        stablehlo.write(tmp_path / "weights", out)
+        about = json.loads((tmp_path / "net.stablehlo.json").read_text())
+        assert 0 < about["verified"]["largest_relative_difference"] < 1e-4
 
 
 # ---- Files under several hands ---------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ images [batch, height, width, channels] in batches of any size and returns float
 normalizes the images itself, and runs on CPU, CUDA, ROCm and TPU.
 
 Writes the artifact, and OUT.json beside it: input, output, classes, platforms, versions, the artifact's SHA-256, and
-five lines of Python that run it. Before anything is written, the artifact's probabilities are compared with the
-network's on this machine's CPU.
+five lines of Python that run it. Before anything is written, the artifact's logits and probabilities are compared with
+the network's on this machine's CPU.
 
 Exit status: 0 if the artifact was written, 1 if it differs from the network or writing failed, 2 if an argument or the
 folder is wrong.

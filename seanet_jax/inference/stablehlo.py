@@ -8,7 +8,7 @@ those that the method "auto" of ``conv2d`` chooses there.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,9 @@ from seanet_jax.models.fold import fold_batch_norm
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 SUFFIX = ".stablehlo"
 
-# Largest allowed relative difference of a probability, which is about the difference of the logits. Rounding moves
-# logits by 1e-5, and large ones by more. Probabilities below the smallest have underflowed in the softmax or nearly so;
-# they count as the smallest.
+# Largest allowed difference, see largest_difference. Rounding moves scores by about 1e-5 of the largest.
 _TOLERANCE = 1e-3
+# Probabilities below this have underflowed in the softmax or nearly so; they count as this.
 _SMALLEST = 1e-30
 _BATCH_SIZES = (1, 3)
 
@@ -61,10 +60,11 @@ def write(folder: Path, out: Path) -> str:
     artifact = bytes(exported.serialize())
     difference = largest_difference(artifact, trained)
     # Negated, so that a difference of NaN is an error too.
+    compared = f"{trained.model.config.scores.name} and probabilities"
     if not difference <= _TOLERANCE:
         raise RunError(
-            f"the artifact's probabilities differ from the network's by up to {difference:.1e} (relative), more "
-            f"than the allowed {_TOLERANCE:.0e}; nothing was written"
+            f"the artifact's {compared} differ from the network's by up to {difference:.1e} (relative), more than the "
+            f"allowed {_TOLERANCE:.0e}; nothing was written"
         )
     about = describe(exported, artifact, out.name, trained)
     about["verified"] = {"platform": "cpu", "batch_sizes": _BATCH_SIZES, "largest_relative_difference": difference}
@@ -74,8 +74,8 @@ def write(folder: Path, out: Path) -> str:
     except OSError as error:
         raise RunError(f"{out} could not be written ({error.strerror}); free some space and export again") from error
     return (
-        f"{out}: {len(artifact) / 2**20:.1f} MiB for {', '.join(exported.platforms)}; its probabilities differ from "
-        f"the network's by at most {difference:.1e} (relative)"
+        f"{out}: {len(artifact) / 2**20:.1f} MiB for {', '.join(exported.platforms)}; its {compared} differ from the "
+        f"network's by at most {difference:.1e} (relative)"
     )
 
 
@@ -86,8 +86,13 @@ def probabilities(model: Network, images: ImageSpec) -> Callable[[jax.Array], ja
         model: The network, in evaluation mode.
         images: Specification of the images, with their normalization.
     """
-    from_scores = model.config.scores.probabilities
-    return lambda pixels: from_scores(model(images.normalize(pixels)))
+    scores = _scores(model, images)
+    return lambda pixels: model.config.scores.probabilities(scores(pixels))
+
+
+def _scores(model: Network, images: ImageSpec) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function from uint8 images to the network's scores."""
+    return lambda pixels: model(images.normalize(pixels))
 
 
 def export_network(trained: Trained) -> export.Exported:
@@ -99,18 +104,26 @@ def export_network(trained: Trained) -> export.Exported:
     Args:
         trained: The network, whose compute dtype must be float32, and the specification of its images.
     """
-    images = trained.images
+    return _export(probabilities(fold_batch_norm(trained.model), trained.images), trained.images, PLATFORMS)
+
+
+def _export(
+    function: Callable[[jax.Array], jax.Array], images: ImageSpec, platforms: Sequence[str] | None = None
+) -> export.Exported:
+    """Exports a function of uint8 images for any batch size, by default for this machine's platform alone."""
     (batch,) = export.symbolic_shape("batch")
     shape = jax.ShapeDtypeStruct((batch, images.height, images.width, images.channels), np.uint8)
-    function = jax.jit(probabilities(fold_batch_norm(trained.model), images))
-    return export.export(function, platforms=PLATFORMS)(shape)
+    return export.export(jax.jit(function), platforms=platforms)(shape)
 
 
 def largest_difference(artifact: bytes, trained: Trained) -> float:
-    """Returns the largest relative difference between the probabilities of an artifact and of its network.
+    """Returns the largest relative difference between an artifact and its network on random images.
 
-    Both classify the same random images on this machine. The difference is relative, because a confident network gives
-    most classes probabilities so small that an absolute difference would hide any error in them.
+    It is the larger of two differences. That of the artifact's probabilities is relative to each probability, because a
+    confident network gives most classes probabilities so small that an absolute difference would hide any error in
+    them. A very confident network gives probabilities of 0 and 1, which hide any error. So the scores are compared too,
+    relative to the largest score or to 1. The artifact does not return them, so the network is exported once more,
+    without the probabilities.
 
     Args:
         artifact: The serialized result of ``export_network``.
@@ -120,9 +133,17 @@ def largest_difference(artifact: bytes, trained: Trained) -> float:
     shape = (max(_BATCH_SIZES), images.height, images.width, images.channels)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     expected = np.maximum(jax.jit(probabilities(trained.model, images))(pixels), _SMALLEST)
-    function = jax.jit(export.deserialize(bytearray(artifact)).call)
-    found = [np.maximum(function(pixels[:count]), _SMALLEST) for count in _BATCH_SIZES]
-    return max(float(np.abs(one / expected[: len(one)] - 1).max()) for one in found)
+    scores = np.asarray(jax.jit(_scores(trained.model, images))(pixels))
+    largest_score = max(1, np.abs(scores).max())
+    of_scores = bytes(_export(_scores(fold_batch_norm(trained.model), images), images).serialize())
+    functions = [jax.jit(export.deserialize(bytearray(exported)).call) for exported in (artifact, of_scores)]
+    differences = []
+    for count in _BATCH_SIZES:
+        found, found_scores = (np.asarray(function(pixels[:count])) for function in functions)
+        differences.append(np.abs(np.maximum(found, _SMALLEST) / expected[:count] - 1).max())
+        differences.append(np.abs(found_scores - scores[:count]).max() / largest_score)
+    # A comparison with NaN is false, so max() could drop one.
+    return float(np.max(differences))
 
 
 def describe(exported: export.Exported, artifact: bytes, name: str, trained: Trained) -> dict[str, Any]:
