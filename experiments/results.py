@@ -16,10 +16,10 @@ def main() -> None:
     """Parses the flags and writes the page."""
     parser = Arguments(__doc__)
     kept = Path("docs/results")
-    parser.add_argument("--comparison", type=Path, default=kept / "compare-cifar100", help="folder of compare.py")
-    parser.add_argument("--ablation", type=Path, default=kept / "ablate-cifar100", help="folder of ablate.py")
-    parser.add_argument("--analysis", type=Path, default=kept / "analysis-cifar100", help="folder of analyze.py")
-    parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="Markdown file to write")
+    parser.add_argument("--comparison", default=kept / "compare-cifar100", help="folder of compare.py")
+    parser.add_argument("--ablation", default=kept / "ablate-cifar100", help="folder of ablate.py")
+    parser.add_argument("--analysis", default=kept / "analysis-cifar100", help="folder of analyze.py")
+    parser.add_argument("--page", default="docs/results.md", help="Markdown file to write")
     arguments = parser.parse_args()
     from seanet_jax.studies.page import Results, write
 

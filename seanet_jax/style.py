@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seanet_jax.files import write_whole
+from seanet_jax.paths import UserPath, user_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,7 +106,7 @@ def _encode(figure: "Figure", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def save(figure: "Figure", path: Path) -> Sequence[Path]:
+def save(figure: "Figure", path: UserPath) -> Sequence[Path]:
     """Writes a figure as an SVG and a PNG file; see ``svg`` and ``png``.
 
     Args:
@@ -115,6 +116,7 @@ def save(figure: "Figure", path: Path) -> Sequence[Path]:
     Returns:
         The paths of the SVG and the PNG file.
     """
+    path = user_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # with_suffix would replace the end of a name such as "lr0.1".
     files = [path.with_name(path.name + suffix) for suffix in (".svg", ".png")]

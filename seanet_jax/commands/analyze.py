@@ -12,7 +12,6 @@ Result: analysis.json with the numbers, and a sentence and a figure for each cla
 
 import shlex
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 from seanet_jax.commands.cli import Arguments, command
@@ -21,14 +20,14 @@ from seanet_jax.commands.cli import Arguments, command
 def run(description: str) -> None:
     """Parses the flags and measures."""
     parser = Arguments(description)
-    parser.add_argument("aggregated", type=Path, help="folder of a run that aggregates after each stage")
-    parser.add_argument("baseline", type=Path, help="folder of a run of the same widths without aggregation")
-    parser.add_argument("--out", type=Path, default=Path("runs/analysis"), help="folder to write")
+    parser.add_argument("aggregated", help="folder of a run that aggregates after each stage")
+    parser.add_argument("baseline", help="folder of a run of the same widths without aggregation")
+    parser.add_argument("--out", default="runs/analysis", help="folder to write")
     parser.add_argument("--images", type=int, default=1000, help="number of test images whose maps are measured")
     parser.add_argument("--image", type=int, default=0, help="index of the test image whose maps are drawn")
     parser.add_argument("--steps", type=int, default=300, help="training steps over which gradients are measured")
     parser.add_argument("--learning-rate", type=float, default=0.1, help="learning rate of these training steps")
-    parser.add_argument("--data-dir", type=Path, help="folder that holds CIFAR, as for the other commands")
+    parser.add_argument("--data-dir", help="folder that holds CIFAR, as for the other commands")
     arguments = parser.parse_args()
     # Imported here so that --help and a wrong flag need not wait for JAX.
     from seanet_jax.studies.claims import analyze

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from seanet_jax.commands.cli import command
 from seanet_jax.errors import InputError
+from seanet_jax.paths import exists, is_file, is_folder, reading, user_path
 
 if TYPE_CHECKING:
     from seanet_jax.inference.conversion import ConvertedRun
@@ -55,12 +56,12 @@ def convert(command: "ConversionCommand") -> None:
     from seanet_jax.inference import conversion
     from seanet_jax.models import weights
 
-    source, target, which = command.source, command.target, command.which or "best"
+    source, target, which = user_path(command.source), user_path(command.target), command.which or "best"
     to_file = target.suffix in (".pth", ".pt")
     _check_target(target, to_file)
-    if not source.exists():
+    if not exists(source):
         raise InputError(f"there is no {source}; name a PyTorch checkpoint, a run or a folder of pretrained weights")
-    from_file = source.is_file()
+    from_file = is_file(source)
     from_run = not from_file and not weights.is_folder(source)
     to_run = not from_run and not to_file
     if from_file and to_file:
@@ -80,16 +81,14 @@ def convert(command: "ConversionCommand") -> None:
 
 def _check_target(target: Path, to_file: bool) -> None:
     """Raises an InputError if the target would overwrite something or cannot be created."""
-    try:
-        if target.is_dir() and (to_file or any(target.iterdir())):
+    with reading(target):
+        if is_folder(target) and (to_file or any(target.iterdir())):
             raise InputError(f"{target} is a folder{'' if to_file else ' and not empty'}; name another target")
-        if target.is_file():
-            raise InputError(f"{target} is a file already; name another target")
-        parent = next(path for path in target.absolute().parents if path.exists())
-        if not parent.is_dir():
-            raise InputError(f"{target} cannot be written: {parent} is a file; name another target")
-    except OSError as error:
-        raise InputError(f"{target} cannot be written ({error.strerror}); name another target") from None
+    if is_file(target):
+        raise InputError(f"{target} is a file already; name another target")
+    parent = next(path for path in target.absolute().parents if exists(path))
+    if not is_folder(parent):
+        raise InputError(f"{target} cannot be written: {parent} is a file; name another target")
 
 
 def _check_flags(command: "ConversionCommand", *, from_file: bool, from_run: bool, to_run: bool) -> None:

@@ -18,7 +18,6 @@ Exit status: 0 if the evaluation was written, 1 if writing failed, 2 if an argum
 
 import shlex
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 from seanet_jax.commands.cli import Arguments, command, keep_what_is_compiled
@@ -27,9 +26,9 @@ from seanet_jax.commands.cli import Arguments, command, keep_what_is_compiled
 def run() -> None:
     """Reads the arguments and evaluates."""
     parser = Arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="folder of a run")
+    parser.add_argument("folder", help="folder of a run")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="run's checkpoint (default: best)")
-    parser.add_argument("--data-dir", type=Path, help="folder with CIFAR, as in seanet train")
+    parser.add_argument("--data-dir", help="folder with CIFAR, as in seanet train")
     arguments = parser.parse_args()
     # Imported late, so that --help and a wrong argument need not wait for JAX.
     keep_what_is_compiled()

@@ -14,7 +14,6 @@ Exit status: 0 if the artifact was written, 1 if it differs from the network or 
 folder is wrong.
 """
 
-from pathlib import Path
 from typing import NoReturn
 
 from seanet_jax.commands.cli import Arguments, command
@@ -23,8 +22,8 @@ from seanet_jax.commands.cli import Arguments, command
 def run() -> None:
     """Reads the arguments and exports."""
     parser = Arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="folder of a run or of pretrained weights")
-    parser.add_argument("out", type=Path, help="artifact to write, *.stablehlo")
+    parser.add_argument("folder", help="folder of a run or of pretrained weights")
+    parser.add_argument("out", help="artifact to write, *.stablehlo")
     arguments = parser.parse_args()
     # Imported late, so that --help and a wrong argument need not wait for JAX.
     import jax

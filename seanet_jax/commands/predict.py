@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from seanet_jax.commands.cli import Arguments, command, keep_what_is_compiled
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import printable, write_whole
+from seanet_jax.paths import exists, is_folder, user_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,26 +55,28 @@ class Prediction(NamedTuple):
 def run() -> None:
     """Reads the arguments, classifies the images and prints the predictions."""
     parser = Arguments(__doc__)
-    parser.add_argument("folder", type=Path, help="folder of a run or of pretrained weights")
-    parser.add_argument("images", type=Path, nargs="+", help="image files, and folders of image files")
+    parser.add_argument("folder", help="folder of a run or of pretrained weights")
+    parser.add_argument("images", nargs="+", help="image files, and folders of image files")
     parser.add_argument("--top", type=int, default=5, help="number of classes to print (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
-    parser.add_argument("--sheet", type=Path, help="PNG file to write: the images with their predictions below them")
+    parser.add_argument("--sheet", help="PNG file to write: the images with their predictions below them")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="run's checkpoint (default: best)")
     arguments = parser.parse_args()
     if arguments.top < 1:
         raise InputError(f"--top is {arguments.top}; it must be a positive integer")
-    paths = _find(arguments.images)
-    if arguments.sheet is not None:
-        _check_sheet(arguments.sheet, paths)
+    folder = user_path(arguments.folder)
+    paths = _find([user_path(image) for image in arguments.images])
+    sheet = None if arguments.sheet is None else user_path(arguments.sheet)
+    if sheet is not None:
+        _check_sheet(sheet, paths)
     # Imported late, so that --help and a wrong argument need not wait for JAX.
     keep_what_is_compiled()
     from seanet_jax.inference.trained import load
 
-    trained = load(arguments.folder, arguments.which)
-    predictions = _predict(trained, paths, arguments.top, with_pictures=arguments.sheet is not None)
-    if arguments.sheet is not None:
-        _write_sheet(arguments.sheet, predictions)
+    trained = load(folder, arguments.which)
+    predictions = _predict(trained, paths, arguments.top, with_pictures=sheet is not None)
+    if sheet is not None:
+        _write_sheet(sheet, predictions)
     print(_as_json(predictions) if arguments.json else _as_text(predictions))
 
 
@@ -83,9 +86,9 @@ def _find(given: Sequence[Path]) -> list[Path]:
 
     paths: list[Path] = []
     for path in given:
-        if not path.exists():
+        if not exists(path):
             raise InputError(f"{printable(path)}: there is no such file; name image files or folders of image files")
-        paths += find_images(path) if path.is_dir() else [path]
+        paths += find_images(path) if is_folder(path) else [path]
     return paths
 
 
@@ -93,7 +96,7 @@ def _check_sheet(sheet: Path, paths: Sequence[Path]) -> None:
     """Raises an InputError if the sheet cannot be written or would replace one of the images."""
     from seanet_jax.inference.contact_sheet import MOST
 
-    if sheet.suffix.lower() != ".png" or sheet.is_dir():
+    if sheet.suffix.lower() != ".png" or is_folder(sheet):
         raise InputError(f"--sheet: {printable(sheet)} is no name of a PNG file; give one that ends in .png")
     if any(sheet.resolve() == path.resolve() for path in paths):
         raise InputError(f"--sheet: {printable(sheet)} is one of the images; name another file")

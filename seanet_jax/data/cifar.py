@@ -12,6 +12,7 @@ from seanet_jax.data.progress import print_to_stderr
 from seanet_jax.data.source import DatasetSource
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
+from seanet_jax.paths import exists, is_file, is_folder, reading
 
 # The per-channel values that the literature uses for both data sets; they were measured on CIFAR-10.
 _MEAN = (0.4914, 0.4822, 0.4465)
@@ -37,7 +38,7 @@ def load_cifar(spec: CifarSpec, data_dir: Path, progress: bool, *, mapped: bool 
     Raises:
         InputError: If the data are damaged, or are missing and cannot be downloaded or stored.
     """
-    if data_dir.exists() and not data_dir.is_dir():
+    if exists(data_dir) and not is_folder(data_dir):
         raise InputError(f"The data folder {data_dir} is a file; it must be the folder that holds it")
     if not tfds.is_prepared(spec, data_dir):
         found = original.find(spec, data_dir)
@@ -77,7 +78,9 @@ def _from_prepared(spec: CifarSpec, data_dir: Path, progress: bool, mapped: bool
         shapes[f"{name}_images"] = ((count, SIDE, SIDE, 3), "u1")
         shapes[f"{name}_labels"] = ((count,), "i4")
     folder = tfds.prepared_folder(spec, data_dir)
-    return cached(spec.name, [path for path in folder.iterdir() if path.is_file()], shapes, build, mapped=mapped)
+    with reading(folder):
+        files = [path for path in folder.iterdir() if is_file(path)]
+    return cached(spec.name, files, shapes, build, mapped=mapped)
 
 
 def _download(spec: CifarSpec, data_dir: Path, progress: bool) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from seanet_jax.errors import InputError
+from seanet_jax.paths import check_readable, is_file, is_folder, reading
 
 SIDE = 32  # pixels
 _PIXELS = 3 * SIDE * SIDE  # bytes of an image, which is stored as a red, a green and a blue plane
@@ -197,16 +198,16 @@ def find(spec: CifarSpec, data_dir: Path) -> tuple[Layout, Path] | None:
     """
     layouts = (spec.binary, spec.python)
     for layout in layouts:
-        if (data_dir / layout.folder).is_dir():
+        if is_folder(data_dir / layout.folder):
             return layout, data_dir / layout.folder
     for layout in layouts:
         # A folder of the original name always counts, so that an error names what it lacks. A renamed one must be
         # complete, because any folder might be meant.
-        complete = all((data_dir / name).is_file() for name in layout.files)
-        if data_dir.is_dir() and (complete or data_dir.resolve().name == layout.folder):
+        complete = all(is_file(data_dir / name) for name in layout.files)
+        if is_folder(data_dir) and (complete or data_dir.resolve().name == layout.folder):
             return layout, data_dir
     for layout in layouts:
-        if (data_dir / layout.archive).is_file():
+        if is_file(data_dir / layout.archive):
             return layout, data_dir / layout.archive
     return None
 
@@ -229,10 +230,10 @@ def read(spec: CifarSpec, layout: Layout, path: Path) -> Original:
     per_test_file = spec.test_count // len(layout.test_files)
     counts = dict.fromkeys(layout.train_files, per_train_file) | dict.fromkeys(layout.test_files, per_test_file)
     limits = {name: _size_limit(spec, layout, counts.get(name)) for name in layout.files}
-    contents = _read_folder(spec, path, limits) if path.is_dir() else _read_archive(spec, layout, path, limits)
+    contents = _read_folder(spec, path, limits) if is_folder(path) else _read_archive(spec, layout, path, limits)
 
     def where(name: str) -> str:
-        return str(path / name) if path.is_dir() else f"{layout.folder}/{name} in {path}"
+        return str(path / name) if is_folder(path) else f"{layout.folder}/{name} in {path}"
 
     parse = _parse_pickled if layout.label_keys else _parse_binary
 
@@ -265,17 +266,16 @@ def _read_folder(spec: CifarSpec, folder: Path, limits: dict[str, int]) -> dict[
     contents = {}
     for name, limit in limits.items():
         path = folder / name
-        if not path.is_file():
+        if not is_file(path):
             raise InputError(f"{path} is missing; the folder must hold {', '.join(limits)} of {spec.title}")
-        try:
+        with reading(path):
             _check_size(spec, str(path), path.stat().st_size, limit)
             contents[name] = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
     return contents
 
 
 def _read_archive(spec: CifarSpec, layout: Layout, path: Path, limits: dict[str, int]) -> dict[str, bytes]:
+    check_readable(path)
     contents: dict[str, bytes] = {}
     # The real archives hold little besides these files. A larger one is not an archive of CIFAR.
     total_limit = 2 * sum(limits.values()) + (1 << 20)

@@ -1,8 +1,5 @@
 """The table of data sets."""
 
-import os
-from pathlib import Path
-
 from seanet_jax.data.cifar import CIFAR10_SOURCE, CIFAR100_SOURCE
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.data.digits import DIGITS_SOURCE
@@ -10,6 +7,7 @@ from seanet_jax.data.source import DatasetSource
 from seanet_jax.data.tfds import default_data_dir
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
+from seanet_jax.paths import UserPath, user_path
 from seanet_jax.plugins import load_plugins
 
 DATASETS: dict[str, DatasetSource] = {
@@ -60,7 +58,7 @@ def find_source(name: str) -> DatasetSource:
 
 
 def load(
-    name: str, *, data_dir: str | os.PathLike[str] | None = None, progress: bool = True, mapped: bool = False
+    name: str, *, data_dir: UserPath | None = None, progress: bool = True, mapped: bool = False
 ) -> Dataset:
     """Loads a data set into memory.
 
@@ -81,8 +79,8 @@ def load(
             stored.
     """
     source = find_source(name)
-    folder = Path(data_dir) if data_dir is not None else default_data_dir()
-    return source.load(data_dir=folder.expanduser(), progress=progress, mapped=mapped)
+    folder = user_path(data_dir) if data_dir is not None else default_data_dir()
+    return source.load(data_dir=folder, progress=progress, mapped=mapped)
 
 
 def image_spec(name: str) -> ImageSpec:

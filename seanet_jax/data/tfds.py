@@ -21,6 +21,7 @@ import numpy as np
 from seanet_jax.data.original import SIDE, CifarSpec, Original, Split
 from seanet_jax.data.progress import progress_bar, shows_bar
 from seanet_jax.errors import InputError
+from seanet_jax.paths import check_readable, exists, is_file
 
 _BATCH = 1000  # number of records read at once
 _PROBE_SECONDS = 10
@@ -39,7 +40,7 @@ def prepared_folder(spec: CifarSpec, data_dir: Path) -> Path:
 def is_prepared(spec: CifarSpec, data_dir: Path) -> bool:
     """Returns whether TFDS has finished preparing the data set in `data_dir`."""
     # TFDS writes this file last.
-    return (prepared_folder(spec, data_dir) / "dataset_info.json").is_file()
+    return is_file(prepared_folder(spec, data_dir) / "dataset_info.json")
 
 
 def order(split: str, count: int) -> np.ndarray:
@@ -78,6 +79,7 @@ def read_prepared(spec: CifarSpec, data_dir: Path, progress: bool) -> tuple[Spli
 
     folder = prepared_folder(spec, data_dir)
     info_file = folder / "dataset_info.json"
+    check_readable(info_file)
     try:
         builder = tfds.builder(f"{spec.name}:{spec.version}", data_dir=data_dir)
         file_format = builder.info.file_format.value
@@ -92,7 +94,7 @@ def read_prepared(spec: CifarSpec, data_dir: Path, progress: bool) -> tuple[Spli
             "which can be read without TensorFlow"
         )
     names_file = folder / "label.labels.txt"
-    if not names_file.is_file():  # TFDS would invent names
+    if not is_file(names_file):  # TFDS would invent names
         raise InputError(f"{names_file} is missing; it must hold the {spec.num_classes} class names of {spec.title}")
     if len(names) != spec.num_classes:
         raise InputError(
@@ -115,8 +117,9 @@ def _read_split(builder: Any, split: str, files: list[Path], count: int, bar: An
     where = ", ".join(map(str, files))
     stored = 0
     for file in files:
-        if not file.is_file():
+        if not is_file(file):
             raise InputError(f"{file} is missing, but {file.parent / 'dataset_info.json'} names it")
+        check_readable(file)
         try:
             reader = array_record_module.ArrayRecordReader(str(file))
             stored += reader.num_records()
@@ -233,7 +236,7 @@ def download_and_prepare(
 @contextlib.contextmanager
 def _removed_on_failure(folder: Path) -> Iterator[Path]:
     """Removes `folder` and its parents after a failure, if they are empty and did not exist before."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    new = [path for path in (folder, *folder.parents) if not exists(path)]
     try:
         yield folder
     except BaseException:
@@ -289,7 +292,7 @@ def _move_into_place(spec: CifarSpec, work: Path, data_dir: Path) -> None:
             raise
     with contextlib.suppress(OSError):  # a kept archive saves TFDS a download, but is not needed here
         for path in (work / "downloads").rglob("*"):
-            if path.is_file():
+            if is_file(path):
                 target = data_dir / path.relative_to(work)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)

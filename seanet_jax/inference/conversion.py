@@ -23,6 +23,7 @@ from seanet_jax.inference.trained import load, load_model
 from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import PRESETS, Network, SEANet, SEANetConfig, build, from_pretrained, weights
 from seanet_jax.models.pytorch import PyTorchCheckpoint, import_torch, read_pytorch, state_dict, write_pytorch
+from seanet_jax.paths import UserPath, is_file, user_path
 from seanet_jax.training.checkpoint import Checkpoints, reason
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.optimizer import optimizer
@@ -52,8 +53,8 @@ class ConvertedRun(NamedTuple):
 
 
 def convert_to_run(
-    source: Path,
-    target: Path,
+    source: UserPath,
+    target: UserPath,
     recipe: TrainConfig,
     *,
     dataset: str | None = None,
@@ -73,8 +74,9 @@ def convert_to_run(
             written.
         RunError: If the target could not be written completely.
     """
+    source, target = user_path(source), user_path(target)
     images = None
-    if source.is_file():
+    if is_file(source):
         found = read_pytorch(source, aggregate_op)
     else:
         found = PyTorchCheckpoint(SEANet.from_pretrained(source), epoch=None, momentum=None)
@@ -89,7 +91,7 @@ def convert_to_run(
     return ConvertedRun(found.model, config, network, step, found.momentum is not None)
 
 
-def convert_to_pytorch(source: Path, target: Path, which: str = "best") -> Network:
+def convert_to_pytorch(source: UserPath, target: UserPath, which: str = "best") -> Network:
     """Writes a PyTorch state dict of the network of a run or of a folder of pretrained weights.
 
     Args:
@@ -104,6 +106,7 @@ def convert_to_pytorch(source: Path, target: Path, which: str = "best") -> Netwo
         InputError: If PyTorch is missing, the source cannot be read, or the target cannot be written.
         RunError: If the target could not be written completely.
     """
+    source, target = user_path(source), user_path(target)
     import_torch()
     model = from_pretrained(source) if weights.is_folder(source) else load_model(source, which)
     arrays = state_dict(model)
@@ -112,7 +115,7 @@ def convert_to_pytorch(source: Path, target: Path, which: str = "best") -> Netwo
     return model
 
 
-def convert_to_weights(source: Path, target: Path, which: str = "best") -> Network:
+def convert_to_weights(source: UserPath, target: UserPath, which: str = "best") -> Network:
     """Writes a folder of pretrained weights of a run's network, with its image specification.
 
     Args:
@@ -127,6 +130,7 @@ def convert_to_weights(source: Path, target: Path, which: str = "best") -> Netwo
         InputError: If the source cannot be read or the target cannot be written.
         RunError: If the target could not be written completely.
     """
+    source, target = user_path(source), user_path(target)
     trained = load(source, which)
     with _written_whole(target) as folder:
         trained.model.save_pretrained(folder, trained.images)

@@ -25,6 +25,7 @@ from seanet_jax.inference.html_report import html_report
 from seanet_jax.inference.trained import load
 from seanet_jax.models import weights
 from seanet_jax.models.scores import Scores
+from seanet_jax.paths import UserPath, user_path
 from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.curves import Quantity, curves_figure
@@ -37,7 +38,9 @@ _MISTAKES = 24
 _CLASSES_PRINTED = _PAIRS_PRINTED = 5
 
 
-def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None, command: str = "") -> dict[str, Any]:
+def evaluate(
+    folder: UserPath, *, which: str = "best", data_dir: UserPath | None = None, command: str = ""
+) -> dict[str, Any]:
     """Evaluates a run's network on its test images, and writes ``evaluation/`` and ``report.html`` into the folder.
 
     Args:
@@ -54,6 +57,7 @@ def evaluate(folder: Path, *, which: str = "best", data_dir: Path | None = None,
             missing or differ from those it was trained on.
         RunError: If a file could not be written.
     """
+    folder = user_path(folder)
     if weights.is_folder(folder):
         raise InputError(
             f"{folder} holds pretrained weights, which do not name a dataset to test them on; name a run's folder"

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from seanet_jax.errors import InputError
 from seanet_jax.files import printable
 from seanet_jax.image_spec import ImageSpec
+from seanet_jax.paths import is_file, reading
 
 # The largest 16-bit value, which is white.
 _WHITE = 65535
@@ -27,6 +28,8 @@ def find_images(folder: Path) -> Sequence[Path]:
     Raises:
         InputError: If the folder holds no image file.
     """
+    with reading(folder):  # rglob passes over folders that it may not list
+        next(folder.iterdir(), None)
     Image.init()
     suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in Image.OPEN}
     found = sorted(
@@ -34,7 +37,7 @@ def find_images(folder: Path) -> Sequence[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
+        and is_file(path)
     )
     if not found:
         raise InputError(f"{printable(folder)} holds no image; name a folder with files such as .png or .jpg in it")
@@ -55,8 +58,6 @@ def read_image(path: Path) -> Image.Image:
             pixel format does not define black and white.
     """
     try:
-        if not path.is_file():
-            raise InputError("there is no such file")
         # Pillow warns about oddities of files that it can still read.
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             return _to_rgb(ImageOps.exif_transpose(image))

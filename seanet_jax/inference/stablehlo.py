@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +23,7 @@ from seanet_jax.image_spec import ImageSpec
 from seanet_jax.inference.trained import Trained, load
 from seanet_jax.models import Network, build, weights
 from seanet_jax.models.fold import fold_batch_norm
+from seanet_jax.paths import UserPath, is_folder, user_path
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 SUFFIX = ".stablehlo"
@@ -35,7 +35,7 @@ _SMALLEST = 1e-30
 _BATCH_SIZES = (1, 3)
 
 
-def write(folder: Path, out: Path) -> str:
+def write(folder: UserPath, out: UserPath) -> str:
     """Exports the network of a folder, after checking that the artifact computes the same as the network.
 
     Args:
@@ -50,9 +50,10 @@ def write(folder: Path, out: Path) -> str:
         InputError: If ``out`` cannot be written, or ``trained.load`` cannot load the network.
         RunError: If the artifact differs from the network, or writing failed.
     """
-    if out.suffix != SUFFIX or out.is_dir():
+    out = user_path(out)
+    if out.suffix != SUFFIX or is_folder(out):
         raise InputError(f"{out} is not a name for an artifact; name a file that ends in {SUFFIX}")
-    if not out.parent.is_dir():
+    if not is_folder(out.parent):
         raise InputError(f"{out.parent} is not a folder; create it, or name another folder for the artifact")
     trained = load(folder)
     trained = dataclasses.replace(trained, model=_in_float32(trained.model))

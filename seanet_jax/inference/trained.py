@@ -8,6 +8,7 @@ from flax import nnx
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import Network, config_from_json, from_pretrained, weights
+from seanet_jax.paths import UserPath, user_path
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.optimizer import optimizer
@@ -30,7 +31,7 @@ class Trained:
     step: int | None = None
 
 
-def load(folder: str | Path, which: str = "best") -> Trained:
+def load(folder: UserPath, which: str = "best") -> Trained:
     """Loads the network of a run, or of a folder of pretrained weights that has an image specification.
 
     Args:
@@ -40,7 +41,7 @@ def load(folder: str | Path, which: str = "best") -> Trained:
     Raises:
         InputError: If the folder is neither, is damaged, or has no image specification.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if not weights.is_folder(folder):
         images = RunFolder(folder).read_images()
         model, step = _restore(folder, which)
@@ -54,7 +55,7 @@ def load(folder: str | Path, which: str = "best") -> Trained:
     return Trained(from_pretrained(folder), spec)
 
 
-def saved_network(run_folder: Path) -> tuple[Network, TrainState]:
+def saved_network(run_folder: UserPath) -> tuple[Network, TrainState]:
     """Returns the network of a run with abstract arrays, and the shapes and dtypes of its training state.
 
     No weights are loaded: a checkpoint is restored into the returned shapes.
@@ -66,12 +67,13 @@ def saved_network(run_folder: Path) -> tuple[Network, TrainState]:
         InputError: If the folder is not that of a run.
     """
     saved = RunFolder(run_folder).read()
-    # The number of steps changes the learning rates, not the shapes.
-    descent = optimizer(TrainConfig(**saved.config), steps_per_epoch=1)
+    # The run may have been copied from a machine with other folders. The number of steps changes no shapes.
+    config = TrainConfig(**(saved.config | {"data_dir": None, "out": None}))
+    descent = optimizer(config, steps_per_epoch=1)
     return abstract_state(config_from_json(saved.model_config), descent)
 
 
-def load_model(run_folder: str | Path, which: str = "best") -> Network:
+def load_model(run_folder: UserPath, which: str = "best") -> Network:
     """Loads the trained network of a run, in evaluation mode.
 
     In a run of several processes, all of them must call this function.
@@ -83,7 +85,7 @@ def load_model(run_folder: str | Path, which: str = "best") -> Network:
     Raises:
         InputError: If the folder is not that of a run, or it holds no such checkpoint.
     """
-    return _restore(Path(run_folder), which)[0]
+    return _restore(user_path(run_folder), which)[0]
 
 
 def _restore(run_folder: Path, which: str) -> tuple[Network, int]:

@@ -5,9 +5,7 @@ A family is a subclass of ``Network`` with a config class of its own. The famili
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from flax import nnx
@@ -17,6 +15,7 @@ from seanet_jax.models import weights
 from seanet_jax.models.encapnet import EncapNet
 from seanet_jax.models.network import Network, NetworkConfig
 from seanet_jax.models.seanet import SEANet
+from seanet_jax.paths import UserPath, user_path
 from seanet_jax.plugins import load_plugins
 
 _NetworkT = TypeVar("_NetworkT", bound=Network)
@@ -74,7 +73,7 @@ def build(config: NetworkConfig, *, rngs: nnx.Rngs) -> Network:
     return family_of(config)(config, rngs=rngs)
 
 
-def from_pretrained(folder: str | os.PathLike[str], **options: Any) -> Network:
+def from_pretrained(folder: UserPath, **options: Any) -> Network:
     """Builds the network of a folder of weights, whatever its family.
 
     Args:
@@ -84,7 +83,7 @@ def from_pretrained(folder: str | os.PathLike[str], **options: Any) -> Network:
     Raises:
         InputError: If no family has the folder's ``model_type``, or if ``Network.from_pretrained`` raises it.
     """
-    path = Path(folder)
+    path = user_path(folder)
     family = _family_named(weights.read_about(path).model_type, where=str(path / weights.CONFIG))
     return family.from_pretrained(path, **options)
 

@@ -2,9 +2,7 @@
 
 import abc
 import dataclasses
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import jax
@@ -16,6 +14,7 @@ from seanet_jax.errors import InputError, is_integer
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import weights
 from seanet_jax.models.scores import LOGITS, Scores
+from seanet_jax.paths import UserPath, user_path
 
 ComputeDtype = Literal["float32", "bfloat16"]
 # The methods of ``conv2d`` that can compute every convolution of a network. Winograd's needs certain kernels and sizes.
@@ -171,7 +170,7 @@ class Network(nnx.Module, abc.ABC):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike[str],
+        folder: UserPath,
         *,
         num_classes: int | None = None,
         rngs: nnx.Rngs | None = None,
@@ -195,7 +194,7 @@ class Network(nnx.Module, abc.ABC):
             InputError: If the folder holds no such files or another family's network, if the files are damaged or do
               not fit together, or if a new classifier is requested without ``rngs``.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         saved = weights.read_about(folder)
         if saved.model_type != cls.model_type:
             raise InputError(
@@ -217,7 +216,7 @@ class Network(nnx.Module, abc.ABC):
         model.eval()
         return model
 
-    def save_pretrained(self, folder: str | os.PathLike[str], images: ImageSpec | None = None) -> None:
+    def save_pretrained(self, folder: UserPath, images: ImageSpec | None = None) -> None:
         """Writes the weights as ``model.safetensors`` and the config as ``config.json``, for ``from_pretrained``.
 
         Args:
@@ -239,7 +238,7 @@ class Network(nnx.Module, abc.ABC):
                     f"save_pretrained: images has {theirs[0]} channels and {theirs[1]} classes; "
                     f"the network has {ours[0]} and {ours[1]}"
                 )
-        weights.write_folder(Path(folder), self, self.config, images)
+        weights.write_folder(user_path(folder), self, self.config, images)
 
 
 def split_model(model: Network) -> tuple[nnx.GraphDef, Any, Any]:

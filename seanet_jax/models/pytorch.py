@@ -23,6 +23,7 @@ from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import weights
 from seanet_jax.models.network import Network
 from seanet_jax.models.seanet import SEANet, SEANetConfig
+from seanet_jax.paths import UserPath, reading, user_path
 
 # Names of a block's layers in PyTorch, in PyTorch's order, and here.
 _BLOCK = {
@@ -67,7 +68,7 @@ class PyTorchCheckpoint:
     momentum: dict[str, np.ndarray] | None
 
 
-def read_pytorch(path: str | Path, aggregate_op: AggregateOp = "sum") -> PyTorchCheckpoint:
+def read_pytorch(path: UserPath, aggregate_op: AggregateOp = "sum") -> PyTorchCheckpoint:
     """Reads a checkpoint. No code in it is run.
 
     The file holds ``{epoch, weight, optimizer_state_dict}``, as the release saved it on CIFAR-10, or ``{epoch,
@@ -82,7 +83,7 @@ def read_pytorch(path: str | Path, aggregate_op: AggregateOp = "sum") -> PyTorch
         InputError: If PyTorch is not installed, if the file cannot be read, holds several state dicts, or holds more
           than arrays, numbers and text, or if ``from_state_dict`` raises it.
     """
-    path = Path(path)
+    path = user_path(path)
     saved, epoch, optimizer = _parts(_load(path), path)
     if epoch is not None and not is_integer(epoch, minimum=0):
         raise InputError(f"{path}: epoch is {epoch!r}; it must be an integer from 0")
@@ -331,10 +332,8 @@ def _to_float32(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.nd
 
 def _load(path: Path) -> Any:
     torch = import_torch()
-    try:
+    with reading(path):
         content = io.BytesIO(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns of damage before it raises an error

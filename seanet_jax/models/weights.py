@@ -20,6 +20,7 @@ from flax import nnx
 from seanet_jax.errors import InputError
 from seanet_jax.files import write_whole
 from seanet_jax.image_spec import ImageSpec
+from seanet_jax.paths import check_readable, exists
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -95,7 +96,7 @@ def write_folder(folder: Path, model: Any, config: Any, images: ImageSpec | None
     """
     from safetensors.numpy import save
 
-    if (folder / CONFIG).exists() and not (folder / WEIGHTS).exists():
+    if exists(folder / CONFIG) and not exists(folder / WEIGHTS):
         raise InputError(f"{folder} holds a {CONFIG} that is not of pretrained weights; name another folder")
     fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in _COMPUTATION}
     about = {"model_type": model.model_type, "architectures": [type(model).__name__]} | fields
@@ -111,7 +112,7 @@ def write_folder(folder: Path, model: Any, config: Any, images: ImageSpec | None
 
 def is_folder(folder: Path) -> bool:
     """Whether a folder holds pretrained weights."""
-    return (folder / WEIGHTS).exists() and (folder / CONFIG).exists()
+    return exists(folder / WEIGHTS) and exists(folder / CONFIG)
 
 
 class About(NamedTuple):
@@ -132,13 +133,14 @@ def read_about(folder: Path) -> About:
     """Reads the ``config.json`` of a folder that ``write_folder`` wrote, without the weights, which are large.
 
     Raises:
-        InputError: If the folder holds no pretrained weights, or if the file is damaged.
+        InputError: If the folder holds no pretrained weights, or if the file is damaged or cannot be read.
     """
     if not is_folder(folder):
         raise InputError(
             f"{folder} holds no pretrained weights: it must have {WEIGHTS} and {CONFIG} in it "
             "(seanet convert writes them from a run)"
         )
+    check_readable(folder / CONFIG)
     try:
         about = json.loads((folder / CONFIG).read_text())
         images = about.pop("images", None)
@@ -161,11 +163,12 @@ def read_arrays(folder: Path) -> dict[str, np.ndarray]:
         The arrays by path.
 
     Raises:
-        InputError: If the file is damaged.
+        InputError: If the file is damaged or cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    check_readable(folder / WEIGHTS)
     try:
         arrays: dict[str, np.ndarray] = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError, ValueError) as error:

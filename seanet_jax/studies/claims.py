@@ -21,6 +21,7 @@ from seanet_jax.errors import InputError, check_positive_integers
 from seanet_jax.files import write_whole
 from seanet_jax.inference.trained import load_model
 from seanet_jax.models import SEANet, SEANetConfig
+from seanet_jax.paths import UserPath, make_folder, user_path
 from seanet_jax.studies import claim_figures
 from seanet_jax.studies.analysis import (
     Gradients,
@@ -64,15 +65,15 @@ class Trained(NamedTuple):
 
 
 def analyze(
-    aggregated: Path,
-    baseline: Path,
-    out: Path,
+    aggregated: UserPath,
+    baseline: UserPath,
+    out: UserPath,
     *,
     images: int = 1000,
     image: int = 0,
     steps: int = 300,
     learning_rate: float = 0.1,
-    data_dir: Path | None = None,
+    data_dir: UserPath | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Measures the three claims, and writes ``analysis.json`` and the figures.
@@ -96,7 +97,8 @@ def analyze(
             range.
     """
     check_positive_integers("analyze", images=images, steps=steps)
-    ours, theirs = _read(aggregated, data_dir), _read(baseline, data_dir)
+    out = user_path(out)
+    ours, theirs = _read(user_path(aggregated), data_dir), _read(user_path(baseline), data_dir)
     _check_pair(ours, theirs)
     dataset = load_dataset(ours.config)
     available = len(dataset.test_images)
@@ -106,6 +108,8 @@ def analyze(
         raise InputError(f"image is {image}; it must be the index of a test image, from 0 to {available - 1}")
     # Validates the learning rate now: it is used only after the maps have been measured, which takes minutes.
     dataclasses.replace(ours.config, learning_rate=learning_rate)
+    # Made now for the same reason.
+    make_folder(out)
 
     redundancy = _redundancy(ours, theirs, dataset, images)
     print_once("redundancy measured")
@@ -147,7 +151,7 @@ def analyze(
     return about
 
 
-def _read(folder: Path, data_dir: Path | None) -> Trained:
+def _read(folder: Path, data_dir: UserPath | None) -> Trained:
     saved = RunFolder(folder).read().config
     config = TrainConfig(**(saved | {"data_dir": data_dir, "out": None, "resume": False}))
     model = load_model(folder, "latest")

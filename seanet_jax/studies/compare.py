@@ -8,6 +8,7 @@ import filelock
 
 from seanet_jax.data import load
 from seanet_jax.files import write_whole
+from seanet_jax.paths import exists
 from seanet_jax.studies.comparison_tables import write_tables
 from seanet_jax.studies.speed import training_speeds
 from seanet_jax.studies.study import Run, Study
@@ -43,7 +44,7 @@ def _measure_speeds(study: Study, compiler_options: Mapping[str, str]) -> None:
     """Measures the training speeds and writes them to ``speed.json``, unless it has all networks already."""
     path = study.folder / "speed.json"
     with filelock.FileLock(study.folder / "speed.lock"):
-        known = json.loads(path.read_text())["images_per_second"] if path.exists() else {}
+        known = json.loads(path.read_text())["images_per_second"] if exists(path) else {}
         if known.keys() >= study.variants.keys():
             return
         print_once("measuring the training speed of each network")

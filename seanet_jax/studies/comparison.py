@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from seanet_jax.data import image_spec
 from seanet_jax.models import NetworkConfig, SEANetConfig
 from seanet_jax.models.multiply_adds import multiply_adds, parameters
+from seanet_jax.paths import exists
 from seanet_jax.studies.statistics import PairedDifference, holm, paired_difference
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.studies.talk_errors import TALK_ERRORS
@@ -83,7 +84,7 @@ def network(study: Study, variant: str) -> NetworkConfig:
 def rows(study: Study) -> list[Row]:
     """Returns a row for each network. Networks that are not trained yet have no errors."""
     path = study.folder / "speed.json"
-    speeds = json.loads(path.read_text())["images_per_second"] if path.exists() else {}
+    speeds = json.loads(path.read_text())["images_per_second"] if exists(path) else {}
     made = []
     for variant in study.variants:
         config, results = network(study, variant), study.results(variant)

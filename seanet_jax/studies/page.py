@@ -16,6 +16,7 @@ import jinja2
 from seanet_jax import data, style
 from seanet_jax.errors import InputError
 from seanet_jax.files import write_whole
+from seanet_jax.paths import UserPath, exists, user_path
 from seanet_jax.studies import ablate, comparison, comparison_tables
 from seanet_jax.studies.ablation_figure import ablation_figure
 from seanet_jax.studies.cost_figure import error_against_multiply_adds
@@ -52,7 +53,7 @@ class Results:
     full: tuple[str, ...]
 
     @classmethod
-    def read(cls, comparison: Path, ablation: Path, analysis: Path, full: tuple[str, ...]) -> "Results":
+    def read(cls, comparison: UserPath, ablation: UserPath, analysis: UserPath, full: tuple[str, ...]) -> "Results":
         """Reads the records from their folders. Only the first folder must exist.
 
         Args:
@@ -64,20 +65,21 @@ class Results:
         Raises:
             InputError: If the first folder holds no study with a finished run.
         """
+        ablation, analysis = user_path(ablation), user_path(analysis)
         study = Study.read(comparison)
         if not any(study.results(variant) for variant in study.variants):
             raise InputError(f"{comparison} holds no finished run; train some with experiments/compare.py")
         found = analysis / "analysis.json"
         return cls(
             study,
-            Study.read(ablation) if (ablation / "study.json").exists() else None,
-            json.loads(found.read_text()) if found.exists() else None,
+            Study.read(ablation) if exists(ablation / "study.json") else None,
+            json.loads(found.read_text()) if exists(found) else None,
             analysis,
             full,
         )
 
 
-def write(results: Results, page: Path) -> None:
+def write(results: Results, page: UserPath) -> None:
     """Draws the figures into the folders of the studies, and writes the page.
 
     Args:
@@ -87,6 +89,7 @@ def write(results: Results, page: Path) -> None:
     Raises:
         InputError: If a study is not in the folder of the page.
     """
+    page = user_path(page)
     written = text(results, page)
     draw(results)
     write_whole(page, written)

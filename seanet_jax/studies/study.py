@@ -19,6 +19,7 @@ import jax
 
 from seanet_jax.errors import InputError, is_integer
 from seanet_jax.files import write_whole
+from seanet_jax.paths import UserPath, check_readable, exists, make_folder, user_path
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.loop import TrainingDivergedError
 from seanet_jax.training.progress import print_once
@@ -75,6 +76,7 @@ class Study:
     learning_rates: tuple[float, ...] = (0.1,)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", user_path(self.folder))
         if not self.variants:
             raise InputError("the study has no networks; name at least one")
         if not is_integer(self.seeds, minimum=1):
@@ -92,15 +94,17 @@ class Study:
                 self.config(Run(variant, rate, 0))
 
     @classmethod
-    def read(cls, folder: Path) -> "Study":
+    def read(cls, folder: UserPath) -> "Study":
         """Reads the study that a folder holds.
 
         Raises:
             InputError: If the folder holds no study, or its study.json is damaged.
         """
+        folder = user_path(folder)
         path = folder / "study.json"
-        if not path.exists():
+        if not exists(path):
             raise InputError(f"{folder} holds no study: it has no study.json")
+        check_readable(path)
         try:
             saved = json.loads(path.read_text())
             base, rates = TrainConfig(**saved["base"]), tuple(saved["learning_rates"])
@@ -176,15 +180,15 @@ class Study:
             InputError: If the folder of the run holds a run of another configuration.
         """
         folder = RunFolder(self.folder / run.name)
-        if not (folder.path / "config.json").exists():
-            return "diverged" if (folder.path / _DIVERGED).exists() else ""
+        if not exists(folder.path / "config.json"):
+            return "diverged" if exists(folder.path / _DIVERGED) else ""
         saved = folder.read().config
         if differences := self.config(run).differences(saved):
             raise InputError(
                 f"{folder.path} holds another run ({'; '.join(differences)}); "
                 "give the saved values, or name another folder with --out"
             )
-        if (folder.path / _DIVERGED).exists():
+        if exists(folder.path / _DIVERGED):
             return "diverged"
         summary = folder.read_summary()
         done = summary is not None and summary["finished"] and summary["last"]["epoch"] >= self.config(run).epochs
@@ -194,11 +198,11 @@ class Study:
         """Writes ``study.json``. If the folder holds this study already, the variants and seeds are added to it.
 
         Raises:
-            InputError: If the folder holds a study of another recipe.
+            InputError: If the folder holds a study of another recipe, or cannot be written.
         """
         # Fails before anything is written. Under the lock it is read again: another process may have added variants.
         self._joined()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with self.locked():
             variants, seeds = self._joined()
             saved = {
@@ -212,7 +216,7 @@ class Study:
     def _joined(self) -> tuple[dict[str, Any], int]:
         """Returns the variants and seeds, together with those of the study that the folder holds."""
         variants, seeds = dict(self.variants), self.seeds
-        if self._path.exists():
+        if exists(self._path):
             saved = Study.read(self.folder)
             if differences := self.base.differences(saved.base.to_json()):
                 raise InputError(

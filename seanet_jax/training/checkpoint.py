@@ -29,6 +29,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from seanet_jax.errors import InputError, RunError
+from seanet_jax.paths import UserPath, check_readable, is_folder, reading, user_path
 from seanet_jax.training import processes, sharding
 
 State = TypeVar("State")
@@ -45,8 +46,8 @@ class Checkpoints:
         run_folder: The run's folder. It is created when the first checkpoint is written.
     """
 
-    def __init__(self, run_folder: Path):
-        self._folder = run_folder.absolute() / "checkpoints"
+    def __init__(self, run_folder: UserPath):
+        self._folder = user_path(run_folder).absolute() / "checkpoints"
         self._managers: dict[str, ocp.CheckpointManager] = {}
         _silence_duplicate_errors()
 
@@ -118,7 +119,7 @@ class Checkpoints:
             The state, and the records of the epochs that led to it.
 
         Raises:
-            InputError: If there is no checkpoint, or all are damaged.
+            InputError: If there is no checkpoint, all are damaged, or the newest may not be read.
         """
         return self._restore(("latest", "best"), template)
 
@@ -129,7 +130,10 @@ class Checkpoints:
     def _steps(self, kind: str) -> list[int]:
         """Lists the steps of all complete checkpoints. Orbax's own list leaves out some that are damaged."""
         folder = self._folder / kind
-        return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+        if not is_folder(folder):
+            return []
+        with reading(folder):
+            return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
     def _manager(self, kind: str) -> ocp.CheckpointManager:
         if kind not in self._managers:
@@ -181,6 +185,9 @@ class Checkpoints:
         here = SingleDeviceSharding(jax.local_devices()[0])
         local = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), template)
         for step, kind in found:
+            # Orbax would call it damaged, and an older one would be taken.
+            with processes.failing_together():
+                check_readable(self._folder / kind / str(step))
             restored, damage = None, ""
             try:
                 restored = self._read(kind, step, local)

@@ -12,6 +12,7 @@ from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import NetworkConfig, family_of, find_preset, model_config
 from seanet_jax.models.network import ComputeDtype, NetworkConvMethod, dtype_name
 from seanet_jax.models.seanet import AggregatePlacement
+from seanet_jax.paths import user_path
 
 BatchStatistics = Literal["global", "device"]
 OptimizerName = Literal["sgd", "adam"]
@@ -172,6 +173,9 @@ class TrainConfig(Recipe, _Task):
         object.__setattr__(self, "dtype", dtype_name(self.dtype))  # JSON can hold its name only
         if isinstance(self.decay_at, list):  # JSON has no tuples
             object.__setattr__(self, "decay_at", tuple(self.decay_at))
+        for name in ("data_dir", "out"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, user_path(getattr(self, name)))
         if not is_known(self.dataset):
             raise InputError(f"dataset is {self.dataset!r}; it must be one of {', '.join(DATASETS)}")
         choices = {"batch_statistics": BatchStatistics, "optimizer": OptimizerName}

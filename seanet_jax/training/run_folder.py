@@ -31,6 +31,7 @@ from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import temporary_path, write_whole
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import NetworkConfig, config_to_json
+from seanet_jax.paths import UserPath, check_readable, exists, is_folder, reading, user_path
 from seanet_jax.training import processes
 from seanet_jax.training.config import TrainConfig
 
@@ -75,8 +76,8 @@ class RunFolder:
         tensorboard: The folder of TensorBoard events.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: UserPath):
+        self.path = path = user_path(path)
         self._saved: SavedConfig | None = None
         self._config = path / "config.json"
         self._metrics = path / "metrics.jsonl"
@@ -95,7 +96,7 @@ class RunFolder:
             InputError: If a new run's folder holds something already, or a resumed run is not there or has another
                 configuration.
         """
-        if self.path.exists() and not self.path.is_dir():
+        if exists(self.path) and not is_folder(self.path):
             raise InputError(f"--out: {self.path} is a file; name a folder")
         if config.resume:
             if self._has_begun() and (differences := config.differences(self.read().config)):
@@ -103,10 +104,13 @@ class RunFolder:
                     f"--resume: {self.path} holds another run ({'; '.join(differences)}); "
                     "give the saved values, or name another folder with --out"
                 )
-        elif self._config.exists():
+        elif exists(self._config):
             raise InputError(f"{self.path} holds a run already; --resume continues it, --out names another folder")
-        elif self.path.exists() and not all(map(self._is_startup_file, self.path.iterdir())):
-            raise InputError(f"--out: {self.path} is not empty and not a run; name a new or empty folder")
+        elif exists(self.path):
+            with reading(self.path):
+                is_new = all(map(self._is_startup_file, self.path.iterdir()))
+            if not is_new:
+                raise InputError(f"--out: {self.path} is not empty and not a run; name a new or empty folder")
 
     def _is_startup_file(self, path: Path) -> bool:
         """Whether a run writes this file before ``config.json``. A run killed that early leaves nothing else."""
@@ -114,11 +118,11 @@ class RunFolder:
 
     def _has_begun(self) -> bool:
         """Whether there is more than a lock. A run killed that early is resumed by starting it."""
-        return self._config.exists() or not self._lock.exists()
+        return exists(self._config) or not exists(self._lock)
 
     def in_use(self) -> bool:
         """Whether another process is writing here."""
-        if not self._lock.exists():
+        if not exists(self._lock):
             return False
         try:
             with filelock.FileLock(self._lock, blocking=False):
@@ -128,7 +132,7 @@ class RunFolder:
 
     def was_started(self) -> bool:
         """Whether a run was started here, however early it was killed. It has to be resumed, not started again."""
-        return self._config.exists() or self._lock.exists()
+        return exists(self._config) or exists(self._lock)
 
     @contextlib.contextmanager
     def locked(self, config: TrainConfig) -> Iterator[None]:
@@ -174,7 +178,7 @@ class RunFolder:
                 token.touch()
         try:
             with processes.failing_together():
-                if not token.exists():
+                if not exists(token):
                     raise InputError(
                         f"--out: {self.path} is not the folder that the first process writes; "
                         "name one on a file system that all machines share"
@@ -232,7 +236,7 @@ class RunFolder:
             RunError: If a file cannot be written.
         """
         resumed = []
-        if self._config.exists():
+        if exists(self._config):
             saved = self.read()
             changed = config.differences(saved.config, harmless=True)
             resumed = [*saved.resumed, {"step": step, "changed": changed}]
@@ -275,8 +279,9 @@ class RunFolder:
         """
         if self._saved is not None:
             return self._saved
-        if not self._config.exists():
+        if not exists(self._config):
             raise InputError(f"{self.path} holds no run: there is no config.json in it")
+        check_readable(self._config)
         try:
             about = dict(json.loads(self._config.read_text()))
             images, data_sha256 = about.get("images"), about["data_sha256"]
@@ -309,8 +314,10 @@ class RunFolder:
         """Returns one record per finished epoch, in order.
 
         Raises:
-            InputError: If ``metrics.jsonl`` is missing or damaged.
+            InputError: If ``metrics.jsonl`` is missing, damaged or cannot be read.
         """
+        if exists(self._metrics):
+            check_readable(self._metrics)
         try:
             return [dict(json.loads(line)) for line in self._metrics.read_text().splitlines()]
         except (OSError, ValueError, TypeError):
@@ -323,7 +330,11 @@ class RunFolder:
             InputError: If there are records of two epochs or more. The first epoch is saved before the second is
                 recorded, so its checkpoint was lost.
         """
-        if self._metrics.exists() and len(self._metrics.read_bytes().splitlines()) > 1:
+        if not exists(self._metrics):
+            return
+        with reading(self._metrics):
+            records = self._metrics.read_bytes().splitlines()
+        if len(records) > 1:
             raise InputError(
                 f"--resume: the checkpoints of {self.path} are gone; restore them from a copy, "
                 "or start over in another folder with --out"
