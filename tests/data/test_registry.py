@@ -9,7 +9,7 @@ from seanet_jax.data import (
     DATASETS,
     Dataset,
     DatasetSource,
-    get,
+    find_source,
     image_spec,
     is_known,
     load,
@@ -48,7 +48,7 @@ def test_the_built_in_data_sets_have_titles():
     }
 
 
-@pytest.mark.parametrize("look_up", [load, image_spec, train_count, get])
+@pytest.mark.parametrize("look_up", [load, image_spec, train_count, find_source])
 def test_an_unknown_name_lists_the_known(look_up):
     with pytest.raises(InputError, match="no data set 'mnist'; the data sets are cifar10, cifar100, digits"):
         look_up("mnist")
@@ -59,7 +59,7 @@ def test_a_registered_data_set_is_known_everywhere(table):
     with pytest.raises(InputError, match="dataset is 'noise'; it must be one of cifar10, cifar100, digits"):
         TrainConfig(dataset="noise")
     register_dataset(NOISE)
-    assert is_known("noise") and get("noise") is NOISE
+    assert is_known("noise") and find_source("noise") is NOISE
     assert (image_spec("noise"), train_count("noise")) == (SPEC, 6)
     assert load("noise").name == "noise"
     assert TrainConfig(dataset="noise").dataset == "noise"
