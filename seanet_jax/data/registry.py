@@ -57,9 +57,7 @@ def find_source(name: str) -> DatasetSource:
     return DATASETS[name]
 
 
-def load(
-    name: str, *, data_dir: UserPath | None = None, progress: bool = True, mapped: bool = False
-) -> Dataset:
+def load(name: str, *, data_dir: UserPath | None = None, progress: bool = True, mapped: bool = False) -> Dataset:
     """Loads a data set into memory.
 
     Args:
