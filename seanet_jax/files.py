@@ -1,11 +1,17 @@
 """Writing files atomically, and printing their names safely."""
 
 import os
+import re
 from pathlib import Path
+
+_SUFFIX = ".tmp"
+_LONGEST = 50  # letters, each of up to four bytes
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file completely or not at all, even if the process is killed or the machine stops.
+
+    Several processes may write the same file at once. Each version is whole, and the last one stays.
 
     Args:
         path: The file to write. It is replaced if it exists.
@@ -14,19 +20,29 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    temporary = temporary_path(path)
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        # Without this, the machine could stop with the new name on disk and the content not.
-        os.fsync(file.fileno())
-    # Atomic on POSIX: a reader sees the old file or the new one.
-    temporary.replace(path)
+    # A name of its own, because another process may be writing the same file. Not by tempfile, whose files only their
+    # owner can read. The name is cut, because a file system allows names of 255 bytes.
+    temporary = path.with_name(f".{path.name[:_LONGEST]}-{os.urandom(8).hex()}{_SUFFIX}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            # Without this, the machine could stop with the new name on disk and the content not.
+            os.fsync(file.fileno())
+        # Atomic on POSIX: a reader sees the old file or the new one.
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
-def temporary_path(path: Path) -> Path:
-    """Returns the file that ``write_whole`` leaves beside ``path`` if the process is killed while writing."""
-    return path.with_name(path.name + ".tmp")
+def leftovers(path: Path) -> list[Path]:
+    """Returns the files that killed processes left in the folder of ``path`` while they wrote it.
+
+    If another process is writing ``path`` now, its unfinished file is among them.
+    """
+    pattern = re.compile(re.escape(f".{path.name[:_LONGEST]}-") + "[0-9a-f]{16}" + re.escape(_SUFFIX))
+    return [other for other in path.parent.iterdir() if pattern.fullmatch(other.name)]
 
 
 def printable(text: object) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from seanet_jax.inference.contact_sheet import Cell, Line, contact_sheet
 from seanet_jax.inference.figures import confusion_figure, reliability_figure
 from seanet_jax.inference.html_report import html_report
 from seanet_jax.inference.trained import load
+from seanet_jax.json_files import json_text
 from seanet_jax.models import weights
 from seanet_jax.models.scores import Scores
 from seanet_jax.paths import UserPath, user_path
@@ -175,7 +175,7 @@ def _write(
     files |= {f"evaluation/{name}.png": style.png(figure) for name, figure in figures.items()}
     if about["mistakes"]:
         files["evaluation/mistakes.png"] = contact_sheet([_cell(mistake, dataset) for mistake in about["mistakes"]])
-    files["evaluation/evaluation.json"] = json.dumps(about, indent=2, allow_nan=False) + "\n"
+    files["evaluation/evaluation.json"] = json_text(about)
     saved = config.to_json() | run.read().config
     quantities: tuple[Quantity, ...] = ("loss", "accuracy")
     for quantity in quantities:

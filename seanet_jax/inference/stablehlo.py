@@ -7,7 +7,6 @@ those that the method "auto" of ``conv2d`` chooses there.
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import write_whole
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.inference.trained import Trained, load
+from seanet_jax.json_files import json_text
 from seanet_jax.models import Network, build, weights
 from seanet_jax.models.fold import fold_batch_norm
 from seanet_jax.paths import UserPath, is_folder, user_path
@@ -71,7 +71,7 @@ def write(folder: UserPath, out: UserPath) -> str:
     about["verified"] = {"platform": "cpu", "batch_sizes": _BATCH_SIZES, "largest_relative_difference": difference}
     try:
         write_whole(out, artifact)
-        write_whole(out.with_name(f"{out.name}.json"), json.dumps(about, indent=2) + "\n")
+        write_whole(out.with_name(f"{out.name}.json"), json_text(about))
     except OSError as error:
         raise RunError(f"{out} could not be written ({error.strerror}); free some space and export again") from error
     return (

@@ -20,6 +20,7 @@ from flax import nnx
 from seanet_jax.errors import InputError
 from seanet_jax.files import write_whole
 from seanet_jax.image_spec import ImageSpec
+from seanet_jax.json_files import json_text
 from seanet_jax.paths import check_readable, exists
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -107,7 +108,7 @@ def write_folder(folder: Path, model: Any, config: Any, images: ImageSpec | None
     # The weights come first: until config.json is there too, the folder does not count as one of weights.
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "flax"}))
-    write_whole(folder / CONFIG, json.dumps(about, indent=2) + "\n")
+    write_whole(folder / CONFIG, json_text(about))
 
 
 def is_folder(folder: Path) -> bool:

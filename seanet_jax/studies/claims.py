@@ -4,7 +4,6 @@ The functions that end in ``_sentences`` give the verdicts. Their docstrings sta
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, check_positive_integers
 from seanet_jax.files import write_whole
 from seanet_jax.inference.trained import load_model
+from seanet_jax.json_files import json_text
 from seanet_jax.models import SEANet, SEANetConfig
 from seanet_jax.paths import UserPath, make_folder, user_path
 from seanet_jax.studies import claim_figures
@@ -145,7 +145,7 @@ def analyze(
     }
     for name, figure in figures.items():
         style.save(figure, out / name)
-    write_whole(out / "analysis.json", json.dumps(about, indent=2) + "\n")
+    write_whole(out / "analysis.json", json_text(about))
     for claim in claims:
         print_once(f'"{claim["claim"]}": {claim["measured"]} {claim["verdict"]}')
     return about

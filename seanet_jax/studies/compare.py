@@ -1,6 +1,5 @@
 """Runs the comparison: trains its networks, measures how fast each one trains, and writes the tables."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import filelock
 
 from seanet_jax.data import load
 from seanet_jax.files import write_whole
-from seanet_jax.paths import exists
+from seanet_jax.json_files import json_text
+from seanet_jax.studies.comparison import measured_speeds
 from seanet_jax.studies.comparison_tables import write_tables
 from seanet_jax.studies.speed import training_speeds
 from seanet_jax.studies.study import Run, Study
@@ -44,7 +44,7 @@ def _measure_speeds(study: Study, compiler_options: Mapping[str, str]) -> None:
     """Measures the training speeds and writes them to ``speed.json``, unless it has all networks already."""
     path = study.folder / "speed.json"
     with filelock.FileLock(study.folder / "speed.lock"):
-        known = json.loads(path.read_text())["images_per_second"] if exists(path) else {}
+        known = measured_speeds(study)
         if known.keys() >= study.variants.keys():
             return
         print_once("measuring the training speed of each network")
@@ -52,4 +52,4 @@ def _measure_speeds(study: Study, compiler_options: Mapping[str, str]) -> None:
         configs = {variant: study.config(Run(variant, study.rates(variant)[0], 0)) for variant in study.variants}
         rates = training_speeds(configs, dataset, compiler_options)
         measured = {"device": sharding.describe_devices(), "images_per_second": rates}
-        write_whole(path, json.dumps(measured, indent=2) + "\n")
+        write_whole(path, json_text(measured))

@@ -6,10 +6,11 @@ selects on the test images themselves. The error at the last epoch has no such s
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 
 from seanet_jax.data import image_spec
+from seanet_jax.errors import InputError
+from seanet_jax.json_files import read_json
 from seanet_jax.models import NetworkConfig, SEANetConfig
 from seanet_jax.models.multiply_adds import multiply_adds, parameters
 from seanet_jax.paths import exists
@@ -83,8 +84,7 @@ def network(study: Study, variant: str) -> NetworkConfig:
 
 def rows(study: Study) -> list[Row]:
     """Returns a row for each network. Networks that are not trained yet have no errors."""
-    path = study.folder / "speed.json"
-    speeds = json.loads(path.read_text())["images_per_second"] if exists(path) else {}
+    speeds = measured_speeds(study)
     made = []
     for variant in study.variants:
         config, results = network(study, variant), study.results(variant)
@@ -103,6 +103,21 @@ def rows(study: Study) -> list[Row]:
             )
         )
     return made
+
+
+def measured_speeds(study: Study) -> dict[str, list[float]]:
+    """Returns the training speeds that ``speed.json`` holds, by variant; none if they are not measured yet.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    path, remedy = study.folder / "speed.json", "delete it and repeat the command of the study"
+    if not exists(path):
+        return {}
+    speeds = read_json(path, remedy=remedy).get("images_per_second")
+    if not isinstance(speeds, dict):
+        raise InputError(f"{path} is damaged (it has no images_per_second); {remedy}")
+    return speeds
 
 
 def comparisons(table: list[Row]) -> list[Comparison]:

@@ -6,7 +6,6 @@ The folder of a study needs its ``study.json`` and, for each run, ``config.json`
 
 import dataclasses
 import functools
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import jinja2
 from seanet_jax import data, style
 from seanet_jax.errors import InputError
 from seanet_jax.files import write_whole
+from seanet_jax.json_files import read_json
 from seanet_jax.paths import UserPath, exists, user_path
 from seanet_jax.studies import ablate, comparison, comparison_tables
 from seanet_jax.studies.ablation_figure import ablation_figure
@@ -73,7 +73,7 @@ class Results:
         return cls(
             study,
             Study.read(ablation) if exists(ablation / "study.json") else None,
-            json.loads(found.read_text()) if exists(found) else None,
+            read_json(found, remedy="repeat the command of the analysis") if exists(found) else None,
             analysis,
             full,
         )

@@ -8,7 +8,6 @@ and concurrent copies of it split the runs.
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,8 @@ import jax
 
 from seanet_jax.errors import InputError, is_integer
 from seanet_jax.files import write_whole
-from seanet_jax.paths import UserPath, check_readable, exists, make_folder, user_path
+from seanet_jax.json_files import json_text, read_json
+from seanet_jax.paths import UserPath, exists, make_folder, user_path
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.loop import TrainingDivergedError
 from seanet_jax.training.progress import print_once
@@ -104,13 +104,13 @@ class Study:
         path = folder / "study.json"
         if not exists(path):
             raise InputError(f"{folder} holds no study: it has no study.json")
-        check_readable(path)
+        remedy = "delete it and repeat the command of the study"
+        saved = read_json(path, remedy=remedy)
         try:
-            saved = json.loads(path.read_text())
             base, rates = TrainConfig(**saved["base"]), tuple(saved["learning_rates"])
             return cls(folder, base, saved["variants"], saved["seeds"], rates)
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({error}); delete it and repeat the command of the study") from None
+            raise InputError(f"{path} is damaged ({error}); {remedy}") from None
 
     def config(self, run: Run) -> TrainConfig:
         """Returns the configuration of a run."""
@@ -211,7 +211,7 @@ class Study:
                 "seeds": seeds,
                 "learning_rates": self.learning_rates,
             }
-            write_whole(self._path, json.dumps(saved, indent=2) + "\n")
+            write_whole(self._path, json_text(saved))
 
     def _joined(self) -> tuple[dict[str, Any], int]:
         """Returns the variants and seeds, together with those of the study that the folder holds."""

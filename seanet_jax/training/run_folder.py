@@ -12,13 +12,13 @@
     lock            held by the process that writes here
 
 If several processes train together, the first one writes and the others only read. Accuracies are fractions, times are
-seconds. The kind of the network's scores (``seanet_jax.models.scores``) says what the losses are: cross entropies in
-nats, or margin losses.
+seconds. A number that is NaN or infinite is null. The kind of the network's scores (``seanet_jax.models.scores``) says
+what the losses are: cross entropies in nats, or margin losses.
 """
 
 import contextlib
 import dataclasses
-import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,10 +28,11 @@ import filelock
 import jax
 
 from seanet_jax.errors import InputError, RunError
-from seanet_jax.files import temporary_path, write_whole
+from seanet_jax.files import leftovers, write_whole
 from seanet_jax.image_spec import ImageSpec
+from seanet_jax.json_files import json_text, parse_json, read_json
 from seanet_jax.models import NetworkConfig, config_to_json
-from seanet_jax.paths import UserPath, check_readable, exists, is_folder, reading, user_path
+from seanet_jax.paths import UserPath, exists, is_folder, reading, user_path
 from seanet_jax.training import processes
 from seanet_jax.training.config import TrainConfig
 
@@ -107,14 +108,12 @@ class RunFolder:
         elif exists(self._config):
             raise InputError(f"{self.path} holds a run already; --resume continues it, --out names another folder")
         elif exists(self.path):
+            # A run killed before it wrote config.json leaves these. Version 0.1.0 wrote config.json.tmp first.
             with reading(self.path):
-                is_new = all(map(self._is_startup_file, self.path.iterdir()))
-            if not is_new:
+                harmless = {self._lock, self.path / "config.json.tmp", *leftovers(self._config)}
+                others = [path for path in self.path.iterdir() if not path.name.startswith(_TOKEN)]
+            if not harmless.issuperset(others):
                 raise InputError(f"--out: {self.path} is not empty and not a run; name a new or empty folder")
-
-    def _is_startup_file(self, path: Path) -> bool:
-        """Whether a run writes this file before ``config.json``. A run killed that early leaves nothing else."""
-        return path in (self._lock, temporary_path(self._config)) or path.name.startswith(_TOKEN)
 
     def _has_begun(self) -> bool:
         """Whether there is more than a lock. A run killed that early is resumed by starting it."""
@@ -248,10 +247,15 @@ class RunFolder:
             "resumed": resumed,
         }
         with self.writing(self._config):
-            write_whole(self._config, json.dumps(about, indent=2) + "\n")
+            write_whole(self._config, json_text(about))
             self._saved = None
         with self.writing(self._metrics):
-            write_whole(self._metrics, "".join(json.dumps(record) + "\n" for record in history))
+            write_whole(self._metrics, "".join(json_text(record, indent=None) for record in history))
+        # The lock keeps other processes from writing these files, so what is unfinished is of a process that died.
+        with self.writing(self.path):
+            for path in (self._config, self._metrics, self._summary, self.curves):
+                for left in leftovers(path):
+                    left.unlink()
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:
@@ -281,9 +285,9 @@ class RunFolder:
             return self._saved
         if not exists(self._config):
             raise InputError(f"{self.path} holds no run: there is no config.json in it")
-        check_readable(self._config)
+        remedy = "restore it, or start over in another folder"
+        about = read_json(self._config, remedy=remedy)
         try:
-            about = dict(json.loads(self._config.read_text()))
             images, data_sha256 = about.get("images"), about["data_sha256"]
             self._saved = SavedConfig(
                 config=dict(about["config"]),
@@ -293,7 +297,7 @@ class RunFolder:
                 resumed=list(about["resumed"]),
             )
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{self._config} is damaged; restore it, or start over in another folder") from None
+            raise InputError(f"{self._config} is damaged; {remedy}") from None
         return self._saved
 
     def read_images(self) -> ImageSpec:
@@ -311,17 +315,19 @@ class RunFolder:
         return images
 
     def read_records(self) -> list[Record]:
-        """Returns one record per finished epoch, in order.
+        """Returns one record per finished epoch, in order. A loss that was not finite is NaN.
 
         Raises:
             InputError: If ``metrics.jsonl`` is missing, damaged or cannot be read.
         """
-        if exists(self._metrics):
-            check_readable(self._metrics)
+        remedy = "--resume writes it anew"
         try:
-            return [dict(json.loads(line)) for line in self._metrics.read_text().splitlines()]
-        except (OSError, ValueError, TypeError):
-            raise InputError(f"{self._metrics} is missing or damaged; --resume writes it anew") from None
+            lines = self._metrics.read_bytes().split(b"\n")
+        except OSError as error:
+            raise InputError(f"{self._metrics} cannot be read ({error.strerror}); {remedy}") from None
+        # A newline is written last. What follows the last one is a record that is being written, or was never finished.
+        records = [parse_json(line, where=str(self._metrics), remedy=remedy) for line in lines[:-1]]
+        return [{name: math.nan if value is None else value for name, value in record.items()} for record in records]
 
     def check_records(self) -> None:
         """Checks that a run without checkpoints never had one.
@@ -343,10 +349,10 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any] | None:
         """Returns the contents of ``summary.json``, or None if it is missing or damaged."""
         try:
-            summary = json.loads(self._summary.read_text())
-        except (OSError, ValueError):
+            summary = read_json(self._summary, remedy="")
+        except InputError:
             return None
-        return summary if isinstance(summary, dict) and "last" in summary else None
+        return summary if "last" in summary else None
 
     def append(self, record: Record) -> None:
         """Appends a record to ``metrics.jsonl``. The record is on disk when this returns.
@@ -355,7 +361,7 @@ class RunFolder:
             RunError: If the file cannot be written.
         """
         with self.writing(self._metrics), self._metrics.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json_text(record, indent=None))
             file.flush()
             os.fsync(file.fileno())
 
@@ -366,4 +372,4 @@ class RunFolder:
             RunError: If the file cannot be written.
         """
         with self.writing(self._summary):
-            write_whole(self._summary, json.dumps(summary, indent=2) + "\n")
+            write_whole(self._summary, json_text(summary))

@@ -56,11 +56,12 @@ def test_harmless_changes_are_recorded(tiny):
     assert {"epochs: 1 was saved, 2 is asked", "log_every: 50 was saved, 7 is asked"} <= set(resumed["changed"])
 
 
-def test_a_run_killed_before_it_wrote_anything_is_resumed_by_starting_it(tiny, in_peace):
+@pytest.mark.parametrize("left", ["config.json.tmp", ".config.json-0123456789abcdef.tmp"])
+def test_a_run_killed_before_it_wrote_anything_is_resumed_by_starting_it(left, tiny, in_peace):
     whole, killed = in_peace(), tiny("killed")
     killed.out.mkdir()
     (killed.out / "lock").touch()
-    (killed.out / "config.json.tmp").write_text("{")
+    (killed.out / left).write_text("{")
     fit(dataclasses.replace(killed, resume=True))
     assert_same_run(whole, killed)
 
