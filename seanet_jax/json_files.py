@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from seanet_jax.errors import InputError
+from seanet_jax.paths import reading
 
 # The files of this package have at most six levels. Code that recurses, such as ``repr``, fails on a thousand levels.
 _MOST_LEVELS = 50
@@ -46,10 +47,8 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     Raises:
         InputError: If the file cannot be read, or ``parse_json`` refuses its content.
     """
-    try:
+    with reading(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
     return parse_json(content, where=str(path), remedy=remedy)
 
 

@@ -60,5 +60,5 @@ def test_fifty_levels_are_read():
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path):
     for path, why in ((tmp_path, "Is a directory"), (tmp_path / "no", "No such file or directory")):
-        with pytest.raises(InputError, match=f"^{re.escape(str(path))} cannot be read \\({why}\\); restore it$"):
+        with pytest.raises(InputError, match=f"^{re.escape(str(path))} cannot be read \\({why}\\)$"):
             read_json(path, remedy="restore it")

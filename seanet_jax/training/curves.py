@@ -1,12 +1,14 @@
 """Figures of loss and error over the epochs of a run, with the published run for comparison."""
 
 import csv
+import io
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from seanet_jax import style
+from seanet_jax.files import write_whole
 from seanet_jax.models.scores import LOGITS, Scores
 from seanet_jax.training.run_folder import Record
 
@@ -51,7 +53,9 @@ def draw_curves(records: list[Record], path: Path, kind: Scores, *, title: str, 
     """
     made = curves_figure(records, kind, dataset=dataset, epochs=epochs)
     made.suptitle(title, fontsize=11)
-    made.savefig(path, dpi=150)
+    image = io.BytesIO()
+    made.savefig(image, dpi=150, format="png")
+    write_whole(path, image.getvalue())
 
 
 def curves_figure(

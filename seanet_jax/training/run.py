@@ -7,6 +7,7 @@ from typing import Any
 
 from seanet_jax.environment import process_settings, versions
 from seanet_jax.errors import InputError
+from seanet_jax.json_files import json_value
 from seanet_jax.training import processes, sharding
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
@@ -113,7 +114,7 @@ def _restore(trainer: Trainer, folder: RunFolder, checkpoints: Checkpoints) -> t
 def _finished(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dict[str, Any]:
     """Returns the summary of a run with no step left. Writes it if the run was killed just before that."""
     summary, step = folder.read_summary(), records[-1]["step"]
-    if summary is None or summary["last"] != records[-1]:
+    if summary is None or summary["last"] != json_value(records[-1]):
         return _conclude(trainer, folder, records)
     print_once(f"{folder.path} is at step {step} already: nothing to do")
     return summary
@@ -147,4 +148,4 @@ def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
     for name, record in (("last", last), (f"best on {summary['best_chosen_on']} images", best)):
         print_once(f"test accuracy {record['test_accuracy']:.2%} at epoch {record['epoch']:.4g} ({name})")
     print_once(f"{format_duration(summary['training_seconds'])} of training; everything is in {folder.path}")
-    return summary
+    return dict(json_value(summary))

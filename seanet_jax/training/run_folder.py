@@ -321,10 +321,10 @@ class RunFolder:
             InputError: If ``metrics.jsonl`` is missing, damaged or cannot be read.
         """
         remedy = "--resume writes it anew"
-        try:
+        if not exists(self._metrics):
+            raise InputError(f"{self._metrics} is missing; {remedy}")
+        with reading(self._metrics):
             lines = self._metrics.read_bytes().split(b"\n")
-        except OSError as error:
-            raise InputError(f"{self._metrics} cannot be read ({error.strerror}); {remedy}") from None
         # A newline is written last. What follows the last one is a record that is being written, or was never finished.
         records = [parse_json(line, where=str(self._metrics), remedy=remedy) for line in lines[:-1]]
         return [{name: math.nan if value is None else value for name, value in record.items()} for record in records]
