@@ -139,11 +139,14 @@ def test_pretrained_weights_and_damaged_records_are_refused(copy, tmp_path):
     trained.model.save_pretrained(tmp_path / "weights", trained.images)
     with pytest.raises(InputError, match=r"holds pretrained weights, .* name a run's folder"):
         evaluate(tmp_path / "weights")
-    (copy / "metrics.jsonl").write_text('{"epoch": 1')
-    with pytest.raises(InputError, match=r"metrics\.jsonl is missing or damaged; --resume writes it anew"):
+    (copy / "metrics.jsonl").write_text('{"epoch": 1\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged \(Expecting .*\); --resume writes it anew"):
         RunFolder(copy).read_records()
-    with pytest.raises(InputError, match=r"metrics\.jsonl is missing or damaged"):
+    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged"):
         evaluate(copy)
+    (copy / "metrics.jsonl").unlink()
+    with pytest.raises(InputError, match=r"metrics\.jsonl is missing; --resume writes it anew"):
+        RunFolder(copy).read_records()
 
 
 def test_a_run_that_was_stopped_in_its_first_epoch_is_refused(copy):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import filelock
@@ -114,3 +115,22 @@ def test_what_config_json_holds_comes_back(tiny):
     assert saved.config == config.to_json() == written["config"]
     assert saved.images == RunFolder(config.out).read_images() == made_dataset().image_spec
     assert saved.data_sha256 == made_dataset().sha256() and saved.resumed == []
+
+
+def test_records_with_losses_that_are_not_finite_are_json_and_come_back_as_nan(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append({"epoch": 1, "test_loss": math.inf, "test_accuracy": 0.5})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1, "test_loss": null, "test_accuracy": 0.5}\n'
+    # Version 0.1.0 wrote the word NaN.
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "test_loss": NaN, "test_accuracy": 0.5}\n')
+    for epoch, record in enumerate(folder.read_records(), start=1):
+        assert record["epoch"] == epoch and record["test_accuracy"] == 0.5 and math.isnan(record["test_loss"])
+
+
+def test_a_record_that_is_still_being_written_is_not_read(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append({"epoch": 1})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "te')
+    assert folder.read_records() == [{"epoch": 1}]
