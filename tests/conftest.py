@@ -68,4 +68,5 @@ settings.load_profile("short")
 # After the environment is set: these import jax.
 import jax  # noqa: E402
 from networks import pytorch_network, torch  # noqa: E402, F401
+from path_fixtures import no_home  # noqa: E402, F401
 from training_fixtures import evaluated, in_peace, tiny  # noqa: E402, F401

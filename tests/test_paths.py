@@ -68,12 +68,7 @@ def test_a_home_folder_that_does_not_exist_is_refused_unless_a_file_has_this_nam
     assert paths.user_path("~nobody-has-this-name/x") == Path("~nobody-has-this-name/x")
 
 
-def test_without_a_home_folder_a_path_in_it_is_refused(monkeypatch):
-    def unknown(uid):
-        raise KeyError(uid)
-
-    monkeypatch.delenv("HOME")
-    monkeypatch.setattr("pwd.getpwuid", unknown)
+def test_without_a_home_folder_a_path_in_it_is_refused(no_home):
     assert paths.home_folder() is None
     with pytest.raises(InputError, match="~ has no home folder here"):
         paths.user_path("~/runs")

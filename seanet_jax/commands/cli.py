@@ -5,6 +5,7 @@ written, and 130 or 143 if SIGINT or SIGTERM stopped it.
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -79,6 +80,8 @@ def run_and_exit(action: Callable[[Process], None], again: str, *, trains: bool 
     # accepts both spellings of the flag.
     if trains and not {"--no-tune-cpu", "--no-tune_cpu"} & set(sys.argv):
         restart_tuned()
+    # Without a home folder that it can write, matplotlib works too, but warns in two long lines.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     process = Process()
     try:
         action(process)
@@ -117,14 +120,17 @@ def _missing_package(error: Exception) -> str | None:
 
 
 def keep_what_is_compiled() -> None:
-    """Turns JAX's persistent compilation cache on, unless the user has set its folder."""
+    """Turns JAX's persistent compilation cache on, unless the user has set its folder or nothing can be cached."""
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     import jax
 
-    from seanet_jax.data.cache import cache_dir
+    from seanet_jax.data.cache import writable_cache_dir
 
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    # In a folder that cannot be written, JAX would warn of each program.
+    if (folder := writable_cache_dir()) is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     # By default JAX does not keep programs that compile in under a second, of which a start compiles a dozen.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -1,5 +1,6 @@
 """A cache of decoded arrays on disk, so that only the first load of a data set decodes its PNG images."""
 
+import functools
 import hashlib
 import os
 import struct
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from seanet_jax.data.progress import print_to_stderr
+from seanet_jax.errors import InputError
+from seanet_jax.paths import home_folder, make_folder
 
 Arrays = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
@@ -19,11 +22,40 @@ Shapes = Mapping[str, tuple[tuple[int, ...], str]]
 _FORMAT = 1
 
 
-def cache_dir() -> Path:
-    """Returns the cache folder: `$XDG_CACHE_HOME/seanet_jax`, or `~/.cache/seanet_jax` if that is not set."""
+def cache_dir() -> Path | None:
+    """Returns the cache folder: `$XDG_CACHE_HOME/seanet_jax`, or `~/.cache/seanet_jax` if that is not set.
+
+    Returns:
+        The folder, which need not exist, or None if there is no home folder either.
+    """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification says to ignore relative paths. An unset variable is the empty relative path here.
-    return (base if base.is_absolute() else Path.home() / ".cache") / "seanet_jax"
+    if base.is_absolute():
+        return base / "seanet_jax"
+    home = home_folder()
+    return None if home is None else home / ".cache" / "seanet_jax"
+
+
+def writable_cache_dir() -> Path | None:
+    """Returns the cache folder, created if it does not exist.
+
+    Returns:
+        The folder, or None if files cannot be stored there. The reason is printed on stderr, once in each process.
+    """
+    folder = cache_dir()
+    try:
+        if folder is None:
+            raise InputError("there is no home folder; name a folder")
+        make_folder(folder)
+    except InputError as error:
+        _print_once(f"{error} with XDG_CACHE_HOME; until then nothing is cached, and every start takes longer")
+        return None
+    return folder
+
+
+@functools.cache
+def _print_once(message: str) -> None:
+    print_to_stderr(message)
 
 
 def fingerprint(sources: Iterable[Path]) -> str:
@@ -63,14 +95,19 @@ def cached(
     Returns:
         The arrays by the names in `shapes`.
     """
-    path = cache_dir() / f"{name}-{fingerprint(sources)}.npz"
-    try:
-        return _read(path, shapes, mapped)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except Exception as error:  # for a damaged file, zipfile and numpy raise a dozen types of exception
-        print_to_stderr(f"The cache {path} cannot be read ({error}); building it again")
+    file = f"{name}-{fingerprint(sources)}.npz"
+    # A cache that cannot be written may still hold what is asked for.
+    if (folder := cache_dir()) is not None:
+        try:
+            return _read(folder / file, shapes, mapped)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            pass
+        except Exception as error:  # for a damaged file, zipfile and numpy raise a dozen types of exception
+            print_to_stderr(f"The cache {folder / file} cannot be read ({error}); building it again")
     arrays = build()
+    if (folder := writable_cache_dir()) is None:
+        return arrays
+    path = folder / file
     try:
         _write(path, arrays)
         # Files of other fingerprints are out of date and would fill the disk.
@@ -121,7 +158,6 @@ def _map(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own, because several processes may write the same cache at once. The last to finish wins.
     descriptor, temporary = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".tmp", dir=path.parent)
     try:

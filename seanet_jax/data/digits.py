@@ -61,4 +61,6 @@ def _load(*, data_dir: Path, progress: bool, mapped: bool) -> Dataset:
     return load_digits()
 
 
-DIGITS_SOURCE = DatasetSource("digits", "the handwritten digits", _IMAGES, train_count=1438, load=_load)
+DIGITS_SOURCE = DatasetSource(
+    "digits", "the handwritten digits", _IMAGES, train_count=1438, load=_load, is_on_disk=False
+)

@@ -1,5 +1,7 @@
 """The table of data sets."""
 
+from pathlib import Path
+
 from seanet_jax.data.cifar import CIFAR10_SOURCE, CIFAR100_SOURCE
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.data.digits import DIGITS_SOURCE
@@ -77,7 +79,11 @@ def load(name: str, *, data_dir: UserPath | None = None, progress: bool = True, 
             stored.
     """
     source = find_source(name)
-    folder = user_path(data_dir) if data_dir is not None else default_data_dir()
+    folder = Path()
+    if data_dir is not None:
+        folder = user_path(data_dir)
+    elif source.is_on_disk:
+        folder = default_data_dir()
     return source.load(data_dir=folder, progress=progress, mapped=mapped)
 
 

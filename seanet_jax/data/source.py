@@ -26,6 +26,7 @@ class DatasetSource:
         image_spec: Size, normalization and class names of the images.
         train_count: Number of training images.
         load: Function that loads the data set.
+        is_on_disk: Whether `load` uses its `data_dir`.
 
     Raises:
         InputError: If the name or title is empty, or the number of training images is not a positive integer.
@@ -36,6 +37,7 @@ class DatasetSource:
     image_spec: ImageSpec
     train_count: int
     load: LoadFunction
+    is_on_disk: bool = True
 
     def __post_init__(self) -> None:
         for field, value in (("name", self.name), ("title", self.title)):

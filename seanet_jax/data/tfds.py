@@ -21,15 +21,27 @@ import numpy as np
 from seanet_jax.data.original import SIDE, CifarSpec, Original, Split
 from seanet_jax.data.progress import progress_bar, shows_bar
 from seanet_jax.errors import InputError
-from seanet_jax.paths import check_readable, exists, is_file
+from seanet_jax.paths import check_readable, exists, home_folder, is_file, user_path
 
 _BATCH = 1000  # number of records read at once
 _PROBE_SECONDS = 10
 
 
 def default_data_dir() -> Path:
-    """Returns the data folder of TFDS: `$TFDS_DATA_DIR`, or `~/tensorflow_datasets` if that is not set."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+    """Returns the data folder of TFDS: `$TFDS_DATA_DIR`, or `~/tensorflow_datasets` if that is not set.
+
+    Raises:
+        InputError: If `$TFDS_DATA_DIR` is not a local path, or if it is not set and there is no home folder.
+    """
+    if chosen := os.environ.get("TFDS_DATA_DIR"):
+        try:
+            return user_path(chosen)
+        except InputError as error:
+            raise InputError(f"TFDS_DATA_DIR: {error}") from None
+    home = home_folder()
+    if home is None:
+        raise InputError("there is no home folder that could hold the data set; name its folder with --data-dir")
+    return home / "tensorflow_datasets"
 
 
 def prepared_folder(spec: CifarSpec, data_dir: Path) -> Path:

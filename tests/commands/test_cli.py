@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+
+from seanet_jax.commands import cli
 
 
 @pytest.mark.parametrize("chosen", [None, "own"])
@@ -21,6 +24,15 @@ def test_what_is_compiled_is_kept_where_the_user_says_or_in_the_cache(tmp_path, 
     folder = tmp_path / (chosen or "cache/seanet_jax/compiled")
     assert any(folder.iterdir())
     assert (tmp_path / "cache").exists() == (chosen is None)
+
+
+def test_without_a_home_folder_a_command_keeps_nothing_that_it_compiles(no_home, monkeypatch, capsys):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    before = jax.config.jax_compilation_cache_dir
+    cli.keep_what_is_compiled()
+    assert jax.config.jax_compilation_cache_dir == before
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

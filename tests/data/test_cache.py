@@ -151,7 +151,29 @@ def test_an_unwritable_cache_is_no_error(source, monkeypatch, capsys):
     check(source, build)
     assert build.calls == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 2 and "could not be cached" in err
+    assert err.count("\n") == 1 and "nothing is cached" in err
+    assert f"{source}/seanet_jax cannot be written (Not a directory); name another folder with XDG_CACHE_HOME" in err
+
+
+def test_a_cache_that_cannot_be_written_is_still_read(source, monkeypatch, capsys):
+    build = Build()
+    check(source, build)
+    monkeypatch.setattr(cache, "make_folder", lambda folder: pytest.fail("nothing has to be written"))
+    check(source, build)
+    assert build.calls == 1 and capsys.readouterr().err == ""
+
+
+def test_without_a_home_folder_nothing_is_cached_and_one_line_says_so(source, no_home, monkeypatch, capsys):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.cache_dir() is None and cache.writable_cache_dir() is None
+    build = Build()
+    check(source, build)
+    check(source, build)
+    assert build.calls == 2
+    assert capsys.readouterr().err == (
+        "there is no home folder; name a folder with XDG_CACHE_HOME; until then nothing is cached, and every start "
+        "takes longer\n"
+    )
 
 
 def test_a_failed_write_leaves_no_file(source, monkeypatch, capsys):

@@ -101,4 +101,24 @@ def test_the_data_dir_is_the_argument_then_the_variable_then_the_default(tmp_pat
     load("cifar10")
     monkeypatch.setenv("TFDS_DATA_DIR", "")
     load("cifar10")
-    assert seen == [tmp_path / "given", Path("/from/env"), tmp_path / "tensorflow_datasets"]
+    monkeypatch.setenv("TFDS_DATA_DIR", "~/from/env")
+    load("cifar10")
+    expected = [tmp_path / "given", Path("/from/env"), tmp_path / "tensorflow_datasets", tmp_path / "from/env"]
+    assert seen == expected
+
+
+def test_a_url_names_no_data_dir(monkeypatch):
+    with pytest.raises(InputError, match=r"^gs://bucket is a URL; only local folders and files can be used$"):
+        load("cifar10", data_dir="gs://bucket")
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket")
+    with pytest.raises(InputError, match=r"^TFDS_DATA_DIR: gs://bucket is a URL; only local folders"):
+        load("cifar10")
+
+
+def test_without_a_home_folder_only_data_on_disk_need_a_data_dir(no_home, monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    with pytest.raises(
+        InputError, match="no home folder that could hold the data set; name its folder with --data-dir"
+    ):
+        load("cifar10")
+    assert load("digits").train_images.shape == (1438, 32, 32, 3)
