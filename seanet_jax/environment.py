@@ -7,22 +7,53 @@ from collections.abc import Mapping
 
 import jax
 
-# Both change the speed of a run. XLA_FLAGS can also change how results are rounded.
-_REPORTED_VARIABLES = ("GLIBC_TUNABLES", "XLA_FLAGS")
+from seanet_jax import jax_settings
+
+# GLIBC_TUNABLES changes the speed of a run. The others also change how results are rounded.
+_REPORTED_VARIABLES = ("GLIBC_TUNABLES", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 _REPORTED_PACKAGES = ("seanet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def process_settings(compiler_options: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment variables that change a run's speed or numbers, and its compiler options.
+    """Returns the environment variables and JAX settings that change a run's speed or numbers, and its compiler options.
 
     Args:
         compiler_options: XLA options with which the run is compiled.
 
     Returns:
-        The values by name. Variables that are unset or empty are left out.
+        The values by name. Variables that are unset or empty are left out, as are settings with JAX's default value.
     """
-    return {name: os.environ[name] for name in _REPORTED_VARIABLES if os.environ.get(name)} | dict(compiler_options)
+    variables = {name: os.environ[name] for name in _REPORTED_VARIABLES if os.environ.get(name)}
+    return variables | jax_settings.recorded() | dict(compiler_options)
+
+
+def rounding(compiler_options: Mapping[str, str]) -> dict[str, str]:
+    """Returns everything outside a run's configuration on which the rounding of its numbers depends, by name.
+
+    Args:
+        compiler_options: XLA options with which the run is compiled.
+    """
+    settings = process_settings(compiler_options)
+    settings.pop("GLIBC_TUNABLES", None)
+    return settings | {"device": describe_devices()} | versions()
+
+
+def rounding_changes(saved: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:
+    """Lists the differences between two results of ``rounding``, in lines such as ``jax: 0.10.2 was saved, ...``.
+
+    Args:
+        saved: The earlier result; None if the run was made by a version that recorded none, or was trained elsewhere.
+            JAX's settings then count as the defaults, and nothing else is compared.
+        now: The present result.
+    """
+    if saved is None:
+        saved, now = {}, {name: value for name, value in now.items() if jax_settings.is_recorded(name)}
+    return [
+        f"{name}: {saved.get(name, 'unset')} was saved, {now.get(name, 'unset')} is in use"
+        for name in sorted(saved.keys() | now.keys())
+        if saved.get(name) != now.get(name)
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -4,21 +4,48 @@ import platform
 import jax
 import numpy as np
 
-from seanet_jax import environment
+from seanet_jax import environment, jax_settings
 
 
-def test_settings_are_the_variables_that_are_set_and_the_compiler_options(monkeypatch):
+def test_settings_are_the_variables_that_are_set_and_those_of_jax_and_the_compiler_options(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("UNRELATED", "1")
+    monkeypatch.setattr(jax_settings, "recorded", lambda: {"jax_default_matmul_precision": "highest"})
     found = environment.process_settings({"xla_cpu_enable_fast_math": "true"})
-    assert found == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "xla_cpu_enable_fast_math": "true"}
+    assert found == {
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+        "jax_default_matmul_precision": "highest",
+        "xla_cpu_enable_fast_math": "true",
+    }
 
 
 def test_without_settings_there_are_none(monkeypatch):
-    for name in ("GLIBC_TUNABLES", "XLA_FLAGS"):
+    for name in ("GLIBC_TUNABLES", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(jax_settings, "recorded", dict)  # these tests themselves disable most optimizations
     assert environment.process_settings({}) == {}
+
+
+def test_rounding_depends_on_devices_versions_and_settings_but_not_on_the_allocator(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    found = environment.rounding({"xla_option": "1"})
+    assert {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true", "xla_option": "1", "jax": jax.__version__}.items() <= found.items()
+    assert found["device"] == environment.describe_devices() and "GLIBC_TUNABLES" not in found
+
+
+def test_changes_are_listed_by_name():
+    saved, now = {"jax": "0.10.2", "device": "1 x cpu"}, {"device": "1 x cpu", "XLA_FLAGS": "--a"}
+    lines = ["XLA_FLAGS: unset was saved, --a is in use", "jax: 0.10.2 was saved, unset is in use"]
+    assert environment.rounding_changes(saved, now) == lines
+    assert environment.rounding_changes(now, now) == []
+
+
+def test_without_a_record_only_settings_of_jax_are_compared_with_its_defaults():
+    now = {"jax": "0.10.2", "XLA_FLAGS": "--a", "jax_default_matmul_precision": "highest"}
+    line = "jax_default_matmul_precision: unset was saved, highest is in use"
+    assert environment.rounding_changes(None, now) == [line]
 
 
 def test_versions_are_those_that_are_imported():

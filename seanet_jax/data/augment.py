@@ -30,13 +30,14 @@ def augment(key: jax.Array, images: jax.Array, *, flip: bool) -> jax.Array:
     count, height, width, channels = images.shape
     crop_key, flip_key = jax.random.split(key)
     margin = ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0))
-    corners = jax.random.randint(crop_key, (count, 2), 0, 2 * PADDING + 1)
+    # The dtypes are named: the default ones depend on jax_enable_x64, and draws of 64 bits are other draws.
+    corners = jax.random.randint(crop_key, (count, 2), 0, 2 * PADDING + 1, jnp.int32)
 
     def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1], jnp.int32(0)), (height, width, channels))
 
     images = jax.vmap(crop)(jnp.pad(images, margin), corners)
     if not flip:
         return images
-    mirrored = jax.random.bernoulli(flip_key, shape=(count, 1, 1, 1))
+    mirrored = jax.random.bernoulli(flip_key, jnp.float32(0.5), (count, 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)

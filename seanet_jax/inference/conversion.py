@@ -185,7 +185,7 @@ def write_run(
 
     folder.mkdir()
     # Nobody here has seen the images of the earlier epochs, so the run has no hash of them and no records.
-    RunFolder(folder).open(config, model_config, images, data_sha256=None, step=step, history=[])
+    RunFolder(folder).open(config, model_config, images, data_sha256=None, environment=None, step=step, history=[])
     with Checkpoints(folder) as checkpoints:
         checkpoints.save_latest(step, state, [])
         checkpoints.save_best(step, state, [])

@@ -5,7 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from seanet_jax.environment import process_settings, versions
+from seanet_jax import jax_settings
+from seanet_jax.environment import process_settings, rounding, versions
 from seanet_jax.errors import InputError
 from seanet_jax.json_files import json_value
 from seanet_jax.training import processes, sharding
@@ -30,6 +31,10 @@ def fit(config: TrainConfig, *, compiler_options: Mapping[str, str] | None = Non
     them calls ``fit`` with the same arguments. The first one writes and prints. An error in one process is raised in
     all of them.
 
+    JAX's settings that decide what is computed (``seanet_jax.jax_settings``) are fixed inside, whatever the process has
+    set. The settings that change how results are rounded are recorded in ``config.json``. If they differ when a run is
+    resumed, a line says so.
+
     Args:
         config: The run's configuration.
         compiler_options: Options of XLA for the training step and the evaluation step. They are recorded in
@@ -44,14 +49,17 @@ def fit(config: TrainConfig, *, compiler_options: Mapping[str, str] | None = Non
         RunError: If a file could not be written, or another process is gone. The checkpoints stay.
         StoppedError: If the process received SIGTERM or SIGINT. A checkpoint is saved.
     """
-    with processes.reporting_lost_process():
+    overruled = jax_settings.overruled()
+    with jax_settings.fixed(), processes.reporting_lost_process():
+        for name, (value, used) in overruled.items():
+            print_once(f"{name} is {value} in this process; a run trains with {used}, so that its numbers do not change")
         return _fit(config, dict(compiler_options or {}))
 
 
 def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
     # The data may be in different folders on different machines. load_in_turn and check_images compare the images.
     asked = {name: value for name, value in config.to_json().items() if name != "data_dir"}
-    processes.check_same(**asked, **options, **versions())
+    processes.check_same(**asked, **options, **jax_settings.recorded(), **versions())
     mesh = sharding.make_mesh(require_gpu=config.require_gpu)
     sharding.check_divisible(mesh, config.batch_size)
     folder = RunFolder(config.run_folder)
@@ -80,7 +88,10 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
             f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, {trainer.last_step} steps, "
             f"{trainer.steps_per_epoch} an epoch, in {folder.path}"
         )
+        environment = rounding(options)
         if config.resume:
+            if changes := folder.environment_changes(environment):
+                print_once(f"results may be rounded differently from here on ({'; '.join(changes)})")
             print_once(f"resuming {folder.path} at step {0 if state is None else int(state.step)}")
         # The record of a stop inside an epoch is dropped: the continued run records that epoch as a whole.
         history = [record for record in history if record["step"] % trainer.steps_per_epoch == 0]
@@ -90,7 +101,11 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
         print_once(f"compiled in {time.perf_counter() - started:.1f} s")
         with processes.failing_together():
             if processes.is_first():
-                folder.open(config, trainer.model_config, dataset.image_spec, data_sha256, int(state.step), history)
+                folder.open(
+                    *(config, trainer.model_config, dataset.image_spec, data_sha256, environment),
+                    step=int(state.step),
+                    history=history,
+                )
         with contextlib.closing(Events(folder.tensorboard, int(state.step))) as events:
             history = Loop(trainer, train_step, stop, folder, checkpoints, events, history).run(state)
         checkpoints.close()

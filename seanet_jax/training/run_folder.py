@@ -27,6 +27,7 @@ from typing import Any
 import filelock
 import jax
 
+from seanet_jax.environment import rounding_changes
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import leftovers, write_whole
 from seanet_jax.image_spec import ImageSpec
@@ -55,6 +56,8 @@ class SavedConfig:
         model_config: Fields of the network's configuration, as JSON values.
         images: Specification of the images and classes; None if an early version wrote the file, which did not say.
         data_sha256: SHA-256 of the images and labels; None if the network was trained elsewhere.
+        environment: Devices, versions and settings on which the rounding of the numbers depends; None if an earlier
+            version wrote the file, or the network was trained elsewhere.
         resumed: For each time the run was resumed, the step and the changes to the configuration.
     """
 
@@ -62,6 +65,7 @@ class SavedConfig:
     model_config: dict[str, Any]
     images: ImageSpec | None
     data_sha256: str | None
+    environment: dict[str, str] | None
     resumed: list[dict[str, Any]]
 
 
@@ -212,12 +216,25 @@ class RunFolder:
                 "give the folder that holds them with --data-dir, or name another folder with --out"
             )
 
+    def environment_changes(self, environment: dict[str, str]) -> list[str]:
+        """Lists the differences between the saved environment and this one. A run that has not begun has none.
+
+        Args:
+            environment: What ``seanet_jax.environment.rounding`` returns in this process.
+
+        Raises:
+            InputError: If ``config.json`` is damaged.
+        """
+        return rounding_changes(self.read().environment, environment) if self._config.exists() else []
+
     def open(
         self,
         config: TrainConfig,
         model_config: NetworkConfig,
         images: ImageSpec,
         data_sha256: str | None,
+        environment: dict[str, str] | None,
+        *,
         step: int,
         history: list[Record],
     ) -> None:
@@ -228,6 +245,8 @@ class RunFolder:
             model_config: The network's configuration.
             images: Specification of the images and classes.
             data_sha256: SHA-256 of the images and labels; None if the network was trained elsewhere.
+            environment: Devices, versions and settings on which the rounding of the numbers depends; None if the network
+                was trained elsewhere.
             step: Optimizer steps done. Recorded if the run is resumed.
             history: Records of the epochs up to this step.
 
@@ -238,12 +257,14 @@ class RunFolder:
         if exists(self._config):
             saved = self.read()
             changed = config.differences(saved.config, harmless=True)
+            changed += self.environment_changes(environment or {})
             resumed = [*saved.resumed, {"step": step, "changed": changed}]
         about = {
             "config": config.to_json(),
             "model_config": config_to_json(model_config),
             "images": images.to_json(),
             "data_sha256": data_sha256,
+            "environment": environment,
             "resumed": resumed,
         }
         with self.writing(self._config):
@@ -294,6 +315,7 @@ class RunFolder:
                 model_config=dict(about["model_config"]),
                 images=None if images is None else ImageSpec.from_json(images),
                 data_sha256=None if data_sha256 is None else str(data_sha256),
+                environment=None if about.get("environment") is None else dict(about["environment"]),
                 resumed=list(about["resumed"]),
             )
         except (ValueError, KeyError, TypeError):

@@ -124,7 +124,8 @@ def epoch_order(key: jax.Array, epoch: jax.Array, *, num_images: int) -> jax.Arr
     Returns:
         A permutation of the images' indices, int32 ``[num_images]``.
     """
-    return jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
+    # An array, as the dtype of the permutation of a number depends on jax_enable_x64.
+    return jax.random.permutation(jax.random.fold_in(key, epoch), jnp.arange(num_images, dtype=jnp.int32))
 
 
 TrainStep = Callable[[TrainState, Images, jax.Array, jax.Array], tuple[TrainState, Metrics]]

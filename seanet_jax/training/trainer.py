@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from seanet_jax.data import Dataset
+from seanet_jax.jax_settings import key_from_seed
 from seanet_jax.models import build
 from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
@@ -117,7 +118,7 @@ class Trainer:
         # Jitted: outside of jit, JAX compiles the power anew for every exponent.
         self.learning_rate = jax.jit(learning_rate_schedule(config, self.steps_per_epoch))
         self._placement = placement = sharding.replicated(mesh)
-        split = jax.jit(lambda: tuple(jax.random.split(jax.random.key(config.seed), 3)), out_shardings=placement)
+        split = jax.jit(lambda: tuple(jax.random.split(key_from_seed(config.seed), 3)), out_shardings=placement)
         self._init_key, self._order_key, self.augment_key = split()
 
         self.model_config = config.model_config(

@@ -109,3 +109,26 @@ def test_shape_and_dtype_are_kept(flip, dtype):
     outputs = jax.eval_shape(lambda images: augment(jax.random.key(0), images, flip=flip), images)
     chex.assert_shape(outputs, (3, 8, 6, 2))
     assert outputs.dtype == jnp.dtype(dtype)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize(
+    "context",
+    [jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")],
+    ids=["x64", "strict dtype promotion", "no rank promotion"],
+)
+def test_settings_of_jax_change_no_crop_and_no_mirror_image(context, jit):
+    function = jax.jit(augment, static_argnames="flip") if jit else augment
+    images, key = jnp.asarray(numbered_images(64, channels=3)), jax.random.key(5)
+    expected = function(key, images, flip=True)
+    with context:
+        found = function(key, images, flip=True)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_crops_of_a_key_stay_what_they_are():
+    # Other draws would change every run of a seed, without an error.
+    image = numbered_images(1)[0]
+    outputs = jitted(jax.random.key(0), jnp.asarray(np.stack([image] * 8)), flip=True)
+    assert [which_view(image, output) for output in np.asarray(outputs)] == [98, 91, 16, 124, 147, 121, 90, 72]

@@ -338,3 +338,12 @@ def test_an_abstract_state_has_the_shapes_of_the_real_one():
     described = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(abstract)]
     assert described == [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
     assert isinstance(network, SEANet) and network.config == config
+
+
+def test_the_order_of_an_epoch_does_not_depend_on_64_bits():
+    key = jax.random.key(3)
+    expected = epoch_order(key, jnp.int32(2), num_images=50)
+    with jax.enable_x64(True):
+        found = epoch_order(key, jnp.int32(2), num_images=50)
+    assert found.dtype == expected.dtype == jnp.int32
+    np.testing.assert_array_equal(found, expected)
