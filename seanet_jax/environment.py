@@ -16,7 +16,7 @@ _REPORTED_PACKAGES = ("seanet-jax", "jax", "jaxlib", "flax", "optax", "orbax-che
 
 
 def process_settings(compiler_options: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment variables and JAX settings that change a run's speed or numbers, and its compiler options.
+    """Returns the environment variables, JAX settings and compiler options that change a run's speed or numbers.
 
     Args:
         compiler_options: XLA options with which the run is compiled.

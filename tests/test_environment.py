@@ -31,7 +31,11 @@ def test_rounding_depends_on_devices_versions_and_settings_but_not_on_the_alloca
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     found = environment.rounding({"xla_option": "1"})
-    assert {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true", "xla_option": "1", "jax": jax.__version__}.items() <= found.items()
+    assert {
+        "XLA_FLAGS": "--xla_cpu_enable_fast_math=true",
+        "xla_option": "1",
+        "jax": jax.__version__,
+    }.items() <= found.items()
     assert found["device"] == environment.describe_devices() and "GLIBC_TUNABLES" not in found
 
 

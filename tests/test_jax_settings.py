@@ -67,7 +67,7 @@ def test_a_run_under_another_setting_has_the_same_numbers_and_says_so(tiny, in_p
     with setting(name, OTHER_VALUES[name]):
         fit(config)
         assert jax.config.values[name] == OTHER_VALUES[name]
-    assert f"{name} is {OTHER_VALUES[name]} in this process; a run trains with " in capsys.readouterr().out
+    assert f"{name} is {OTHER_VALUES[name]} in this process; every run trains with " in capsys.readouterr().out
     assert_same_run(expected, config)
 
 

@@ -5,14 +5,20 @@ One test stands for one report. Tests of the same kind of fault elsewhere are be
 """
 
 import json
+import os
+import subprocess
+import sys
 
 import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import random_network
-from training_fixtures import TINY, settled
+from training_fixtures import TINY, records, settled
 
 from seanet_jax import ImageSpec, InputError, SEANetConfig
+from seanet_jax.data.augment import augment
 from seanet_jax.errors import RunError
 from seanet_jax.inference import stablehlo
 from seanet_jax.models.fold import fold_batch_norm
@@ -23,6 +29,51 @@ pytestmark = pytest.mark.slow
 
 
 # ---- Nothing changes a training silently -----------------------------------------------------------------------------
+
+
+def train_in_a_process(folder, *flags, **variables):
+    """Trains on 16 digits, two steps an epoch, in a process of its own. Returns the records without the times."""
+    command = "train --dataset digits --model resnet20 --epochs 2 --limit-train 16 --limit-test 10 --batch-size 8"
+    subprocess.run(
+        [sys.executable, "-m", "seanet_jax", *command.split(), "--out", folder, *flags],
+        env=os.environ | variables,
+        check=True,
+    )
+    return records(folder)
+
+
+@pytest.fixture(scope="module")
+def records_by_default(tmp_path_factory):
+    """The records of two epochs under JAX's default settings."""
+    return train_in_a_process(tmp_path_factory.mktemp("default") / "run")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"JAX_ENABLE_X64": "1"},
+        {"JAX_DEFAULT_PRNG_IMPL": "rbg"},
+        {"JAX_THREEFRY_PARTITIONABLE": "0"},
+        {"JAX_DISABLE_JIT": "1"},
+        {"JAX_NUMPY_RANK_PROMOTION": "raise"},
+    ],
+    ids=lambda variables: next(iter(variables)),
+)
+def test_the_same_seed_has_the_same_numbers_whatever_the_process_sets(tmp_path, records_by_default, variables):
+    assert train_in_a_process(tmp_path / "run", **variables) == records_by_default
+
+
+@pytest.mark.parametrize("variables", [{"JAX_ENABLE_X64": "1"}, {"JAX_DEFAULT_PRNG_IMPL": "rbg"}])
+def test_a_run_resumed_in_a_process_set_otherwise_stays_the_same_run(tmp_path, records_by_default, variables):
+    train_in_a_process(tmp_path / "run", "--max-steps", "3")
+    assert train_in_a_process(tmp_path / "run", "--resume", **variables) == records_by_default
+
+
+def test_augmentation_is_the_same_with_64_bits():
+    images, key = np.arange(64 * 32 * 32 * 3, dtype=np.uint8).reshape(64, 32, 32, 3), jax.random.key(0)
+    expected = augment(key, jnp.asarray(images), flip=True)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(augment(key, jnp.asarray(images), flip=True), expected)
 
 
 # ---- Scripts, interpreters and streams -------------------------------------------------------------------------------

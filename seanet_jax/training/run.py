@@ -52,7 +52,7 @@ def fit(config: TrainConfig, *, compiler_options: Mapping[str, str] | None = Non
     overruled = jax_settings.overruled()
     with jax_settings.fixed(), processes.reporting_lost_process():
         for name, (value, used) in overruled.items():
-            print_once(f"{name} is {value} in this process; a run trains with {used}, so that its numbers do not change")
+            print_once(f"{name} is {value} in this process; every run trains with {used}")
         return _fit(config, dict(compiler_options or {}))
 
 

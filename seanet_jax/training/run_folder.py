@@ -1,7 +1,7 @@
 """The files of a run's folder except its checkpoints: what they hold and when they may be written.
 
     config.json     configurations of the run and its network; SHA-256, size, normalization and classes of its images;
-                    changes at each resume
+                    devices, versions and settings of JAX; changes at each resume
     metrics.jsonl   one record per epoch
     summary.json    last and best epoch, parameter count, seed, versions, device, environment
     curves.png      drawn by seanet_jax.training.curves
@@ -245,8 +245,8 @@ class RunFolder:
             model_config: The network's configuration.
             images: Specification of the images and classes.
             data_sha256: SHA-256 of the images and labels; None if the network was trained elsewhere.
-            environment: Devices, versions and settings on which the rounding of the numbers depends; None if the network
-                was trained elsewhere.
+            environment: Devices, versions and settings on which the rounding of the numbers depends; None if the
+                network was trained elsewhere.
             step: Optimizer steps done. Recorded if the run is resumed.
             history: Records of the epochs up to this step.
 
