@@ -18,6 +18,7 @@ what the losses are: cross entropies in nats, or margin losses.
 
 import contextlib
 import dataclasses
+import fcntl
 import math
 import os
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ Record = dict[str, Any]
 
 # Prefix of the empty files by which processes see whether they share a folder.
 _TOKEN = ".shared-"
+
+# Time in which another process asks whether the folder is in use. A process that trains keeps it for longer.
+_LOCK_SECONDS = 0.5
 
 
 class RunInUseError(InputError):
@@ -124,14 +128,20 @@ class RunFolder:
         return exists(self._config) or not exists(self._lock)
 
     def in_use(self) -> bool:
-        """Whether another process is writing here."""
+        """Whether another process is writing here. Asking disturbs no other process, whether it asks or starts a run.
+
+        Raises:
+            InputError: If the lock cannot be read.
+        """
         if not exists(self._lock):
             return False
-        try:
-            with filelock.FileLock(self._lock, blocking=False):
-                return False
-        except filelock.Timeout:
-            return True
+        with reading(self._lock), self._lock.open("rb") as file:
+            # Shared, so that those who ask do not take each other for a writer. Closing the file lets go of it.
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def was_started(self) -> bool:
         """Whether a run was started here, however early it was killed. It has to be resumed, not started again."""
@@ -152,7 +162,8 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self._lock, blocking=False).acquire()
+            # Another process may be in the middle of in_use, which takes microseconds.
+            lock = filelock.FileLock(self._lock).acquire(timeout=_LOCK_SECONDS, poll_interval=0.01)
         except filelock.Timeout:
             raise RunInUseError(
                 f"{self.path} is in use by another process; wait for its end, name another folder with --out, "

@@ -1,6 +1,8 @@
 import dataclasses
+import fcntl
 import json
 import math
+import threading
 from pathlib import Path
 
 import filelock
@@ -10,6 +12,7 @@ from training_fixtures import assert_same_run, made_dataset
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.training import images
+from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.run import fit
 from seanet_jax.training.run_folder import RunFolder
 
@@ -35,6 +38,30 @@ def test_a_new_run_in_a_locked_folder_is_refused(tiny):
     with filelock.FileLock(config.out / "lock"), pytest.raises(InputError, match="in use by another process"):
         fit(config)
     fit(config)
+
+
+def test_a_folder_is_in_use_while_another_process_has_its_lock(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert not folder.in_use() and not (tmp_path / "lock").exists()
+    with filelock.FileLock(tmp_path / "lock"):
+        assert folder.in_use()
+    (tmp_path / "lock").touch()
+    (tmp_path / "lock").chmod(0o444)
+    assert not folder.in_use()
+
+
+def test_one_who_asks_disturbs_neither_another_who_asks_nor_a_start(tmp_path):
+    config, folder = TrainConfig(dataset="digits", out=tmp_path), RunFolder(tmp_path)
+    with folder.locked(config):
+        pass
+    with (tmp_path / "lock").open("rb") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)  # what in_use does for a moment
+        assert not folder.in_use()
+        end = threading.Timer(0.1, asking.close)
+        end.start()
+        with folder.locked(config):
+            assert asking.closed and folder.in_use()
+        end.join()
 
 
 def test_other_images_of_the_same_name_are_refused(tiny, monkeypatch):
