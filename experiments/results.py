@@ -10,6 +10,7 @@ from pathlib import Path
 
 from seanet_jax.commands.cli import Arguments, command
 from seanet_jax.commands.compare import MODELS
+from seanet_jax.console import print_result
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     from seanet_jax.studies.page import Results, write
 
     write(Results.read(arguments.comparison, arguments.ablation, arguments.analysis, MODELS), arguments.page)
-    print(arguments.page)
+    print_result(str(arguments.page))
 
 
 if __name__ == "__main__":

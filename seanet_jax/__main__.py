@@ -5,7 +5,7 @@ import importlib
 import sys
 from typing import NoReturn
 
-from seanet_jax import __version__
+from seanet_jax import __version__, console
 
 # Each command is a module of seanet_jax.commands with a function main().
 COMMANDS = {
@@ -22,17 +22,16 @@ COMMANDS = {
 
 def main() -> NoReturn:
     """Runs the command that the first argument names, with the arguments after it."""
+    console.prepare()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in ("-h", "--help"):
-        print(_help())
-        sys.exit(0)
-    if name == "--version":
-        print(f"seanet_jax {__version__}")
+    if name in ("-h", "--help", "--version"):
+        text = f"seanet_jax {__version__}" if name == "--version" else _help()
+        print(text, file=console.stdout)
         sys.exit(0)
     if name not in COMMANDS:
         similar = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {similar[0]}?" if similar else f"the commands are {', '.join(COMMANDS)}"
-        print(f"error: there is no command {name!r}; {hint}", file=sys.stderr)
+        print(f"error: there is no command {name!r}; {hint}", file=console.stderr)
         sys.exit(2)
     # The command's --help and errors show this as the name of the program.
     sys.argv = [f"seanet {name}", *sys.argv[2:]]

@@ -6,6 +6,7 @@ a full disk, or in an encoding that lacks letters. Reports of progress and error
 ``print_result``, which fails if the result cannot be written. In both, a letter that the encoding lacks is escaped.
 """
 
+import atexit
 import contextlib
 import io
 import os
@@ -122,12 +123,13 @@ def prepare() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (it stays open)
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    atexit.register(discard_unwritten)
 
 
 def discard_unwritten() -> None:
     """Flushes stdout and stderr, and discards what they cannot take.
 
-    The interpreter flushes them when it ends. If that fails, it prints an error and changes the exit status.
+    At its end the interpreter flushes them too. If that fails, it prints an error and changes the exit status.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

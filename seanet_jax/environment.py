@@ -8,11 +8,29 @@ from collections.abc import Mapping
 import jax
 
 from seanet_jax import jax_settings
+from seanet_jax.errors import InputError
 
 # GLIBC_TUNABLES changes the speed of a run. The others also change how results are rounded.
 _REPORTED_VARIABLES = ("GLIBC_TUNABLES", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 _REPORTED_PACKAGES = ("seanet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def start_devices() -> None:
+    """Starts JAX's devices. Called before anything that needs them, so that one sentence says why they cannot be used.
+
+    Raises:
+        InputError: If JAX finds no device, for example because JAX_PLATFORMS is cuda on a machine without CUDA.
+    """
+    try:
+        jax.devices()
+    except Exception as error:  # RuntimeError or AssertionError, depending on the platform
+        asked, reason = jax.config.values["jax_platforms"], str(error).partition(" (set JAX_PLATFORMS")[0]
+        raise InputError(
+            (f"JAX_PLATFORMS is {asked!r}, and JAX finds no such device here" if asked else "JAX finds no device")
+            + (f" ({reason})" if reason else "")
+            + "; install JAX's build for it (for CUDA: pip install 'jax[cuda13]'), or set JAX_PLATFORMS to cpu"
+        ) from error
 
 
 def process_settings(compiler_options: Mapping[str, str]) -> dict[str, str]:

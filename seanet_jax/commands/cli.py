@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from seanet_jax import console
 from seanet_jax.commands.cpu_tuning import restart_tuned
 from seanet_jax.errors import InputError, RunError
 
@@ -51,8 +52,6 @@ def command(action: Callable[[], None]) -> NoReturn:
             action()
             sys.stdout.flush()
         except BrokenPipeError:
-            # The interpreter flushes the buffer when it ends, which would fail once more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + signal.SIGPIPE)
 
     run_and_exit(act, "", trains=False)
@@ -76,6 +75,7 @@ def run_and_exit(action: Callable[[Process], None], again: str, *, trains: bool 
         again: Description of the command that continues the work, for the message after an interruption.
         trains: Whether the action trains, and may restart the process with settings that make that faster.
     """
+    console.prepare()
     # A restart imports everything again, so it comes before the slow imports. The parser, which is imported later,
     # accepts both spellings of the flag.
     if trains and not {"--no-tune-cpu", "--no-tune_cpu"} & set(sys.argv):
@@ -137,7 +137,7 @@ def keep_what_is_compiled() -> None:
 
 def _exit(status: int, message: str, process: Process) -> NoReturn:
     """Prints the message and ends the process. It does not wait for other processes of the same run."""
-    print(message, file=sys.stderr, flush=True)
+    print(message, file=console.stderr, flush=True)
     if process.together:
         from seanet_jax.training.processes import exit_now
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from seanet_jax.commands.cli import command
+from seanet_jax.console import print_result
 from seanet_jax.errors import InputError
 from seanet_jax.paths import exists, is_file, is_folder, reading, user_path
 
@@ -53,6 +54,7 @@ def convert(command: "ConversionCommand") -> None:
         RunError: If the target could not be written completely. Nothing is left of it.
     """
     # Imported late, so that --help and a wrong flag need not wait for the training stack.
+    from seanet_jax.environment import start_devices
     from seanet_jax.inference import conversion
     from seanet_jax.models import weights
 
@@ -67,16 +69,17 @@ def convert(command: "ConversionCommand") -> None:
     if from_file and to_file:
         raise InputError(f"{source} and {target} would both be PyTorch's; name a folder, which becomes that of a run")
     _check_flags(command, from_file=from_file, from_run=from_run, to_run=to_run)
+    start_devices()
     if to_run:
         operation = command.aggregate_op or "sum"
         converted = conversion.convert_to_run(
             source, target, command.recipe, dataset=command.dataset, aggregate_op=operation
         )
-        print(_describe(converted))
-        print(f"to resume training: {_resume_command(converted)}")
+        print_result(_describe(converted))
+        print_result(f"to resume training: {_resume_command(converted)}")
         return
     write = conversion.convert_to_pytorch if to_file else conversion.convert_to_weights
-    print(f"{target}: {_count_parameters(write(source, target, which))} parameters")
+    print_result(f"{target}: {_count_parameters(write(source, target, which))} parameters")
 
 
 def _check_target(target: Path, to_file: bool) -> None:

@@ -10,20 +10,68 @@ pages. malloc reads its settings once, when a process starts.
 library rounds differently.
 """
 
+import contextlib
 import importlib.util
 import os
 import platform
 import sys
+import types
 from collections.abc import Mapping
+from pathlib import Path
+
+from seanet_jax import console
 
 MALLOC = {"glibc.malloc.hugetlb": "1"}  # madvise(MADV_HUGEPAGE)
 XLA = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 def restart_tuned() -> None:
-    """Replaces this process by the same program in the tuned environment. Returns if there is nothing to tune."""
-    if variables := tuned_environment(os.environ):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | variables)
+    """Replaces this process by the same program in the tuned environment.
+
+    Returns if there is nothing to tune. If starting the program again would lose something, a line on stderr says what
+    to set instead; see ``can_restart``.
+    """
+    variables = tuned_environment(os.environ)
+    if not variables:
+        return
+    if can_restart():
+        with contextlib.suppress(OSError):
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | variables)
+    settings = " ".join(f"{name}={value}" for name, value in variables.items())
+    print(f"malloc is not tuned; training is faster if Python starts with {settings}", file=console.stderr, flush=True)
+
+
+def can_restart() -> bool:
+    """Whether this process runs nothing but a command, so that starting the same program again loses nothing.
+
+    It does not if Python reads the program from a pipe, which is empty afterwards; at an interactive prompt or in a
+    notebook, where a user has variables; or if another program runs the command, for example by ``runpy``, in a thread,
+    in a process of ``multiprocessing``, or with arguments of its own.
+    """
+    arguments = sys.argv[1:]
+    if hasattr(sys, "ps1") or sys.flags.interactive or sys.flags.inspect or not sys.executable:
+        return False
+    if arguments != sys.orig_argv[len(sys.orig_argv) - len(arguments) :]:
+        return False
+    # From here outwards, the stack must hold this package, then the program that Python was started with, and no more.
+    main = vars(sys.modules["__main__"])
+    program = main.get("__file__", "<string>")  # Python's name for the code of -c
+    if program != "<string>" and not Path(program).is_file():  # a pipe, as in: python <(cat program.py)
+        return False
+    frame: types.FrameType | None = sys._getframe()
+    while frame and frame.f_globals is not main and _is_ours(frame):
+        frame = frame.f_back
+    if frame is None or frame.f_globals is not main:
+        return False
+    while frame and frame.f_globals is main and frame.f_code.co_filename == program:
+        frame = frame.f_back
+    while frame and frame.f_code.co_filename == "<frozen runpy>":  # python -m
+        frame = frame.f_back
+    return frame is None
+
+
+def _is_ours(frame: types.FrameType) -> bool:
+    return frame.f_globals["__name__"].partition(".")[0] == "seanet_jax"
 
 
 def tuned_environment(environment: Mapping[str, str], malloc: Mapping[str, str] = MALLOC) -> dict[str, str]:

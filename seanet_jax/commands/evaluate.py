@@ -21,6 +21,7 @@ import sys
 from typing import NoReturn
 
 from seanet_jax.commands.cli import Arguments, command, keep_what_is_compiled
+from seanet_jax.console import print_result
 
 
 def run() -> None:
@@ -34,7 +35,7 @@ def run() -> None:
     keep_what_is_compiled()
     from seanet_jax.inference.evaluation import evaluate, text
 
-    print(text(evaluate(**vars(arguments), command=shlex.join(["seanet", "evaluate", *sys.argv[1:]]))))
+    print_result(text(evaluate(**vars(arguments), command=shlex.join(["seanet", "evaluate", *sys.argv[1:]]))))
 
 
 def main() -> NoReturn:

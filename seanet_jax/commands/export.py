@@ -17,6 +17,7 @@ folder is wrong.
 from typing import NoReturn
 
 from seanet_jax.commands.cli import Arguments, command
+from seanet_jax.console import print_result
 
 
 def run() -> None:
@@ -32,7 +33,7 @@ def run() -> None:
     jax.config.update("jax_platforms", "cpu")
     from seanet_jax.inference.stablehlo import write
 
-    print(write(arguments.folder, arguments.out))
+    print_result(write(arguments.folder, arguments.out))
 
 
 def main() -> NoReturn:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from seanet_jax.commands.cli import Arguments, command, keep_what_is_compiled
+from seanet_jax.console import print_result
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import printable, write_whole
 from seanet_jax.paths import exists, is_folder, user_path
@@ -77,7 +78,7 @@ def run() -> None:
     predictions = _predict(trained, paths, arguments.top, with_pictures=sheet is not None)
     if sheet is not None:
         _write_sheet(sheet, predictions)
-    print(_as_json(predictions) if arguments.json else _as_text(predictions))
+    print_result(_as_json(predictions) if arguments.json else _as_text(predictions))
 
 
 def _find(given: Sequence[Path]) -> list[Path]:

@@ -1,15 +1,16 @@
 """Messages and progress bars on stderr while data are read."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from seanet_jax import console
+
 
 def print_to_stderr(message: str) -> None:
     """Prints a line on stderr, because stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
+    print(message, file=console.stderr, flush=True)
 
 
 def shows_bar(progress: bool) -> bool:
@@ -18,7 +19,7 @@ def shows_bar(progress: bool) -> bool:
     Args:
         progress: Whether a progress bar is wanted.
     """
-    return progress and sys.stderr.isatty()
+    return progress and console.stderr.isatty()
 
 
 @contextmanager
@@ -36,5 +37,5 @@ def progress_bar(message: str, total: int, progress: bool) -> Iterator[tqdm]:
     visible = shows_bar(progress)
     if not visible:
         print_to_stderr(message)
-    with tqdm(total=total, desc=message, unit=" images", disable=not visible) as bar:
+    with tqdm(total=total, desc=message, unit=" images", file=console.stderr, disable=not visible) as bar:
         yield bar

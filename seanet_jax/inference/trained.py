@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flax import nnx
 
+from seanet_jax.environment import start_devices
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import Network, config_from_json, from_pretrained, weights
@@ -41,6 +42,7 @@ def load(folder: UserPath, which: str = "best") -> Trained:
     Raises:
         InputError: If the folder is neither, is damaged, or has no image specification.
     """
+    start_devices()
     folder = user_path(folder)
     if not weights.is_folder(folder):
         images = RunFolder(folder).read_images()
@@ -85,6 +87,7 @@ def load_model(run_folder: UserPath, which: str = "best") -> Network:
     Raises:
         InputError: If the folder is not that of a run, or it holds no such checkpoint.
     """
+    start_devices()
     return _restore(user_path(run_folder), which)[0]
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import filelock
 import jax
 
+from seanet_jax.environment import start_devices
 from seanet_jax.errors import InputError, is_integer
 from seanet_jax.files import write_whole
 from seanet_jax.json_files import json_text, read_json
@@ -252,6 +253,7 @@ class Study:
             RunError: If ``fit`` does.
             StoppedError: If ``fit`` does.
         """
+        start_devices()
         self.write()
         waiting = False
         while runs := self.pending():

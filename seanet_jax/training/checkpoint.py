@@ -28,6 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
+from seanet_jax import console
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.paths import UserPath, check_readable, is_folder, reading, user_path
 from seanet_jax.training import processes, sharding
@@ -200,7 +201,7 @@ class Checkpoints:
                 return jax.tree.map(_like, template, state), history
             if processes.is_first():
                 path = self._folder / kind / str(step)
-                print(f"warning: the checkpoint {path} is damaged ({damage})", file=sys.stderr, flush=True)
+                print(f"warning: the checkpoint {path} is damaged ({damage})", file=console.stderr, flush=True)
         raise InputError(f"{where}: every checkpoint is damaged; restore one from a copy, or start over elsewhere")
 
     def _read(self, kind: str, step: int, abstract: State) -> tuple[State, Records]:

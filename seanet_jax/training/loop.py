@@ -1,6 +1,7 @@
 """The training loop: steps, epochs, evaluations, records and checkpoints."""
 
 import collections
+import contextlib
 import math
 import time
 from typing import NoReturn
@@ -88,6 +89,11 @@ class Loop:
             log_every=config.log_every,
         )
         self._saved = (step, len(self._records)) if step else None
+        with contextlib.closing(self._progress):
+            return self._train(state, step)
+
+    def _train(self, state: TrainState, step: int) -> list[Record]:
+        trainer = self._trainer
         recorded = self._records[-1]["step"] if self._records else 0
         if step != recorded and (step % trainer.steps_per_epoch == 0 or step == trainer.last_step):
             # The run was stopped after an epoch's last step and before its evaluation: only that is left of the epoch.

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -20,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from seanet_jax import console
 from seanet_jax.errors import InputError, RunError, is_integer
 
 # JAX ends the processes that have not heard from another one for this long. Most end earlier, when a connection breaks.
@@ -208,8 +208,11 @@ def exit_now(status: int) -> NoReturn:
     Args:
         status: The process's exit status.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if is_first():
+    console.discard_unwritten()
+    try:
+        first = is_first()
+    except Exception:  # JAX has no devices, which may be why this process ends
+        first = True
+    if first:
         time.sleep(_LAST_WORDS_SECONDS)
     os._exit(status)

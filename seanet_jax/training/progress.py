@@ -1,10 +1,10 @@
 """The output of a run while it trains: lines of text, and a progress bar on a terminal."""
 
-import sys
 import time
 
 from tqdm import tqdm
 
+from seanet_jax import console
 from seanet_jax.training import processes
 from seanet_jax.training.run_folder import Record
 
@@ -20,10 +20,13 @@ def format_duration(seconds: float) -> str:
 
 
 def print_once(line: str) -> None:
-    """Prints a line in the first process, above the progress bar if there is one."""
+    """Prints a line in the first process, above the progress bar if there is one.
+
+    A line that stdout cannot take is dropped, because a run outlives the readers of its output.
+    """
     if processes.is_first():
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        tqdm.write(line, file=console.stdout)
+        console.stdout.flush()
 
 
 class Progress:
@@ -49,13 +52,13 @@ class Progress:
     def begin_epoch(self, stop: int) -> None:
         """Starts the clock, and the bar, of an epoch that ends at step ``stop``."""
         self._first_step, self._started = self._step, time.perf_counter()
-        if sys.stdout.isatty() and processes.is_first():
+        if console.stdout.isatty() and processes.is_first():
             epoch = self._step // self._steps_per_epoch + 1
             self._bar = tqdm(
                 total=stop - self._step,
                 desc=f"epoch {epoch}/{self._epochs}",
                 unit="step",
-                file=sys.stdout,
+                file=console.stdout,
                 leave=False,
                 dynamic_ncols=True,
             )
@@ -88,12 +91,16 @@ class Progress:
 
     def end_steps(self) -> dict[str, float]:
         """Stops the epoch's clock. Returns the duration of its steps in seconds, and their images per second."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self.close()
         seconds = time.perf_counter() - self._started
         images = (self._step - self._first_step) * self._batch_size
         return {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
+
+    def close(self) -> None:
+        """Removes the bar, so that whatever is printed next begins on a line of its own."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def end_epoch(self, record: Record) -> None:
         """Prints the epoch's results and the time left, which includes evaluations."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seanet_jax import jax_settings
-from seanet_jax.environment import process_settings, rounding, versions
+from seanet_jax.environment import process_settings, rounding, start_devices, versions
 from seanet_jax.errors import InputError
 from seanet_jax.json_files import json_value
 from seanet_jax.training import processes, sharding
@@ -49,6 +49,7 @@ def fit(config: TrainConfig, *, compiler_options: Mapping[str, str] | None = Non
         RunError: If a file could not be written, or another process is gone. The checkpoints stay.
         StoppedError: If the process received SIGTERM or SIGINT. A checkpoint is saved.
     """
+    start_devices()
     overruled = jax_settings.overruled()
     with jax_settings.fixed(), processes.reporting_lost_process():
         for name, (value, used) in overruled.items():
