@@ -6,21 +6,28 @@ One test stands for one report. Tests of the same kind of fault elsewhere are be
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_fixtures import run_here
 from networks import random_network
-from training_fixtures import TINY, records, settled
+from path_fixtures import obeying_permissions
+from PIL import Image
+from training_fixtures import TINY, TINY_RUN, records, settled
 
-from seanet_jax import ImageSpec, InputError, SEANetConfig
+from seanet_jax import ImageSpec, InputError, SEANetConfig, TrainConfig, fit, load
 from seanet_jax.data.augment import augment
 from seanet_jax.errors import RunError
 from seanet_jax.inference import stablehlo
+from seanet_jax.models import PRESETS
 from seanet_jax.models.fold import fold_batch_norm
 from seanet_jax.models.pytorch import read_pytorch, state_dict
 
@@ -80,6 +87,178 @@ def test_augmentation_is_the_same_with_64_bits():
 
 
 # ---- Paths -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder in which the test works, in a home folder that is empty too."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folder = tmp_path / "place"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def network(tmp_path):
+    """A folder of weights and an image for it."""
+    names = tuple(map(str, range(TINY.num_classes)))
+    settled(TINY).save_pretrained(tmp_path / "weights", ImageSpec(8, 8, (0.4,) * 3, (0.3,) * 3, names))
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    return tmp_path / "weights", tmp_path / "red.png"
+
+
+def _without_home(*arguments, **environment):
+    """Runs ``seanet`` in a process of a user whom the system does not know, with no home folder."""
+    code = (
+        "import pwd, runpy\ndef unknown(uid): raise KeyError(uid)\npwd.getpwuid = unknown\n"
+        "runpy.run_module('seanet_jax', run_name='__main__', alter_sys=True)"
+    )
+    hidden = ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR", "TFDS_DATA_DIR", "MPLCONFIGDIR")
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, env=kept | environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_without_a_home_folder_nothing_is_cached_and_one_line_says_so(network, place):
+    done = _without_home("predict", *network)
+    assert done.returncode == 0 and done.stdout.startswith(str(network[1]))
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("there is no home folder; name a folder with XDG_")
+    assert not any(place.iterdir())
+
+
+def test_without_a_home_folder_the_folder_of_the_data_is_asked_for(place):
+    done = _without_home("train", "--max-steps", "1", "--no-compilation-cache", "--no-tune-cpu")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: there is no home folder that could hold the data set; name its folder with --data-dir\n"
+    )
+    assert not any(place.iterdir())
+
+
+@pytest.fixture
+def forbidden(place, network, in_peace, monkeypatch):
+    """Files and folders that may not be read."""
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    weights, picture = network
+    for name in ("weights of a closed config", "weights that are closed"):
+        shutil.copytree(weights, name)
+    for name in ("run", "run of closed checkpoints"):
+        shutil.copytree(in_peace().out, name)
+    shutil.copy(picture, "closed.png")
+    shutil.copytree("run", "closed/run")
+    closed = [Path("weights of a closed config/config.json"), Path("weights that are closed/model.safetensors")]
+    closed += [Path("run/config.json"), Path("closed.png"), Path("closed")]
+    closed += [path for path in Path("run of closed checkpoints/checkpoints").rglob("*") if path.is_file()]
+    for path in closed:
+        path.chmod(0)
+    yield {"weights": weights, "picture": picture, "long": "a" * 300}
+    for path in closed:
+        path.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "predict closed/run {picture}",
+        "predict run {picture}",
+        "predict {long} {picture}",
+        "predict|weights of a closed config|{picture}",
+        "predict|weights that are closed|{picture}",
+        "predict|run of closed checkpoints|{picture}",
+        "predict {weights} closed/x.png",
+        "predict {weights} closed.png",
+        "predict {weights} closed",
+        "predict {weights} {long}.png",
+        "predict {weights} {picture} --sheet closed/x.png",
+        "predict {weights} {picture} --sheet {long}.png",
+        "evaluate closed/run",
+        "evaluate run",
+        "evaluate {long}",
+        "export closed/run x.stablehlo",
+        "export {weights} closed/x.stablehlo",
+        "export {weights} {long}.stablehlo",
+        "convert closed/x.pth x",
+        "convert {long} x",
+        "convert {weights} closed/x.pth",
+        "convert|run of closed checkpoints|x",
+        "train --dataset digits --out closed/run",
+        "train --dataset digits --out {long}",
+        "train --dataset digits --resume --out run",
+        "train --data-dir closed/data --out new",
+        "train --data-dir {long} --out new",
+        "compare --dataset digits --out closed/study",
+        "ablate --dataset digits --out {long}",
+        "analyze closed/run run",
+        "analyze {long} run",
+    ],
+)
+def test_what_may_not_be_read_is_refused_in_one_sentence(arguments, forbidden, place, monkeypatch, capsys):
+    command, *flags = arguments.split("|") if "|" in arguments else arguments.split()
+    before = sorted(place.rglob("*"))
+    with obeying_permissions():
+        status, out, error = run_here(command, [flag.format(**forbidden) for flag in flags], monkeypatch, capsys)
+    assert status == 2 and (not out or out.startswith("device: "))
+    why = "File name too long" if "long" in arguments else "Permission denied"
+    assert re.fullmatch(rf"error: .* cannot be read (as an image )?\({why}\)[^\n]*\n", error)
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train --dataset digits --out gs://bucket/run",
+        "train --out run --data-dir s3://bucket/data",
+        "convert {weights} s3://bucket/w.pth",
+        "convert hf://owner/name run",
+        "predict gs://bucket/run {picture}",
+        "predict {weights} https://example.org/cat.png",
+        "predict {weights} {picture} --sheet gs://bucket/x.png",
+        "evaluate gs://bucket/run",
+        "export {weights} gs://bucket/x.stablehlo",
+        "export gs://bucket/run x.stablehlo",
+        "compare --out gs://bucket/study",
+        "ablate --out gs://bucket/study",
+        "analyze gs://bucket/one gs://bucket/two",
+    ],
+)
+def test_a_url_is_refused_before_anything_is_written(arguments, network, place, monkeypatch, capsys):
+    command, *flags = arguments.format(weights=network[0], picture=network[1]).split()
+    status, out, error = run_here(command, flags, monkeypatch, capsys)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"error: \w+:/\S+ is a URL; only local folders and files can be used\n", error)
+    assert not any(place.iterdir())
+
+
+def test_a_url_in_the_environment_is_refused_before_anything_is_written(place, monkeypatch, capsys):
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/data")
+    status, _, error = run_here("train", ["--out", "run"], monkeypatch, capsys)
+    assert status == 2
+    assert error == "error: TFDS_DATA_DIR: gs://bucket/data is a URL; only local folders and files can be used\n"
+    assert not any(place.iterdir())
+
+
+def test_the_home_folder_is_expanded_and_a_string_is_a_path(tiny, place, monkeypatch, capsys):
+    flags = ["--dataset", "digits", "--model", "tiny", "--batch-size", "8", "--epochs", "1", "--out=~/runs/x"]
+    status, _, _ = run_here("train", flags, monkeypatch, capsys)
+    assert status == 0 and (Path.home() / "runs/x/summary.json").is_file()
+    assert not any(place.iterdir())
+    assert load("~/runs/x", "latest").step == 5
+    fit(TrainConfig(out="runs/y", **(TINY_RUN | {"epochs": 1})))
+    assert (place / "runs/y/summary.json").is_file() and load("runs/y", "latest").step == 5
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="there is no /dev/fd")
+def test_an_image_is_read_from_a_pipe(network, monkeypatch, capsys):
+    weights, picture = network
+    reader, writer = os.pipe()
+    os.write(writer, picture.read_bytes())
+    os.close(writer)
+    status, piped, _ = run_here("predict", [weights, f"/dev/fd/{reader}"], monkeypatch, capsys)
+    os.close(reader)
+    assert status == 0
+    _, named, _ = run_here("predict", [weights, picture], monkeypatch, capsys)
+    assert piped.splitlines()[1:] == named.splitlines()[1:]
 
 
 # ---- Modules in other people's projects ------------------------------------------------------------------------------

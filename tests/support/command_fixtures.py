@@ -1,5 +1,6 @@
 """What tests of several commands share: running one in this process."""
 
+import importlib
 import sys
 
 import pytest
@@ -17,3 +18,12 @@ def check_help_or_error(module, flags, status, shown, monkeypatch, capsys):
         assert out == "" and error.startswith("error: ") and error.count("\n") == 1
     else:
         assert shown in out
+
+
+def run_here(name, arguments, monkeypatch, capsys):
+    """Runs a command in this process, and returns its exit status, its stdout and its stderr."""
+    monkeypatch.setattr("seanet_jax.commands.cli.restart_tuned", lambda: None)
+    monkeypatch.setattr(sys, "argv", [f"seanet {name}", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit:
+        importlib.import_module(f"seanet_jax.commands.{name}").main()
+    return exit.value.code, *capsys.readouterr()
