@@ -1,5 +1,11 @@
-"""The two exceptions whose messages are shown to the user, and the checks that most often raise the first."""
+"""The two exceptions whose messages are shown to the user, and the checks of numbers that raise the first.
 
+Users give Python's numbers, NumPy's and JAX's. ``plain`` makes them Python's, which can be checked by their type,
+hashed, and written as JSON.
+"""
+
+import dataclasses
+import math
 from typing import Any
 
 
@@ -19,8 +25,30 @@ class RunError(RuntimeError):
     """
 
 
+def plain(value: Any) -> Any:
+    """Returns the Python value of a scalar of NumPy or JAX, and any other value unchanged.
+
+    Args:
+        value: A value of any type. The elements of a tuple are converted.
+    """
+    if type(value) is tuple:
+        return tuple(map(plain, value))
+    if getattr(value, "shape", None) != () or not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except TypeError:  # inside a transformation of JAX, an array has no value yet
+        return value
+
+
+def store_plain(config: Any) -> None:
+    """Replaces the fields of a dataclass by their ``plain`` values. The dataclass may be frozen."""
+    for field in dataclasses.fields(config):
+        object.__setattr__(config, field.name, plain(getattr(config, field.name)))
+
+
 def is_integer(value: Any, *, minimum: int) -> bool:
-    """Returns whether a value is an int of at least ``minimum``.
+    """Returns whether a plain value is an int of at least ``minimum``.
 
     Args:
         value: The value. True and False do not count, although they are ints in Python.
@@ -29,16 +57,47 @@ def is_integer(value: Any, *, minimum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
-def check_positive_integers(where: str, **values: Any) -> None:
-    """Checks that all values are positive integers.
+def is_number(value: Any) -> bool:
+    """Returns whether a plain value is a finite int or float. True and False do not count."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+def positive_integers(where: str, **values: Any) -> tuple[int, ...]:
+    """Checks that all values are positive integers, and returns them as ints.
 
     Args:
         where: Name of the function or class that was called, with which the message begins.
         **values: The values by the names of their arguments.
 
+    Returns:
+        The integers, in the order of the arguments.
+
     Raises:
         InputError: If a value is not a positive integer.
     """
     for name, value in values.items():
-        if not is_integer(value, minimum=1):
+        if not is_integer(plain(value), minimum=1):
             raise InputError(f"{where}: {name} is {value!r}; it must be a positive integer")
+    return plain(tuple(values.values()))
+
+
+def finite_numbers(where: str, **values: Any) -> tuple[float, ...]:
+    """Checks that all values are finite numbers, and returns them as ints or floats.
+
+    Args:
+        where: Name of the function or class that was called, with which the message begins.
+        **values: The values by the names of their arguments.
+
+    Returns:
+        The numbers, in the order of the arguments.
+
+    Raises:
+        InputError: If a value is not a finite number.
+    """
+    for name, value in values.items():
+        if not is_number(plain(value)):
+            raise InputError(f"{where}: {name} is {value!r}; it must be a finite number")
+    return plain(tuple(values.values()))

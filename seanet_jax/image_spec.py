@@ -1,13 +1,12 @@
 """The images a network takes and the classes it predicts."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from seanet_jax.errors import InputError, is_integer
+from seanet_jax.errors import InputError, is_integer, is_number, store_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +34,12 @@ class ImageSpec:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        store_plain(self)
         for name in ("height", "width"):
             self._check(name, "a positive integer", is_integer(getattr(self, name), minimum=1))
         for name in ("mean", "std"):
             values = getattr(self, name)
-            self._check(name, "a tuple of finite numbers", isinstance(values, tuple) and all(map(_is_finite, values)))
+            self._check(name, "a tuple of finite numbers", isinstance(values, tuple) and all(map(is_number, values)))
         self._check("std", "a tuple of positive numbers", min(self.std, default=1) > 0)
         self._check("mean", "a tuple of at least one number", len(self.mean) > 0)
         self._check("std", f"a tuple of {len(self.mean)} numbers, like mean", len(self.std) == len(self.mean))
@@ -99,8 +99,3 @@ class ImageSpec:
         """
         fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
         return cls(**fields)
-
-
-def _is_finite(value: Any) -> bool:
-    # bool is a subclass of int.
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,6 +1,20 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from seanet_jax.errors import InputError, RunError, check_positive_integers, is_integer
+from seanet_jax.errors import (
+    InputError,
+    RunError,
+    finite_numbers,
+    is_integer,
+    is_number,
+    plain,
+    positive_integers,
+    store_plain,
+)
 
 
 def test_each_exception_is_caught_as_its_built_in_kind():
@@ -18,12 +32,64 @@ def test_an_integer_is_an_int_of_at_least_the_minimum_and_no_bool(value, minimum
 
 
 def test_positive_integers_pass():
-    check_positive_integers("Conv", channels=3, stride=1)
-    check_positive_integers("Conv")
+    assert positive_integers("Conv", channels=3, stride=1) == (3, 1)
+    assert positive_integers("Conv") == ()
 
 
 @pytest.mark.parametrize("wrong", [0, -2, 1.5, True, None, "3"])
 def test_the_first_value_that_is_no_positive_integer_is_named(wrong):
     with pytest.raises(InputError) as caught:
-        check_positive_integers("Conv", channels=3, stride=wrong, groups=0)
+        positive_integers("Conv", channels=3, stride=wrong, groups=0)
     assert str(caught.value) == f"Conv: stride is {wrong!r}; it must be a positive integer"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(np.int64(3), 3), (np.uint8(3), 3), (np.array(3), 3), (jnp.int32(3), 3), (np.float32(0.5), 0.5)]
+    + [(np.float64(0.1), 0.1), (jnp.float32(0.5), 0.5), (jnp.bfloat16(0.5), 0.5), (np.bool_(True), True)]
+    + [(np.str_("sum"), "sum"), ((np.int32(1), (np.int32(2), 3)), (1, (2, 3)))]
+    + [(value, value) for value in (3, 0.1, True, "sum", None, (), np.float32)],
+)
+def test_scalars_of_numpy_and_jax_become_plain(value, expected):
+    found = plain(value)
+    assert found == expected and type(found) is type(expected)
+
+
+def test_arrays_and_what_has_no_value_yet_stay_as_they_are():
+    array = np.ones(1)
+    assert plain(array) is array
+    unchanged = []
+    jax.jit(lambda traced: unchanged.append(plain(traced) is traced))(1)
+    assert unchanged == [True]
+
+
+def test_the_fields_of_a_frozen_dataclass_become_plain():
+    @dataclasses.dataclass(frozen=True)
+    class Sizes:
+        width: int
+        rates: tuple[float, ...]
+
+        def __post_init__(self):
+            store_plain(self)
+
+    sizes = Sizes(np.int64(8), (np.float32(0.5), 1))
+    assert type(sizes.width) is int and type(sizes.rates[0]) is float and sizes == Sizes(8, (0.5, 1))
+
+
+@pytest.mark.parametrize("value", [0, -1, 0.5, 2**70])
+def test_a_number_is_finite(value):
+    assert is_number(value)
+    assert finite_numbers("BatchNorm", momentum=np.float64(value)) == (float(value),)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), True, None, "1", 10**400, np.float32("nan")])
+def test_a_value_that_is_no_finite_number_is_named(wrong):
+    assert not is_number(wrong)
+    with pytest.raises(InputError) as caught:
+        finite_numbers("BatchNorm", momentum=0.9, epsilon=wrong)
+    assert str(caught.value) == f"BatchNorm: epsilon is {wrong!r}; it must be a finite number"
+
+
+def test_positive_integers_of_numpy_become_ints():
+    found = positive_integers("Conv", channels=np.int64(3), stride=jnp.int32(1))
+    assert found == (3, 1) and [type(value) for value in found] == [int, int]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from seanet_jax.data.dataset import Dataset
-from seanet_jax.errors import InputError, is_integer
+from seanet_jax.errors import InputError, is_integer, store_plain
 from seanet_jax.image_spec import ImageSpec
 
 
@@ -40,6 +40,7 @@ class DatasetSource:
     is_on_disk: bool = True
 
     def __post_init__(self) -> None:
+        store_plain(self)
         for field, value in (("name", self.name), ("title", self.title)):
             if not isinstance(value, str) or not value:
                 raise InputError(f"DatasetSource: {field} is {value!r}; it must be a text of at least one character")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from seanet_jax.errors import InputError, check_positive_integers
+from seanet_jax.errors import InputError, positive_integers
 from seanet_jax.inference.trained import Trained
 from seanet_jax.models.network import split_model
 
@@ -26,7 +26,7 @@ class Classifier:
     """
 
     def __init__(self, trained: Trained, batch_size: int):
-        check_positive_integers("Classifier", batch_size=batch_size)
+        (self._batch_size,) = positive_integers("Classifier", batch_size=batch_size)
         config, images = trained.model.config, trained.images
         ours, said = (config.in_channels, config.num_classes), (images.channels, len(images.class_names))
         if ours != said:
@@ -35,7 +35,6 @@ class Classifier:
                 f"{said[0]} and {said[1]}; write its folder again with the right ImageSpec"
             )
         self._images = images
-        self._batch_size = batch_size
         graphdef, *self._state = split_model(trained.model)
         self.kind = trained.model.config.scores
         self._scores = jax.jit(

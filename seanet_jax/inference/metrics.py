@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from seanet_jax.errors import InputError, is_integer
+from seanet_jax.errors import InputError, is_integer, plain, positive_integers
 
 
 class Confusion(NamedTuple):
@@ -57,6 +57,7 @@ def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int) -> float:
         InputError: If an argument has another shape, type or range.
     """
     found, truth = _checked(scores, labels)
+    k = plain(k)
     if not is_integer(k, minimum=1) or k > found.shape[1]:
         raise InputError(f"top_k_accuracy: k is {k!r}; it must be from 1 to {found.shape[1]}, the number of classes")
     own = np.take_along_axis(found, truth[:, None], 1)
@@ -125,8 +126,7 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
         InputError: If an argument has another shape, type or range.
     """
     shares, truth = _checked(probabilities, labels)
-    if not is_integer(bins, minimum=1):
-        raise InputError(f"reliability: bins is {bins!r}; it must be a positive integer")
+    (bins,) = positive_integers("reliability", bins=bins)
     if shares.min() < 0 or shares.max() > 1 + 1e-6:
         raise InputError(f"reliability: the probabilities are {shares.min()}..{shares.max()}; they must be 0..1")
     confidences = shares.max(1)

@@ -7,7 +7,7 @@ components at every position, group by group: channels ``g * size`` to ``g * siz
 import jax
 import jax.numpy as jnp
 
-from seanet_jax.errors import InputError, is_integer
+from seanet_jax.errors import InputError, is_integer, plain
 from seanet_jax.layers.functional import at_least_float32
 
 
@@ -69,6 +69,7 @@ def as_capsules(x: jax.Array, groups: int) -> jax.Array:
     """
     if x.ndim < 1:
         raise InputError("as_capsules: x is a scalar; it needs a last axis of channels")
+    groups = plain(groups)
     if not is_integer(groups, minimum=1) or x.shape[-1] % groups:
         raise InputError(
             f"as_capsules: groups is {groups!r}; it must be a positive integer that divides the {x.shape[-1]} channels"

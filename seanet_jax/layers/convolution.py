@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import export, lax
 
-from seanet_jax.errors import InputError, check_positive_integers
+from seanet_jax.errors import InputError, positive_integers
 from seanet_jax.layers import winograd
 
 ConvMethod = Literal["auto", "lax", "patches", "winograd4"]
@@ -75,7 +75,7 @@ def conv2d(
     """
     if method not in CONV_METHODS:
         raise InputError(f"conv2d: method is {method!r}; it must be one of {', '.join(CONV_METHODS)}")
-    check_positive_integers("conv2d", stride=stride, groups=groups)
+    stride, groups = positive_integers("conv2d", stride=stride, groups=groups)
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != groups * kernel.shape[2] or kernel.shape[3] % groups:
         raise InputError(
             f"conv2d: x {x.shape} and kernel {kernel.shape} must be [N, H, W, C] and [k, k, C, F]"
@@ -131,7 +131,7 @@ def conv_transpose2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method
     Raises:
         InputError: If the stride is not a positive integer, or if ``conv2d`` cannot compute the convolution.
     """
-    check_positive_integers("conv_transpose2d", stride=stride)
+    (stride,) = positive_integers("conv_transpose2d", stride=stride)
     if x.ndim != 4 or kernel.ndim != 4:
         raise InputError(
             f"conv_transpose2d: x {x.shape} and kernel {kernel.shape} must be [N, H, W, C] and [k, k, C, F]"

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from seanet_jax.errors import InputError, is_integer
+from seanet_jax.errors import InputError, is_integer, plain
 from seanet_jax.layers.convolution import conv2d as conv2d
 from seanet_jax.layers.convolution import conv_transpose2d as conv_transpose2d
 
@@ -40,6 +40,7 @@ def aggregate(x: jax.Array, factor: int = 4, op: AggregateOp = "sum") -> jax.Arr
     if x.ndim < 1:
         raise InputError("aggregate: x is a scalar; it needs a last axis of channels")
     channels = x.shape[-1]
+    factor = plain(factor)
     if not is_integer(factor, minimum=1) or channels % factor:
         raise InputError(
             f"aggregate: factor is {factor!r}; it must be a positive integer that divides the {channels} channels"
@@ -96,11 +97,12 @@ def at_least_float32(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def batch_statistics(x: jax.Array, *, axis_name: str | tuple[str, ...] | None = None) -> tuple[jax.Array, jax.Array]:
     """Computes the mean and the biased variance of every channel over all other axes, in float32 or better.
 
     Args:
         x: Feature map ``[..., C]``.
+        axis_name: Name, or names, of mapped axes (of ``shard_map``, ``pmap`` or ``vmap``) over which to average too.
 
     Returns:
         ``(mean, variance)``, each ``[C]``.
@@ -112,9 +114,14 @@ def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         raise InputError(f"batch_statistics: x has shape {x.shape}; it must be [..., C] and not empty")
     axes = tuple(range(x.ndim - 1))
     x = x.astype(at_least_float32(x))
-    mean = x.mean(axes)
+
+    def average(values: jax.Array) -> jax.Array:
+        own = values.mean(axes)
+        return own if axis_name is None else lax.pmean(own, axis_name)
+
+    mean = average(x)
     # Not mean(x^2) - mean(x)^2, which cancels when the mean is large beside the deviation.
-    return mean, jnp.square(x - mean).mean(axes)
+    return mean, average(jnp.square(x - mean))
 
 
 def batch_norm(

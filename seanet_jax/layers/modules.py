@@ -1,9 +1,14 @@
 """SEANet's building blocks as Flax NNX modules, channels-last, initialized as in the PyTorch release.
 
 Parameters and batch statistics are float32, whatever the compute dtype. Modules start in training mode, as NNX's own
-do. ``model.eval()`` switches to running statistics, and ``model.train()`` back to those of the batch.
+do. ``model.eval()`` switches to running statistics, and ``model.train()`` back to those of the batch;
+``nnx.view(model, use_running_average=True)`` makes an evaluation view that shares the model's arrays.
+
+An attribute that may be None is declared with ``nnx.data()``. Otherwise Flax would take None for a static value, and
+refuse a module that is assigned in its place.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from seanet_jax.errors import InputError, check_positive_integers, is_integer
+from seanet_jax.errors import InputError, finite_numbers, is_integer, plain, positive_integers
 from seanet_jax.layers import functional
 from seanet_jax.layers.convolution import CONV_METHODS, ConvMethod
 from seanet_jax.layers.functional import AGGREGATE_OPS, AggregateOp
@@ -38,7 +43,7 @@ class Linear(nnx.Linear):
     """
 
     def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        check_positive_integers("Linear", in_features=in_features, out_features=out_features)
+        in_features, out_features = positive_integers("Linear", in_features=in_features, out_features=out_features)
 
         def bias_init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
             bound = in_features**-0.5
@@ -81,6 +86,8 @@ class Conv(nnx.Module):
           channels, or if the method is unknown.
     """
 
+    bias: nnx.Param | None = nnx.data()
+
     def __init__(
         self,
         in_channels: int,
@@ -94,7 +101,7 @@ class Conv(nnx.Module):
         method: ConvMethod = "auto",
         rngs: nnx.Rngs,
     ):
-        check_positive_integers(
+        in_channels, out_channels, kernel_size, stride, groups = positive_integers(
             "Conv",
             in_channels=in_channels,
             out_channels=out_channels,
@@ -143,60 +150,98 @@ class ConvTranspose(Conv):
 class BatchNorm(nnx.Module):
     """Batch normalization with an unbiased running variance, as in PyTorch; ``nnx.BatchNorm`` keeps the biased one.
 
-    Statistics are those of the whole batch that the function sees: under jit over a mesh, of the global batch. If there
-    are several groups, each is normalized by its own statistics, and the running averages follow the mean over groups.
-    With as many groups as devices, that is what ``pmap`` computes without a sum over devices, if running averages are
-    synchronized before evaluation.
+    Statistics are those of the whole batch that the function sees: under jit over a mesh, of the global batch. Inside
+    ``shard_map``, ``pmap`` or ``vmap``, where the function sees a part, ``axis_name`` makes them those of all parts. If
+    there are several groups, each is normalized by its own statistics, and the running averages follow the mean over
+    groups. With as many groups as devices, that is what ``pmap`` computes without a sum over devices, if running
+    averages are synchronized before evaluation.
+
+    All of Flax's ways to choose the statistics work as for ``nnx.BatchNorm``: ``train()`` and ``eval()``, ``nnx.view``,
+    ``set_attributes``, and an argument here or at the call.
 
     Args:
         channels: Size of the last axis.
         momentum: Weight of the old value in the running averages. PyTorch's momentum is one minus this.
         epsilon: Value added to the variance.
         groups: Number of groups of adjacent images, all of the same size.
+        axis_name: Name, or names, of the mapped axes over which statistics are averaged, as for ``nnx.BatchNorm``. For
+          all normalizations of a network, use ``model.set_attributes(axis_name="data")``.
+        use_running_average: Whether to normalize by the running averages, which is evaluation mode. None leaves the
+          choice to each call.
 
     Raises:
-        InputError: If the number of channels or of groups is not a positive integer.
+        InputError: If the number of channels or of groups is not a positive integer, or if momentum or epsilon is not a
+          number.
     """
 
-    def __init__(self, channels: int, *, momentum: float = 0.9, epsilon: float = 1e-5, groups: int = 1):
-        check_positive_integers("BatchNorm", channels=channels, groups=groups)
+    def __init__(
+        self,
+        channels: int,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        groups: int = 1,
+        axis_name: str | tuple[str, ...] | None = None,
+        use_running_average: bool | None = False,
+    ):
+        channels, groups = positive_integers("BatchNorm", channels=channels, groups=groups)
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
-        self.momentum = momentum
-        self.epsilon = epsilon
+        self.momentum, self.epsilon = finite_numbers("BatchNorm", momentum=momentum, epsilon=epsilon)
         self.groups = groups
-        self.use_running_average = False
+        self.axis_name = axis_name
+        self.use_running_average = use_running_average
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """Chooses the statistics in a view, for ``nnx.view``.
+
+        Args:
+            use_running_average: Whether to normalize by the running averages. None changes nothing.
+        """
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
         """Normalizes ``[..., C]``; in training mode also updates the running averages.
 
+        Args:
+            x: Feature map.
+            use_running_average: Whether to normalize by the running averages. None follows the module's attribute.
+
         Raises:
-            InputError: If x is not a floating-point map with this number of channels; or, in training mode, if the
-              groups do not divide its first axis, or if a channel has a single value in a group, whose variance is
-              undefined.
+            InputError: If x is not a floating-point map with this number of channels, or if neither the call nor the
+              module says which statistics to use; or, in training mode, if the groups do not divide its first axis, or
+              if a channel has a single value in a group, whose variance is undefined.
         """
+        if use_running_average is None:
+            use_running_average = self.use_running_average
+        if use_running_average is None:
+            raise InputError("BatchNorm: use_running_average is None in the module and the call; one must choose")
         channels = self.scale.shape[0]
         if x.ndim < 2 or x.shape[-1] != channels or not jnp.issubdtype(x.dtype, jnp.floating):
             raise InputError(f"BatchNorm: x is {x.dtype} {x.shape}; it must be floating point [..., {channels}]")
-        if self.use_running_average:
+        if use_running_average:
             return self._normalize(x, self.mean[...], self.var[...])
         if x.shape[0] % self.groups:
             raise InputError(
                 f"BatchNorm: x has shape {x.shape}; its first axis must be divisible by {self.groups} groups"
             )
-        count = x.size // x.shape[-1] // self.groups
+        # Of all parts of the batch. psum of a Python number is the number of parts, without any communication.
+        parts = 1 if self.axis_name is None else jax.lax.psum(1, self.axis_name)
+        count = x.size // x.shape[-1] // self.groups * parts
         if count < 2:
             raise InputError(
                 f"BatchNorm: one value per channel in an input of shape {x.shape}; training needs at least two"
             )
+        statistics = functools.partial(functional.batch_statistics, axis_name=self.axis_name)
         if self.groups == 1:
-            mean, var = functional.batch_statistics(x)
+            mean, var = statistics(x)
             self._move_averages(mean, var, count)
             return self._normalize(x, mean, var)
         grouped = x.reshape(self.groups, -1, *x.shape[1:])
-        mean, var = jax.vmap(functional.batch_statistics)(grouped)
+        mean, var = jax.vmap(statistics)(grouped)
         self._move_averages(mean.mean(0), var.mean(0), count)
         return jax.vmap(self._normalize)(grouped, mean, var).reshape(x.shape)
 
@@ -209,6 +254,8 @@ class BatchNorm(nnx.Module):
         unbiased = var * (count / (count - 1))
         for average, new in ((self.mean, mean), (self.var, unbiased)):
             moved = self.momentum * average.get_value() + (1 - self.momentum) * jax.lax.stop_gradient(new)
+            # The statistics of a float64 batch are float64. A state whose dtype changes cannot be carried by lax.scan.
+            moved = moved.astype(average.dtype)
             average.set_value(moved)  # "average[...] = moved" would compare shardings, which is slow to trace
 
 
@@ -225,7 +272,8 @@ class SqueezeExcite(nnx.Module):
     """
 
     def __init__(self, channels: int, reduction: int = 8, *, rngs: nnx.Rngs):
-        check_positive_integers("SqueezeExcite", channels=channels)
+        (channels,) = positive_integers("SqueezeExcite", channels=channels)
+        reduction = plain(reduction)
         if not is_integer(reduction, minimum=1) or reduction > channels:
             raise InputError(
                 f"SqueezeExcite: reduction is {reduction!r}; it must be an integer from 1 to the {channels} channels"
@@ -253,10 +301,9 @@ class Aggregate(nnx.Module):
     """
 
     def __init__(self, factor: int = 4, op: AggregateOp = "sum"):
-        check_positive_integers("Aggregate", factor=factor)
+        (self.factor,) = positive_integers("Aggregate", factor=factor)
         if op not in AGGREGATE_OPS:
             raise InputError(f"Aggregate: op is {op!r}; it must be one of {', '.join(AGGREGATE_OPS)}")
-        self.factor = factor
         self.op: AggregateOp = op
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -294,6 +341,11 @@ class ResidualBlock(nnx.Module):
           leaves no hidden unit, or if the method is unknown.
     """
 
+    squeeze_excite: SqueezeExcite | None = nnx.data()
+    aggregate: Aggregate | None = nnx.data()
+    shortcut: Conv | None = nnx.data()
+    shortcut_bn: BatchNorm | None = nnx.data()
+
     def __init__(
         self,
         in_channels: int,
@@ -307,7 +359,9 @@ class ResidualBlock(nnx.Module):
         batch_groups: int = 1,
         rngs: nnx.Rngs,
     ):
-        check_positive_integers("ResidualBlock", in_channels=in_channels, width=width, stride=stride)
+        in_channels, width, stride = positive_integers(
+            "ResidualBlock", in_channels=in_channels, width=width, stride=stride
+        )
         if aggregate is not None and width % aggregate.factor:
             raise InputError(f"ResidualBlock: width is {width}; it must be divisible by the factor {aggregate.factor}")
         self.out_channels = width if aggregate is None else width // aggregate.factor

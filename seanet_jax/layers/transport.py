@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
-from seanet_jax.errors import InputError, check_positive_integers
+from seanet_jax.errors import InputError, is_number, plain, positive_integers
 from seanet_jax.layers.capsules import euclidean_norm
 from seanet_jax.layers.functional import at_least_float32
 
@@ -56,8 +56,9 @@ def sinkhorn(cost: jax.Array, *, rounds: int = 10, regularization: float = 1.0) 
     """
     if cost.ndim != 2 or not cost.size or not jnp.issubdtype(cost.dtype, jnp.floating):
         raise InputError(f"sinkhorn: cost is {cost.dtype} {cost.shape}; it must be floating point [n, m], not empty")
-    check_positive_integers("sinkhorn", rounds=rounds)
-    if not isinstance(regularization, int | float) or isinstance(regularization, bool) or not regularization > 0:
+    (rounds,) = positive_integers("sinkhorn", rounds=rounds)
+    regularization = plain(regularization)
+    if not is_number(regularization) or regularization <= 0:
         raise InputError(f"sinkhorn: regularization is {regularization!r}; it must be a positive number")
     log_kernel = -cost.astype(at_least_float32(cost)) / regularization
     rows, columns = (-jnp.log(jnp.asarray(size, log_kernel.dtype)) for size in cost.shape)

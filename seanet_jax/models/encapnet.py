@@ -15,6 +15,7 @@ from flax import nnx
 
 from seanet_jax.errors import InputError
 from seanet_jax.layers.capsules import class_capsules, euclidean_norm, flatten_capsules, route, squash
+from seanet_jax.layers.functional import at_least_float32
 from seanet_jax.layers.modules import BatchNorm, Conv, ConvTranspose
 from seanet_jax.layers.transport import transport_divergence
 from seanet_jax.models.network import Network, NetworkConfig
@@ -48,7 +49,7 @@ class EncapNetConfig(NetworkConfig):
         num_classes: Number of classes; 0 leaves the classifier out, and the network returns its last capsules.
         in_channels: Number of image channels.
         dtype: Compute dtype of convolutions and matrix products, see ``NetworkConfig``. Parameters, batch statistics,
-          lengths of capsules and scores stay float32.
+          lengths of capsules and the classifier stay float32.
         conv_method: How convolutions are computed, see ``SEANetConfig``.
         batch_groups: Number of parts of a training batch that are each normalized by their own statistics. The
           agreement term is computed over the whole batch nevertheless.
@@ -166,6 +167,8 @@ class CapsuleBlock(nnx.Module):
         config: The config of the whole network.
         rngs: Source of the initial parameters.
     """
+
+    shortcut: Conv | None = nnx.data()
 
     def __init__(
         self,
@@ -311,7 +314,8 @@ class CapsuleClassifier(nnx.Module):
 
     def __call__(self, capsules: jax.Array) -> jax.Array:
         """Maps ``[N, capsules, size]`` to scores ``[N, num_classes]`` from 0 to 1, in float32."""
-        return euclidean_norm(class_capsules(capsules, self.kernel[...]))
+        # In float32 whatever the compute dtype, whose few digits would let scores tie.
+        return euclidean_norm(class_capsules(capsules.astype(at_least_float32(capsules)), self.kernel[...]))
 
 
 class EncapNet(Network):
@@ -342,6 +346,8 @@ class EncapNet(Network):
 
     config: EncapNetConfig
     classifier: CapsuleClassifier | None
+    agreement3: Agreement | None = nnx.data()
+    agreement4: Agreement | None = nnx.data()
 
     def __init__(self, config: EncapNetConfig | None = None, *, rngs: nnx.Rngs):
         self.config = config = config or EncapNetConfig()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seanet_jax.errors import check_positive_integers
+from seanet_jax.errors import positive_integers
 from seanet_jax.models import Network, NetworkConfig, build
 
 
@@ -40,7 +40,7 @@ def multiply_adds(config: NetworkConfig, height: int = 32, width: int = 32) -> i
     Raises:
         InputError: If height or width is not a positive integer.
     """
-    check_positive_integers("multiply_adds", height=height, width=width)
+    height, width = positive_integers("multiply_adds", height=height, width=width)
     # XLA's convolution is one equation, which can be counted; the faster methods consist of many, which compute less.
     model = _abstract(dataclasses.replace(config, conv_method="lax"))
     model.eval()

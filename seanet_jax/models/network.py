@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from seanet_jax.errors import InputError, is_integer
+from seanet_jax.errors import InputError, is_integer, store_plain
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import weights
 from seanet_jax.models.scores import LOGITS, Scores
@@ -61,6 +61,7 @@ class NetworkConfig:
     batch_groups: int = 1
 
     def __post_init__(self) -> None:
+        store_plain(self)
         object.__setattr__(self, "dtype", dtype_name(self.dtype))  # the dataclass is frozen
         self._check_positive("in_channels", "batch_groups")
         if not is_integer(self.num_classes, minimum=0):
@@ -96,7 +97,8 @@ class Network(nnx.Module, abc.ABC):
 
     Attributes:
         config: The architecture, and how it is computed.
-        classifier: The module that maps features to scores; None if the config has no classes.
+        classifier: The module that maps features to scores; None if the config has no classes. Another module can be
+          assigned, which gives a backbone a classifier.
         num_features: Number of features of an image, the size of the classifier's input.
     """
 
@@ -107,7 +109,7 @@ class Network(nnx.Module, abc.ABC):
     recipe: ClassVar[Mapping[str, Any]] = {}
 
     config: NetworkConfig
-    classifier: nnx.Module | None
+    classifier: nnx.Module | None = nnx.data()
     num_features: int
 
     @abc.abstractmethod
@@ -181,8 +183,8 @@ class Network(nnx.Module, abc.ABC):
 
         Args:
             folder: Folder written by ``save_pretrained`` or ``seanet convert``.
-            num_classes: None keeps the classifier; 0 leaves it out, which makes the network a backbone; another number
-              replaces it by a new one of that size.
+            num_classes: None keeps the classifier, as does the number of classes that it has; 0 leaves it out, which
+              makes the network a backbone; another number replaces it by a new one of that size.
             rngs: Source of a new classifier's parameters.
             dtype: Compute dtype, see the config.
             conv_method: How convolutions are computed, see the config.
@@ -208,7 +210,7 @@ class Network(nnx.Module, abc.ABC):
         # Only shapes: initial values would be computed in vain, since the file's replace them.
         model = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
         weights.set_arrays(model, weights.read_arrays(folder), str(folder / weights.WEIGHTS))
-        if num_classes is not None:
+        if num_classes is not None and num_classes != config.num_classes:
             if num_classes and rngs is None:
                 raise InputError("from_pretrained: a new classifier is drawn at random; give rngs, e.g. nnx.Rngs(0)")
             model.config = dataclasses.replace(config, num_classes=num_classes)
@@ -225,12 +227,17 @@ class Network(nnx.Module, abc.ABC):
               need it; a backbone does without.
 
         Raises:
-            InputError: If the folder holds a run, or if the channels or classes of ``images`` are not the network's.
+            InputError: If the folder holds a run, if the channels or classes of ``images`` are not the network's, or if
+              modules were replaced by others than ``from_pretrained`` builds.
             OSError: If the files cannot be written.
         """
+        # A classifier that was assigned, or removed, after the network was built.
+        config = dataclasses.replace(self.config, num_classes=self._num_classes())
+        expected = nnx.eval_shape(lambda: type(self)(config, rngs=nnx.Rngs(0)))
+        weights.check_arrays(weights.to_arrays(self), weights.shapes(expected), "save_pretrained: the network")
         if images is not None:
             ours, theirs = (
-                (self.config.in_channels, self.config.num_classes),
+                (config.in_channels, config.num_classes),
                 (images.channels, len(images.class_names)),
             )
             if ours != theirs:
@@ -238,7 +245,14 @@ class Network(nnx.Module, abc.ABC):
                     f"save_pretrained: images has {theirs[0]} channels and {theirs[1]} classes; "
                     f"the network has {ours[0]} and {ours[1]}"
                 )
-        weights.write_folder(user_path(folder), self, self.config, images)
+        weights.write_folder(user_path(folder), self, config, images)
+
+    def _num_classes(self) -> int:
+        """Returns the number of classes of the classifier, the last axis of its kernel."""
+        if self.classifier is None:
+            return 0
+        kernel = getattr(self.classifier, "kernel", None)
+        return self.config.num_classes if kernel is None else kernel.shape[-1]
 
 
 def split_model(model: Network) -> tuple[nnx.GraphDef, Any, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from seanet_jax.errors import InputError, is_integer
+from seanet_jax.errors import InputError, is_integer, plain
 from seanet_jax.extras import explain
 from seanet_jax.files import write_whole
 from seanet_jax.layers.functional import AggregateOp
@@ -85,6 +85,7 @@ def read_pytorch(path: UserPath, aggregate_op: AggregateOp = "sum") -> PyTorchCh
     """
     path = user_path(path)
     saved, epoch, optimizer = _parts(_load(path), path)
+    epoch = plain(epoch)
     if epoch is not None and not is_integer(epoch, minimum=0):
         raise InputError(f"{path}: epoch is {epoch!r}; it must be an integer from 0")
     arrays = _plain_names(_to_numpy(saved, path), str(path))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from seanet_jax.errors import InputError
@@ -34,7 +33,7 @@ class SEANetConfig(NetworkConfig):
         num_classes: Number of classes; 0 leaves the classifier out, and the network returns pooled features.
         in_channels: Number of image channels.
         dtype: Compute dtype of convolutions and matrix products, see ``NetworkConfig``. Parameters, batch statistics
-          and logits stay float32.
+          and the classifier stay float32.
         conv_method: How convolutions are computed, see ``functional.conv2d``: "auto", the fastest on the device; "lax",
           which also supports forward-mode and higher derivatives; or "patches". All use the same parameters and agree
           but for rounding.
@@ -95,6 +94,8 @@ class Stage(nnx.Module):
         rngs: Source of the initial parameters.
     """
 
+    aggregate: Aggregate | None = nnx.data()
+
     def __init__(self, in_channels: int, index: int, config: SEANetConfig, *, rngs: nnx.Rngs):
         def aggregate_at(placement: AggregatePlacement) -> Aggregate | None:
             if config.aggregate_placement != placement:
@@ -149,7 +150,9 @@ class SEANet(Network):
     folds: ClassVar[Sequence[tuple[str, str]]] = (("stem", "stem_bn"),)
 
     config: SEANetConfig
-    classifier: Linear | None
+    classifier: nnx.Linear | None
+    stem_bn: BatchNorm | None = nnx.data()
+    head_bn: BatchNorm | None = nnx.data()
 
     def __init__(self, config: SEANetConfig | None = None, *, rngs: nnx.Rngs):
         self.config = config = config or SEANetConfig()
@@ -173,7 +176,8 @@ class SEANet(Network):
         config = self.config
         if not config.num_classes:
             return None
-        return Linear(self.num_features, config.num_classes, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        # In float32 whatever the compute dtype: bfloat16 has so few digits that the largest logits of an image can tie.
+        return Linear(self.num_features, config.num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Classifies normalized images.

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike
 
-from seanet_jax.errors import InputError, check_positive_integers
+from seanet_jax.errors import InputError, positive_integers
 from seanet_jax.layers.functional import AggregateOp, aggregate
 from seanet_jax.models import SEANet, SEANetConfig
 from seanet_jax.models.network import split_model
@@ -181,7 +181,7 @@ def summed_groups(covariance: np.ndarray, order: np.ndarray, factor: int) -> np.
     Raises:
         InputError: If the factor is not a positive integer, or does not divide the number of channels.
     """
-    check_positive_integers("summed_groups", factor=factor)
+    (factor,) = positive_integers("summed_groups", factor=factor)
     if len(covariance) % factor:
         raise InputError(f"summed_groups: factor is {factor}; it must divide the {len(covariance)} channels")
     groups = len(covariance) // factor

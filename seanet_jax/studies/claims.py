@@ -16,7 +16,7 @@ import numpy as np
 from seanet_jax import style
 from seanet_jax.data import Dataset
 from seanet_jax.environment import versions
-from seanet_jax.errors import InputError, check_positive_integers
+from seanet_jax.errors import InputError, positive_integers
 from seanet_jax.files import write_whole
 from seanet_jax.inference.trained import load_model
 from seanet_jax.json_files import json_text
@@ -96,7 +96,7 @@ def analyze(
         InputError: If the runs are not such a pair, their checkpoints or data cannot be read, or a number is out of
             range.
     """
-    check_positive_integers("analyze", images=images, steps=steps)
+    images, steps = positive_integers("analyze", images=images, steps=steps)
     out = user_path(out)
     ours, theirs = _read(user_path(aggregated), data_dir), _read(user_path(baseline), data_dir)
     _check_pair(ours, theirs)

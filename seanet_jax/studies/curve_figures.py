@@ -7,7 +7,7 @@ import numpy as np
 
 from seanet_jax import style
 from seanet_jax.data import DATASETS
-from seanet_jax.errors import InputError, check_positive_integers
+from seanet_jax.errors import InputError, positive_integers
 from seanet_jax.studies.line_styles import line_style
 from seanet_jax.training.curves import published_curves
 from seanet_jax.training.run_folder import Record
@@ -66,7 +66,7 @@ def error_curves(curves: Mapping[str, Runs], *, epochs: int, title: str = "") ->
     """
     from matplotlib.ticker import MaxNLocator
 
-    check_positive_integers("error_curves", epochs=epochs)
+    (epochs,) = positive_integers("error_curves", epochs=epochs)
     found = {model: _curve(model, runs, "test_accuracy", error=True) for model, runs in curves.items() if len(runs)}
     if not found:
         raise InputError("there are no runs to draw; give at least one")

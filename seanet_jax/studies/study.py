@@ -17,7 +17,7 @@ import filelock
 import jax
 
 from seanet_jax.environment import start_devices
-from seanet_jax.errors import InputError, is_integer
+from seanet_jax.errors import InputError, is_integer, store_plain
 from seanet_jax.files import write_whole
 from seanet_jax.json_files import json_text, read_json
 from seanet_jax.paths import UserPath, exists, make_folder, user_path
@@ -78,6 +78,7 @@ class Study:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", user_path(self.folder))
+        store_plain(self)
         if not self.variants:
             raise InputError("the study has no networks; name at least one")
         if not is_integer(self.seeds, minimum=1):

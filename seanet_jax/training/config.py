@@ -2,12 +2,11 @@
 
 import dataclasses
 import itertools
-import math
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seanet_jax.data import DATASETS, is_known
-from seanet_jax.errors import InputError, is_integer
+from seanet_jax.errors import InputError, is_integer, is_number, store_plain
 from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import NetworkConfig, family_of, find_preset, model_config
 from seanet_jax.models.network import ComputeDtype, NetworkConvMethod, dtype_name
@@ -170,12 +169,13 @@ class TrainConfig(Recipe, _Task):
     """What to do if the training loss is NaN or infinite: stop, which keeps the last good checkpoint, or continue."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", dtype_name(self.dtype))  # JSON can hold its name only
         if isinstance(self.decay_at, list):  # JSON has no tuples
             object.__setattr__(self, "decay_at", tuple(self.decay_at))
         for name in ("data_dir", "out"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, user_path(getattr(self, name)))
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))  # JSON can hold its name only
+        store_plain(self)
         if not is_known(self.dataset):
             raise InputError(f"dataset is {self.dataset!r}; it must be one of {', '.join(DATASETS)}")
         choices = {"batch_statistics": BatchStatistics, "optimizer": OptimizerName}
@@ -189,7 +189,7 @@ class TrainConfig(Recipe, _Task):
             self._require(name, "a positive integer or None", value is None or is_integer(value, minimum=1))
         self._require("on_nan", "stop or continue", self.on_nan in ("stop", "continue"))
         self._require("seed", "an integer from 0 to 2**32 - 1", is_integer(self.seed, minimum=0) and self.seed < 2**32)
-        self._require("learning_rate", "a positive number", _is_number(self.learning_rate) and self.learning_rate > 0)
+        self._require("learning_rate", "a positive number", is_number(self.learning_rate) and self.learning_rate > 0)
         rising = isinstance(self.decay_at, tuple) and all(
             is_integer(later, minimum=earlier + 1) for earlier, later in itertools.pairwise((0, *self.decay_at))
         )
@@ -200,12 +200,12 @@ class TrainConfig(Recipe, _Task):
                 "decay_every None, or leave decay_at empty"
             )
         self._require(
-            "decay_factor", "above 0 and at most 1", _is_number(self.decay_factor) and 0 < self.decay_factor <= 1
+            "decay_factor", "above 0 and at most 1", is_number(self.decay_factor) and 0 < self.decay_factor <= 1
         )
-        self._require("momentum", "at least 0 and below 1", _is_number(self.momentum) and 0 <= self.momentum < 1)
-        self._require("weight_decay", "at least 0", _is_number(self.weight_decay) and self.weight_decay >= 0)
+        self._require("momentum", "at least 0 and below 1", is_number(self.momentum) and 0 <= self.momentum < 1)
+        self._require("weight_decay", "at least 0", is_number(self.weight_decay) and self.weight_decay >= 0)
         fraction = self.validation_fraction
-        self._require("validation_fraction", "at least 0 and below 1", _is_number(fraction) and 0 <= fraction < 1)
+        self._require("validation_fraction", "at least 0 and below 1", is_number(fraction) and 0 <= fraction < 1)
         # Checks the preset and its overrides now, before any data is read. The number of classes does not matter yet.
         self.model_config(num_classes=10)
 
@@ -270,7 +270,3 @@ class TrainConfig(Recipe, _Task):
             for name in sorted(names)
             if saved.get(name) != asked.get(name)
         ]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

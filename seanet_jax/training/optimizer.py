@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from seanet_jax.errors import check_positive_integers
+from seanet_jax.errors import positive_integers
 from seanet_jax.training.config import TrainConfig
 
 
@@ -21,7 +21,7 @@ def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.S
     Raises:
         InputError: If ``steps_per_epoch`` is not a positive integer.
     """
-    check_positive_integers("learning_rate_schedule", steps_per_epoch=steps_per_epoch)
+    (steps_per_epoch,) = positive_integers("learning_rate_schedule", steps_per_epoch=steps_per_epoch)
     # Computed in integers: optax.exponential_decay divides in float32, and once compiled it decays a step late for some
     # lengths of an epoch.
     period = (config.decay_every or 0) * steps_per_epoch

@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from seanet_jax import console
-from seanet_jax.errors import InputError, RunError, is_integer
+from seanet_jax.errors import InputError, RunError, is_integer, store_plain
 
 # JAX ends the processes that have not heard from another one for this long. Most end earlier, when a connection breaks.
 HEARTBEAT_SECONDS = 30
@@ -47,6 +47,7 @@ class ProcessGroup:
     process_id: int | None = None
 
     def __post_init__(self) -> None:
+        store_plain(self)
         coordinator, count, number = self.coordinator, self.num_processes, self.process_id
         if coordinator is None and count is None and number is None:
             return

@@ -28,7 +28,9 @@ assert_type(list_models(), list[str])
 
 seanet = SEANet(SEANetConfig(dtype=jnp.bfloat16), rngs=nnx.Rngs(0))
 assert_type(seanet.config, SEANetConfig)
-assert_type(seanet.classifier, Linear | None)
+assert_type(seanet.classifier, nnx.Linear | None)
+seanet.classifier = nnx.Linear(seanet.num_features, 5, rngs=nnx.Rngs(0))
+seanet.classifier = Linear(seanet.num_features, 5, rngs=nnx.Rngs(0))
 assert_type(seanet(x), jax.Array)
 """
 

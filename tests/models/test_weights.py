@@ -76,6 +76,39 @@ def test_a_new_classifier_is_drawn(model, folder):
     chex.assert_trees_all_equal(seven.features(jnp.asarray(X)), model.features(jnp.asarray(X)))
 
 
+@pytest.mark.parametrize("classes", [3, np.int64(3)])
+def test_the_saved_number_of_classes_keeps_the_trained_classifier(model, folder, classes):
+    again = SEANet.from_pretrained(folder, num_classes=classes)
+    chex.assert_trees_all_equal(weights.to_arrays(again), weights.to_arrays(model))
+    assert again.config == CONFIG
+
+
+def test_a_backbone_that_was_given_a_classifier_is_saved_with_it(folder, tmp_path):
+    backbone = SEANet.from_pretrained(folder, num_classes=0)
+    backbone.classifier = nnx.Linear(backbone.num_features, 5, rngs=nnx.Rngs(1))
+    backbone.save_pretrained(tmp_path / "new", dataclasses.replace(SPEC, class_names=tuple("abcde")))
+    again = SEANet.from_pretrained(tmp_path / "new")
+    assert again.config == dataclasses.replace(CONFIG, num_classes=5)
+    chex.assert_trees_all_equal(again(jnp.asarray(X)), backbone(jnp.asarray(X)))
+
+
+def test_a_network_whose_classifier_was_removed_is_saved_as_a_backbone(folder, tmp_path):
+    model = SEANet.from_pretrained(folder)
+    model.classifier = None
+    model.save_pretrained(tmp_path / "new")
+    again = SEANet.from_pretrained(tmp_path / "new")
+    assert again.classifier is None and again.config.num_classes == 0
+    chex.assert_trees_all_equal(again(jnp.asarray(X)), model(jnp.asarray(X)))
+
+
+def test_a_classifier_that_could_not_be_read_back_is_not_written(folder, tmp_path):
+    backbone = SEANet.from_pretrained(folder, num_classes=0)
+    backbone.classifier = nnx.Linear(backbone.num_features, 5, use_bias=False, rngs=nnx.Rngs(1))
+    with pytest.raises(InputError, match=r"save_pretrained: the network .*: classifier.bias is missing"):
+        backbone.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_dtype_and_method_are_chosen_by_the_reader(folder):
     assert SEANet.from_pretrained(folder).config.dtype == "float32"
     config = SEANet.from_pretrained(folder, dtype="bfloat16", conv_method="lax").config
