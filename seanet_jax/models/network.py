@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from seanet_jax.errors import InputError, is_integer, store_plain
+from seanet_jax.errors import InputError, is_integer, plain, store_plain
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import weights
 from seanet_jax.models.scores import LOGITS, Scores
@@ -183,9 +183,10 @@ class Network(nnx.Module, abc.ABC):
 
         Args:
             folder: Folder written by ``save_pretrained`` or ``seanet convert``.
-            num_classes: None keeps the classifier, as does the number of classes that it has; 0 leaves it out, which
+            num_classes: None, or the saved network's number of classes, keeps the classifier; 0 leaves it out, which
               makes the network a backbone; another number replaces it by a new one of that size.
-            rngs: Source of a new classifier's parameters.
+            rngs: Source of a new classifier's parameters. If it is given together with a number of classes, the
+              classifier is drawn anew, even one of the same size.
             dtype: Compute dtype, see the config.
             conv_method: How convolutions are computed, see the config.
 
@@ -210,7 +211,8 @@ class Network(nnx.Module, abc.ABC):
         # Only shapes: initial values would be computed in vain, since the file's replace them.
         model = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
         weights.set_arrays(model, weights.read_arrays(folder), str(folder / weights.WEIGHTS))
-        if num_classes is not None and num_classes != config.num_classes:
+        num_classes = plain(num_classes)
+        if num_classes is not None and (num_classes != config.num_classes or rngs is not None):
             if num_classes and rngs is None:
                 raise InputError("from_pretrained: a new classifier is drawn at random; give rngs, e.g. nnx.Rngs(0)")
             model.config = dataclasses.replace(config, num_classes=num_classes)
