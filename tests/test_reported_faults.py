@@ -23,7 +23,7 @@ from command_fixtures import run_here
 from flax import nnx
 from networks import random_network
 from path_fixtures import obeying_permissions
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from training_fixtures import TINY, TINY_RUN, records, settled
 
 import seanet_jax
@@ -474,3 +474,83 @@ def test_an_exported_network_with_saturated_probabilities_is_checked(is_wrong, t
 
 
 # ---- Pictures and weights of others ----------------------------------------------------------------------------------
+
+
+def _weights(folder):
+    """A folder of the weights of a small network for images of 8x8 pixels."""
+    config = SEANetConfig(stage_sizes=(1,), widths=(8,), stem_width=4, num_classes=2)
+    images = ImageSpec(8, 8, (0.5,) * 3, (0.25,) * 3, ("dark", "bright"))
+    SEANet(config, rngs=nnx.Rngs(0)).save_pretrained(folder, images)
+    return folder
+
+
+def _predict(*arguments):
+    command = [sys.executable, "-m", "seanet_jax", "predict", *map(str, arguments), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_folder_with_files_that_pillow_only_identifies_is_classified(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (8, 8)).save(pictures / "a.png")
+    for name, content in [
+        ("clip.mpg", b"\0\0\1\xb3\x14\0\xf0" + bytes(99)),
+        ("data.h5", b"\x89HDF\r\n\x1a\n" + bytes(99)),
+        ("data.grib", b"GRIB\0\0\0\1" + bytes(99)),
+        ("data.bufr", b"BUFR" + bytes(99)),
+        ("old.wmf", b"\xd7\xcd\xc6\x9a\0\0" + bytes(99)),
+    ]:
+        (pictures / name).write_bytes(content)
+    done = _predict(_weights(tmp_path / "weights"), pictures)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [entry["path"] for entry in json.loads(done.stdout)] == [str(pictures / "a.png")]
+    done = _predict(tmp_path / "weights", pictures / "clip.mpg")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "clip.mpg cannot be read as an image (cannot load this image)" in done.stderr
+
+
+def test_one_broken_image_does_not_end_a_hundred(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(99):
+        Image.new("RGB", (8, 8), (number, number, number)).save(pictures / f"{number:02}.png")
+    (pictures / "broken.png").write_bytes(b"\x89PNG")
+    done = _predict(_weights(tmp_path / "weights"), pictures)
+    entries = json.loads(done.stdout)
+    assert done.returncode == 1 and len(entries) == 100
+    assert [entry["path"] for entry in entries if "error" in entry] == [str(pictures / "broken.png")]
+    assert all(len(entry["predictions"]) == 2 for entry in entries if "error" not in entry)
+    first, last = done.stderr.splitlines()
+    assert first == f"error: {entries[-1]['error']}"
+    assert last == "error: 1 of 100 images could not be read; the others were classified"
+
+
+def test_an_image_is_not_refused_for_its_comment(tmp_path):
+    comment = PngImagePlugin.PngInfo()
+    comment.add_text("Comment", "x" * 1_500_000, zip=True)
+    for name, options in [("with.png", {"pnginfo": comment}), ("without.png", {})]:
+        Image.new("RGB", (9, 9), (200, 0, 0)).save(tmp_path / name, **options)
+    done = _predict(_weights(tmp_path / "weights"), tmp_path / "with.png", tmp_path / "without.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    one, other = json.loads(done.stdout)
+    assert one["predictions"] == other["predictions"]
+
+
+def test_a_large_image_takes_memory_for_itself_and_no_copies(tmp_path):
+    # 16-bit gray of 36 megapixels: 72 MB in memory. Integers and floats of 64 bits took 576 MB more.
+    Image.fromarray(np.full((6000, 6000), 0x8080, np.uint16)).save(tmp_path / "gray.png")
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from seanet_jax import ImageSpec\n"
+        "from seanet_jax.inference.image_file import open_image, to_pixels\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "with open_image(Path(sys.argv[1])) as image:\n"
+        "    pixels = to_pixels(image, ImageSpec(8, 8, (0.5,) * 3, (0.25,) * 3, ('a',)))\n"
+        "assert (pixels == 128).all()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "gray.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kilobytes = int(done.stdout) // (1024 if sys.platform == "darwin" else 1)
+    assert kilobytes < 140_000

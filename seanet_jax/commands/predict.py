@@ -3,29 +3,32 @@
     seanet predict runs/cifar100-seanet20-seed0 photo.jpg holiday/ --top 3 --sheet predictions.png
 
 FOLDER is the folder of a run or of pretrained weights. IMAGES are files in any format that Pillow reads, and folders.
-Folders are searched recursively for files with a suffix that Pillow knows (.png, .jpg, .webp, .tif and so on), in the
-order of their paths; hidden files and links to folders are skipped. If one image cannot be read, the command names it
-and prints no predictions.
+Folders are searched recursively for files with the suffix of a format that Pillow can load here (.png, .jpg, .webp,
+.tif and so on), in the order of their paths; hidden files and links to folders are skipped.
+
+If a file that IMAGES names cannot be read, the command names it and prints no predictions. A file in a folder that
+cannot be read is named on standard error, the other images are classified, and the exit status is 1.
 
 Each image is rotated as its EXIF orientation says, drawn on white if it is transparent, cropped at its center to the
 network's aspect ratio, and resized (bilinear, antialiased) to the size of the training images. An image of that size is
 used unchanged. Of an animation, the first frame is used.
 
-Prints each image's path, and below it the most likely classes with their probabilities; --json prints one JSON array
-instead. Writes no file unless --sheet names one: a picture of the images as the network sees them, with at most five
+Prints each image's path, and below it the most likely classes with their probabilities. --json prints one JSON array
+instead, of an object for each image: its "path" and its "predictions", or the "error" of an image that cannot be read.
+Writes no file unless --sheet names one: a picture of the images as the network sees them, with at most five
 classes each.
 
-Exit status: 0 if all images were classified, 1 if the sheet could not be written, 2 if an argument, the folder or an
-image is wrong.
+Exit status: 0 if all images were classified, 1 if an image in a folder could not be read or the sheet could not be
+written, 2 if an argument, the folder, a named image or every image is wrong.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from seanet_jax import console
 from seanet_jax.commands.cli import Arguments, command, keep_what_is_compiled
-from seanet_jax.console import print_result
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import printable, write_whole
 from seanet_jax.paths import exists, is_folder, user_path
@@ -46,11 +49,13 @@ class Prediction(NamedTuple):
         path: The image file.
         classes: The most likely classes with their probabilities, most likely first.
         picture: The part of the image that the network sees, or None if no sheet is drawn.
+        error: The reason why the image cannot be read, or "". Such an image has no classes and no picture.
     """
 
     path: Path
-    classes: Sequence[tuple[str, float]]
-    picture: "Image.Image | None"
+    classes: Sequence[tuple[str, float]] = ()
+    picture: "Image.Image | None" = None
+    error: str = ""
 
 
 def run() -> None:
@@ -66,7 +71,8 @@ def run() -> None:
     if arguments.top < 1:
         raise InputError(f"--top is {arguments.top}; it must be a positive integer")
     folder = user_path(arguments.folder)
-    paths = _find([user_path(image) for image in arguments.images])
+    images = [user_path(image) for image in arguments.images]
+    paths = _find(images)
     sheet = None if arguments.sheet is None else user_path(arguments.sheet)
     if sheet is not None:
         _check_sheet(sheet, paths)
@@ -75,10 +81,13 @@ def run() -> None:
     from seanet_jax.inference.trained import load
 
     trained = load(folder, arguments.which)
-    predictions = _predict(trained, paths, arguments.top, with_pictures=sheet is not None)
+    predictions = _predict(trained, paths, set(images), arguments.top, with_pictures=sheet is not None)
+    classified = [prediction for prediction in predictions if not prediction.error]
     if sheet is not None:
-        _write_sheet(sheet, predictions)
-    print_result(_as_json(predictions) if arguments.json else _as_text(predictions))
+        _write_sheet(sheet, classified)
+    console.print_result(_as_json(predictions) if arguments.json else _as_text(classified))
+    if failed := len(predictions) - len(classified):
+        raise RunError(f"{failed:,} of {len(predictions):,} images could not be read; the others were classified")
 
 
 def _find(given: Sequence[Path]) -> list[Path]:
@@ -105,28 +114,43 @@ def _check_sheet(sheet: Path, paths: Sequence[Path]) -> None:
         raise InputError(f"--sheet: there are {len(paths):,} images; a sheet holds {MOST:,} at most, so name fewer")
 
 
-def _predict(trained: "Trained", paths: Sequence[Path], top: int, with_pictures: bool) -> list[Prediction]:
-    """Reads all files, then returns their predictions."""
+def _predict(
+    trained: "Trained", paths: Sequence[Path], named: Collection[Path], top: int, with_pictures: bool
+) -> list[Prediction]:
+    """Reads all files, then returns their predictions. Raises an InputError if a named file cannot be read."""
     import numpy as np
 
     from seanet_jax.inference.classifier import Classifier
     from seanet_jax.inference.contact_sheet import SIDE
-    from seanet_jax.inference.image_file import check_picture_channels, preview, read_image, to_pixels
+    from seanet_jax.inference.image_file import check_picture_channels, open_image, preview, to_pixels
 
     names = trained.images.class_names
     check_picture_channels(trained.images)
     classifier = Classifier(trained, min(_BATCH_SIZE, len(paths)))
-    pixels, pictures = [], []
+    pixels, pictures, errors = [], {}, {}
     # Photos are large, so each is reduced before the next is read.
-    for path in paths:
-        image = read_image(path)
-        pixels.append(to_pixels(image, trained.images))
-        pictures.append(preview(image, trained.images, SIDE) if with_pictures else None)
+    for index, path in enumerate(paths):
+        try:
+            with open_image(path) as image:
+                pixels.append(to_pixels(image, trained.images))
+                pictures[index] = preview(image, trained.images, SIDE) if with_pictures else None
+        except InputError as error:
+            if path in named:
+                raise InputError(f"{error}; name another file, or leave it out") from None
+            print(f"error: {error}", file=console.stderr)
+            errors[index] = str(error)
+    if not pixels:
+        raise InputError(f"none of the {len(paths):,} images can be read; name other files or folders")
+    rows = iter(classifier.probabilities(classifier(np.stack(pixels))))
     predictions = []
-    rows = classifier.probabilities(classifier(np.stack(pixels)))
-    for path, row, picture in zip(paths, rows, pictures, strict=True):
+    for index, path in enumerate(paths):
+        if index in errors:
+            predictions.append(Prediction(path, error=errors[index]))
+            continue
+        row = next(rows)
         likeliest = np.argsort(-row, kind="stable")[:top]
-        predictions.append(Prediction(path, [(names[index], float(row[index])) for index in likeliest], picture))
+        classes = [(names[number], float(row[number])) for number in likeliest]
+        predictions.append(Prediction(path, classes, pictures[index]))
     return predictions
 
 
@@ -155,13 +179,10 @@ def _as_text(predictions: Sequence[Prediction]) -> str:
 
 
 def _as_json(predictions: Sequence[Prediction]) -> str:
-    values = [
-        {
-            "path": str(prediction.path),
-            "predictions": [{"name": name, "probability": probability} for name, probability in prediction.classes],
-        }
-        for prediction in predictions
-    ]
+    values = []
+    for path, classes, _, error in predictions:
+        found = [{"name": name, "probability": probability} for name, probability in classes]
+        values.append({"path": str(path)} | ({"error": error} if error else {"predictions": found}))
     return json.dumps(values, indent=2, allow_nan=False)
 
 

@@ -1,11 +1,19 @@
-"""Reads image files in any format that Pillow knows, and turns them into the pixels that a network takes."""
+"""Reads image files in any format that Pillow can load, and turns them into the pixels that a network takes.
 
+A decoded image is held once, in the pixel format of its file. It is rotated, converted to 8-bit RGB and reduced in
+strips of rows, so that all further memory depends on the size of the result.
+"""
+
+import contextlib
+import math
+import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError, features
 
 from seanet_jax.errors import InputError
 from seanet_jax.files import printable
@@ -14,13 +22,43 @@ from seanet_jax.paths import is_file, reading
 
 # The largest 16-bit value, which is white.
 _WHITE = 65535
+# Number of pixels that are converted at once.
+_STRIP = 2**18
+
+
+class _Turn(NamedTuple):
+    """How an image is turned upright.
+
+    Attributes:
+        method: The transposition that turns the image upright.
+        mirrors_x: Whether the columns of the upright image come in reverse order.
+        mirrors_y: Whether the rows of the upright image come in reverse order.
+        swaps: Whether the rows of the upright image are columns of the stored one.
+    """
+
+    method: Image.Transpose
+    mirrors_x: bool
+    mirrors_y: bool
+    swaps: bool
+
+
+# By EXIF orientation, as in ``ImageOps.exif_transpose``.
+_TURNS = {
+    2: _Turn(Image.Transpose.FLIP_LEFT_RIGHT, True, False, False),
+    3: _Turn(Image.Transpose.ROTATE_180, True, True, False),
+    4: _Turn(Image.Transpose.FLIP_TOP_BOTTOM, False, True, False),
+    5: _Turn(Image.Transpose.TRANSPOSE, False, False, True),
+    6: _Turn(Image.Transpose.ROTATE_270, True, False, True),
+    7: _Turn(Image.Transpose.TRANSVERSE, True, True, True),
+    8: _Turn(Image.Transpose.ROTATE_90, False, True, True),
+}
 
 
 def find_images(folder: Path) -> Sequence[Path]:
     """Returns the image files in a folder and its subfolders, sorted by path.
 
-    An image file is one with a suffix that Pillow reads. Files and folders whose names begin with a dot are skipped,
-    because they are an operating system's own. Links to folders are not followed.
+    An image file is one with the suffix of a format that Pillow can load here. Files and folders whose names begin with
+    a dot are skipped, because they are an operating system's own. Links to folders are not followed.
 
     Args:
         folder: The folder to search.
@@ -30,37 +68,59 @@ def find_images(folder: Path) -> Sequence[Path]:
     """
     with reading(folder):  # rglob passes over folders that it may not list
         next(folder.iterdir(), None)
-    Image.init()
-    suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in Image.OPEN}
+    suffixes = _loadable_suffixes()
     found = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and is_file(path)
+        and _may_be_file(path)
     )
     if not found:
         raise InputError(f"{printable(folder)} holds no image; name a folder with files such as .png or .jpg in it")
     return found
 
 
-def read_image(path: Path) -> Image.Image:
-    """Reads an image file as 8-bit RGB.
+def _loadable_suffixes() -> set[str]:
+    """Returns the suffixes of the formats that can be loaded here. Pillow identifies more than it can load."""
+    Image.init()
+    # Pillow opens these files, but loads their pixels by another program or library, or not at all.
+    loads = {"EPS": shutil.which("gs") is not None, "JPEG2000": features.check("jpg_2000"), "MPEG": False}
+    formats = {"MPO"}  # is opened as a JPEG
+    for name, (factory, _) in Image.OPEN.items():
+        if not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)) and loads.get(name, True):
+            formats.add(name)
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
 
-    The image is rotated as its EXIF orientation says and drawn on white if it is transparent. 16-bit gray values are
-    scaled to 8 bits. Of an animation, the first frame is read.
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return is_file(path)
+    except InputError:
+        return True  # reading the file reports why it cannot be read
+
+
+@contextlib.contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Opens and decodes an image file.
+
+    The image has the pixel format of its file and is not yet turned upright; ``fit_image`` does both. Of an animation,
+    the first frame is read.
 
     Args:
         path: The image file.
 
     Raises:
-        InputError: If there is no such file, it is not an image, it is damaged or larger than Pillow opens, or its
-            pixel format does not define black and white.
+        InputError: If there is no such file, it is not an image, it is damaged or larger than Pillow opens, its pixel
+            format does not define black and white, or the code inside the context cannot convert it.
     """
     try:
         # Pillow warns about oddities of files that it can still read.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
+        with warnings.catch_warnings(action="ignore"), _long_texts(), Image.open(path) as image:
+            image.load()
+            _check_white(image)
+            yield image
+        return
     except InputError as error:
         reason = str(error)
     except UnidentifiedImageError:
@@ -69,20 +129,118 @@ def read_image(path: Path) -> Image.Image:
         reason = f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
     except Exception as error:  # Pillow raises a dozen types of exceptions for damaged files.
         reason = (isinstance(error, OSError) and error.strerror) or printable(error) or type(error).__name__
-    raise InputError(f"{printable(path)} cannot be read as an image ({reason}); name another file, or leave it out")
+    raise InputError(f"{printable(path)} cannot be read as an image ({reason})")
+
+
+@contextlib.contextmanager
+def _long_texts() -> Iterator[None]:
+    """Lets Pillow read PNG files with long comments.
+
+    It refuses an image for a compressed text or color profile of more than a megabyte. Here each may be as large as
+    Pillow allows all of them together to be, 64 megabytes, which still stops a file that expands without end.
+    """
+    limit = PngImagePlugin.MAX_TEXT_CHUNK
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+    try:
+        yield
+    finally:
+        PngImagePlugin.MAX_TEXT_CHUNK = limit
+
+
+def _check_white(image: Image.Image) -> None:
+    """Raises an InputError if the values of an image's pixels have no defined white."""
+    if image.mode == "F":
+        raise InputError("its pixels are floating point, for which no value of white is defined")
+    if image.mode == "I":
+        extrema = np.asarray(image.getextrema())
+        if extrema.min() < 0 or extrema.max() > _WHITE:
+            raise InputError("its pixels are integers of more than 16 bits, for which no value of white is defined")
+
+
+def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Turns an image upright, crops it at its center to an aspect ratio and resizes it.
+
+    Resizing is bilinear and antialiased. Rows are resized first and columns second, with 8-bit values in between, as
+    Pillow did before version 13. Later versions resize the columns of some images first, which differs by at most one
+    level of 255. Transparent images are drawn on white. 16-bit gray values are scaled to 8 bits.
+
+    Args:
+        image: An image in any pixel format, as ``open_image`` returns it.
+        size: Width and height of the result, in pixels.
+
+    Returns:
+        The image in 8-bit RGB.
+    """
+    turn = _turn(image)
+    whole = _upright_size(image)
+    left, top, right, bottom = _center(whole, size)
+    x0, x1 = _reach(left, right, size[0], whole[0])
+    y0, y1 = _reach(top, bottom, size[1], whole[1])
+    # Rows do not depend on each other, so strips of them give what the whole image gives.
+    narrow = Image.new("RGB", (size[0], y1 - y0))
+    rows = max(1, _STRIP // (x1 - x0))
+    for start in range(y0, y1, rows):
+        stop = min(start + rows, y1)
+        strip = _to_rgb(_upright(image, turn, (x0, start, x1, stop)))
+        box = (left - x0, 0, right - x0, stop - start)
+        narrow.paste(strip.resize((size[0], stop - start), Image.Resampling.BILINEAR, box), (0, start - y0))
+    return narrow.resize(size, Image.Resampling.BILINEAR, (0, top - y0, size[0], bottom - y0))
+
+
+def _turn(image: Image.Image) -> _Turn | None:
+    return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    turn = _turn(image)
+    return (image.height, image.width) if turn is not None and turn.swaps else image.size
+
+
+def _center(whole: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Returns the largest centered box of an image that has the aspect ratio of a size, as ``ImageOps.fit`` does.
+
+    Pillow takes a box in single precision. A box that is rounded to it stays exact when it is moved by whole pixels.
+    """
+    width, height = whole
+    ratio = size[0] / size[1]
+    if width / height > ratio:
+        crop = ratio * height, float(height)
+    elif width / height < ratio:
+        crop = float(width), width / ratio
+    else:
+        crop = float(width), float(height)
+    left, top = (width - crop[0]) * 0.5, (height - crop[1]) * 0.5
+    left, top, right, bottom = (float(np.float32(value)) for value in (left, top, left + crop[0], top + crop[1]))
+    return left, top, right, bottom
+
+
+def _reach(start: float, stop: float, count: int, length: int) -> tuple[int, int]:
+    """Returns the range of pixels that bilinear resizing of ``[start, stop]`` to ``count`` pixels reads."""
+    support = max((stop - start) / count, 1)
+    return max(0, math.floor(start - support)), min(length, math.ceil(stop + support))
+
+
+def _upright(image: Image.Image, turn: _Turn | None, box: tuple[int, int, int, int]) -> Image.Image:
+    """Returns a box of the upright image."""
+    if turn is None:
+        return image.crop(box)
+    (left, top, right, bottom), (width, height) = box, _upright_size(image)
+    if turn.mirrors_x:
+        left, right = width - right, width - left
+    if turn.mirrors_y:
+        top, bottom = height - bottom, height - top
+    stored = (top, left, bottom, right) if turn.swaps else (left, top, right, bottom)
+    return image.crop(stored).transpose(turn.method)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Converts an image to 8-bit RGB on white. Raises an InputError if its pixels have no defined white."""
-    if image.mode == "F":
-        raise InputError("its pixels are floating point, for which no value of white is defined")
+    """Converts an image to 8-bit RGB on white."""
     if image.mode.startswith("I"):
-        gray = np.asarray(image).astype(np.int64)
-        if gray.min() < 0 or gray.max() > _WHITE:
-            raise InputError("its pixels are integers of more than 16 bits, for which no value of white is defined")
+        gray = np.asarray(image)
         if (transparent := image.info.get("transparency")) is not None:
             gray = np.where(gray == transparent, _WHITE, gray)
-        return Image.fromarray(np.rint(gray * (255 / _WHITE)).astype(np.uint8)).convert("RGB")
+        levels = np.rint(np.multiply(gray, 255 / _WHITE, dtype=np.float64))
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -92,11 +250,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def to_pixels(image: Image.Image, images: ImageSpec) -> np.ndarray:
     """Crops an image at its center to a network's aspect ratio and resizes it to the network's size.
 
-    Resizing is bilinear and antialiased. An image of the network's size is returned unchanged. Gray is the luma of
-    ITU-R BT.601.
+    An image of the network's size is returned unchanged. Gray is the luma of ITU-R BT.601.
 
     Args:
-        image: The image, in RGB.
+        image: An image in any pixel format, as ``open_image`` returns it.
         images: Specification of the network's images, with 1 (gray) or 3 (RGB) channels.
 
     Returns:
@@ -106,7 +263,7 @@ def to_pixels(image: Image.Image, images: ImageSpec) -> np.ndarray:
         InputError: If the network's images have another number of channels.
     """
     check_picture_channels(images)
-    fitted = ImageOps.fit(image, (images.width, images.height), Image.Resampling.BILINEAR)
+    fitted = fit_image(image, (images.width, images.height))
     return np.asarray(fitted) if images.channels == 3 else np.asarray(fitted.convert("L"))[..., None]
 
 
@@ -116,13 +273,16 @@ def preview(image: Image.Image, images: ImageSpec, side: int) -> Image.Image:
     The image is never enlarged.
 
     Args:
-        image: The image, in RGB.
+        image: An image in any pixel format, as ``open_image`` returns it.
         images: Specification of the network's images.
         side: Largest length of the preview's longer side, in pixels.
+
+    Returns:
+        The preview in 8-bit RGB.
     """
-    scale = min(image.width / images.width, image.height / images.height, side / max(images.width, images.height))
-    size = max(1, round(images.width * scale)), max(1, round(images.height * scale))
-    return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+    width, height = _upright_size(image)
+    scale = min(width / images.width, height / images.height, side / max(images.width, images.height))
+    return fit_image(image, (max(1, round(images.width * scale)), max(1, round(images.height * scale))))
 
 
 def check_picture_channels(images: ImageSpec) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,14 +83,37 @@ def test_it_prints_lines_that_cannot_command_a_terminal(folder, pictures, expect
     assert printable("a\nb\udcff é") == r"a\nb\udcff é"
 
 
-def test_one_broken_file_among_good_ones_is_named_before_any_prediction(folder, pictures, tmp_path):
-    (pictures / "deeper/3.png").write_bytes((pictures / "3.png").read_bytes()[:80])
-    done = run(folder, pictures, "--sheet", "sheet.png", cwd=tmp_path)
+def test_one_broken_file_that_is_named_is_an_error_before_any_prediction(folder, pictures, tmp_path):
+    broken = pictures / "deeper/3.png"
+    broken.write_bytes((pictures / "3.png").read_bytes()[:80])
+    done = run(folder, pictures, broken, "--sheet", "sheet.png", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: {pictures}/deeper/3.png cannot be read as an image (")
     assert done.stderr.endswith("); name another file, or leave it out\n")
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_one_broken_file_in_a_folder_does_not_end_the_others(folder, pictures, expected, tmp_path, monkeypatch, capsys):
+    broken = pictures / "2.png"
+    broken.write_bytes(broken.read_bytes()[:80])
+    with pytest.raises(RunError, match=r"^1 of 7 images could not be read; the others were classified$"):
+        here(monkeypatch, folder, pictures, "--top", 1, "--json", "--sheet", tmp_path / "sheet.png")
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [Path(entry["path"]).stem for entry in found] == list("0123456")
+    for number, entry in enumerate(found):
+        if number == 2:
+            assert entry.keys() == {"path", "error"}
+            assert entry["error"].startswith(f"{broken} cannot be read as an image (")
+            assert err == f"error: {entry['error']}\n"
+        else:
+            assert entry["predictions"][0]["name"] == SPEC.class_names[expected[number].argmax()]
+    assert (tmp_path / "sheet.png").exists()
+    for path in pictures.rglob("*.[pP][nN][gG]"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"^none of the 7 images can be read; name other files or folders$"):
+        here(monkeypatch, folder, pictures)
 
 
 @pytest.mark.slow

@@ -1,17 +1,27 @@
 """Image files of every kind become the pixels that a network takes, or are refused."""
 
+import itertools
 import struct
+import tracemalloc
+import warnings
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin, features
 from predict_fixtures import IMAGES, SPEC
 
 from seanet_jax import ImageSpec, InputError
-from seanet_jax.inference.image_file import find_images, preview, read_image, to_pixels
+from seanet_jax.inference import image_file
+from seanet_jax.inference.image_file import find_images, fit_image, open_image, preview, to_pixels
 
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
+
+
+def read_image(path):
+    """The image in RGB and upright, in its own size."""
+    with open_image(path) as image:
+        return fit_image(image, ImageOps.exif_transpose(image).size)
 
 
 def _png16(path, values):
@@ -117,3 +127,157 @@ def test_pictures_are_cropped_to_their_centre_and_averaged():
     assert to_pixels(Image.new("RGB", (12, 8), RED), grey).tolist() == np.full((8, 12, 1), 76).tolist()
     with pytest.raises(InputError, match="have 2 channels"):
         to_pixels(exact, ImageSpec(8, 12, (0.5,) * 2, (0.5,) * 2, ("a",)))
+
+
+def test_only_what_can_be_loaded_here_is_found_in_a_folder(tmp_path, monkeypatch):
+    stubs = ["clip.mpg", "a.h5", "a.hdf", "a.bufr", "a.grib", "a.wmf", "a.emf", "figure.eps", "figure.ps"]
+    for name in [*stubs, "a.png", "a.JPG", "a.mpo", "a.jp2", "a.txt"]:
+        (tmp_path / name).touch()
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    assert [path.name for path in find_images(tmp_path)] == ["a.JPG", "a.jp2", "a.mpo", "a.png"]
+    monkeypatch.setattr("shutil.which", lambda program: program)
+    assert {path.name for path in find_images(tmp_path)} >= {"figure.eps", "figure.ps"}
+    monkeypatch.setattr(features, "check", lambda name: False)
+    assert "a.jp2" not in {path.name for path in find_images(tmp_path)}
+
+
+def test_every_format_that_is_searched_for_can_be_loaded(tmp_path):
+    saved = 0
+    for suffix in image_file._loadable_suffixes() - {".eps", ".ps"}:
+        if Image.EXTENSION[suffix] in Image.SAVE:
+            image = Image.new({".xbm": "1", ".msp": "1", ".blp": "P"}.get(suffix, "RGB"), (16, 16))
+            with warnings.catch_warnings(action="ignore"):  # some formats are about to leave Pillow
+                image.save(tmp_path / f"a{suffix}")
+            assert read_image(tmp_path / f"a{suffix}").mode == "RGB"
+            saved += 1
+    assert saved > 20
+
+
+def _in_two_steps(image, size):
+    """The reference: the whole image in RGB, its rows resized, then its columns."""
+
+    class Boxed:
+        def __init__(self, size):
+            self.size = size
+
+        def resize(self, size, method, box):
+            return box
+
+    left, top, right, bottom = ImageOps.fit(Boxed(image.size), size)
+    rows = image.resize((size[0], image.height), Image.Resampling.BILINEAR, (left, 0, right, image.height))
+    return rows.resize(size, Image.Resampling.BILINEAR, (0, top, size[0], bottom))
+
+
+def _random_image(mode, size, random):
+    if mode == "I;16":
+        return Image.fromarray(random.randint(0, 65536, size[::-1]).astype(np.uint16))
+    if mode == "I":
+        return Image.fromarray(random.randint(0, 65536, size[::-1]).astype(np.int32))
+    rgb = Image.fromarray(random.randint(0, 256, (*size[::-1], 3)).astype(np.uint8))
+    alpha = Image.fromarray(random.randint(0, 256, size[::-1]).astype(np.uint8))
+    if mode in ("RGBA", "LA"):
+        rgb.putalpha(alpha)
+    return rgb.quantize(16) if mode == "P" else rgb.convert(mode)
+
+
+def _white_background(image):
+    """The whole image in RGB, by Pillow and NumPy at once."""
+    if image.mode.startswith("I"):
+        return Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA"):
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr", "I;16", "I"])
+def test_strips_of_an_image_give_what_the_whole_image_gives(mode, monkeypatch):
+    random = np.random.RandomState(0)
+    sizes = [(61, 40), (40, 61), (7, 90), (90, 7), (32, 32)]
+    for strip, orientation in itertools.product((1, 300), range(10)):
+        monkeypatch.setattr(image_file, "_STRIP", strip)
+        image = _random_image(mode, sizes[orientation % 5], random)
+        image.getexif()[0x0112] = orientation
+        whole = _white_background(ImageOps.exif_transpose(image))
+        for size in [(8, 8), (12, 5), (5, 12), (64, 80), image.size, whole.size]:
+            found = np.asarray(fit_image(image, size))
+            np.testing.assert_array_equal(found, np.asarray(_in_two_steps(whole, size)))
+            pillows = np.asarray(ImageOps.fit(whole, size, Image.Resampling.BILINEAR))
+            assert np.abs(found.astype(int) - pillows).max() <= 1
+
+
+@pytest.fixture
+def pillows_peak(monkeypatch):
+    """The most bytes that images of Pillow have held at once since a call of ``reset``."""
+    most = [0]
+    new = Image.Image._new
+
+    def counted(self, core):
+        stats = Image.core.get_stats()
+        most[0] = max(most[0], stats["allocated_blocks"] - stats["freed_blocks"])
+        return new(self, core)
+
+    class Peak:
+        def reset(self):
+            most[0] = 0
+            Image.core.reset_stats()
+
+        def bytes(self):
+            return most[0] * Image.core.get_block_size()
+
+    usual = Image.core.get_block_size()
+    Image.core.set_block_size(4096)
+    monkeypatch.setattr(Image.Image, "_new", counted)
+    yield Peak()
+    Image.core.set_block_size(usual)
+
+
+@pytest.mark.parametrize("name", ["grey16.png", "rgba.png", "palette.png", "turned.jpg"])
+def test_memory_beside_the_decoded_image_depends_on_the_size_of_the_result(tmp_path, name, pillows_peak):
+    values = np.add.outer(np.arange(1800), np.arange(2400))
+    if name == "grey16.png":
+        image = Image.fromarray((values * 13).astype(np.uint16))
+    elif name == "rgba.png":
+        image = Image.fromarray(np.stack([values % 256] * 4, -1).astype(np.uint8))
+    else:
+        image = Image.fromarray((values % 256).astype(np.uint8)).convert("P" if name == "palette.png" else "RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / name, **({"exif": exif} if name == "turned.jpg" else {}))
+    with open_image(tmp_path / name) as image:
+        pillows_peak.reset()
+        tracemalloc.start()
+        pixels, shown = to_pixels(image, SPEC), preview(image, SPEC, 160)
+        numpys = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert pixels.shape == (8, 12, 3) and max(shown.size) == 160
+    # A copy of the image in RGB takes 17 MB.
+    assert 0 < pillows_peak.bytes() < 6e6
+    assert numpys < 6e6
+
+
+def test_an_image_with_a_long_comment_is_read(tmp_path):
+    image, limit = Image.fromarray(IMAGES[0]), PngImagePlugin.MAX_TEXT_CHUNK
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Comment", "x" * 3_000_000, zip=True)
+    texts.add_itxt("Description", "y" * 3_000_000, zip=True)
+    image.save(tmp_path / "long.png", pnginfo=texts, icc_profile=b"z" * 3_000_000)
+    np.testing.assert_array_equal(read_image(tmp_path / "long.png"), IMAGES[0])
+    assert limit == PngImagePlugin.MAX_TEXT_CHUNK
+    # Two hundred megabytes in a small file are still refused.
+    texts.add_text("Bomb", "x" * 200_000_000, zip=True)
+    image.save(tmp_path / "bomb.png", pnginfo=texts)
+    with pytest.raises(InputError, match=r"bomb\.png cannot be read as an image \("):
+        read_image(tmp_path / "bomb.png")
+
+
+def test_what_cannot_be_read_is_named_with_the_reason(tmp_path):
+    (tmp_path / "stub.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    for path, reason in [
+        (tmp_path, "Is a directory"),
+        (tmp_path / "no.png", "No such file or directory"),
+        (tmp_path / "stub.h5", "cannot find loader for this HDF5 file"),
+    ]:
+        with pytest.raises(InputError) as caught:
+            read_image(path)
+        assert str(caught.value) == f"{path} cannot be read as an image ({reason})"
