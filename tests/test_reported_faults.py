@@ -39,12 +39,14 @@ from seanet_jax import (
     fit,
     load,
 )
+from seanet_jax.commands import convert, evaluate
+from seanet_jax.data import load as load_dataset
 from seanet_jax.data.augment import augment
 from seanet_jax.errors import RunError
 from seanet_jax.inference import stablehlo
 from seanet_jax.layers.functional import aggregate
 from seanet_jax.layers.modules import BatchNorm
-from seanet_jax.models import PRESETS, EncapNet, EncapNetConfig
+from seanet_jax.models import PRESETS, EncapNet, EncapNetConfig, model_config
 from seanet_jax.models.fold import fold_batch_norm
 from seanet_jax.models.pytorch import read_pytorch, state_dict
 
@@ -403,9 +405,8 @@ def test_the_saved_number_of_classes_keeps_a_trained_classifier(tmp_path):
 
 
 @pytest.fixture
-def saved_by_torch():
-    """PyTorch, a network, and its state dict of tensors."""
-    torch = pytest.importorskip("torch")
+def saved_by_torch(torch):
+    """PyTorch, and the state dict of a network as arrays and as tensors."""
     arrays = state_dict(random_network(TINY))
     return torch, arrays, {name: torch.tensor(array) for name, array in arrays.items()}
 
@@ -442,6 +443,40 @@ def test_a_pre_activated_network_is_called_so(saved_by_torch, tmp_path):
 
 
 _NORMALIZATION = ("weight", "bias", "running_mean", "running_var")
+
+
+def test_a_published_checkpoint_tells_its_accuracy(torch, pytorch_network, tmp_path, monkeypatch, capsys):
+    """A checkpoint like the release's is converted and evaluated. The accuracy is the one that PyTorch measures."""
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    torch.manual_seed(0)
+    network = pytorch_network(model_config("tiny", num_classes=10))
+    dataset = load_dataset("digits")
+    images = torch.tensor(np.asarray(dataset.image_spec.normalize(dataset.test_images))).permute(0, 3, 1, 2)
+    network.train()(images)  # so that the running statistics are those of such images
+    network.eval()
+    with torch.no_grad():
+        accuracy = (network(images).argmax(1).numpy() == dataset.test_labels).mean()
+    saved = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
+    sgd = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9).state_dict()
+    checkpoint = {"epoch": 2, "state_dict": saved, "optimizer": sgd, "best_acc1": torch.tensor(100 * accuracy)}
+    torch.save(checkpoint, tmp_path / "best_model.pth")
+
+    monkeypatch.chdir(tmp_path)
+    words = "tiny on digits, converted from best_model.pth, not trained here (step 44), 359 test images\n"
+    for arguments, printed in (
+        ("convert best_model.pth runs/published --dataset digits", "to evaluate: seanet evaluate runs/published\n"),
+        ("evaluate runs/published", words),
+        ("convert runs/published weights/published", "weights/published: "),
+        ("evaluate weights/published --dataset digits", "tiny on digits, pretrained weights, 359 test images\n"),
+    ):
+        command, *rest = arguments.split()
+        monkeypatch.setattr(sys, "argv", [f"seanet {command}", *rest])
+        {"convert": convert, "evaluate": evaluate}[command].run()
+        assert printed in capsys.readouterr().out
+    for folder in ("runs", "weights"):
+        about = json.loads((tmp_path / folder / "published" / "evaluation" / "evaluation.json").read_text())
+        assert about["top_1_accuracy"] == pytest.approx(accuracy, abs=1e-12)
+    assert "converted from best_model.pth, not trained here" in (tmp_path / "runs/published/report.html").read_text()
 
 
 @pytest.mark.parametrize("is_wrong", [False, True])

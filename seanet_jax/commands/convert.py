@@ -1,17 +1,18 @@
 """Convert a network from the published PyTorch release into a run, and back.
 
-    seanet convert best_model.pth runs/published      # prints the command that resumes training
+    seanet convert best_model.pth runs/published      # prints the commands that evaluate it and resume training
     seanet convert runs/published seanet20.pth
     seanet convert runs/published weights/seanet20
 
-A PyTorch checkpoint or a folder of pretrained weights becomes the folder of a run, which seanet train --resume
-continues. A run becomes a folder of pretrained weights. If TARGET ends in .pth or .pt, a run or a folder of pretrained
-weights becomes a PyTorch state dict.
+A PyTorch checkpoint or a folder of pretrained weights becomes the folder of a run, which seanet evaluate measures and
+seanet train --resume continues. A run becomes a folder of pretrained weights. If TARGET ends in .pth or .pt, a run or a
+folder of pretrained weights becomes a PyTorch state dict.
 
-A checkpoint is a file of the release, {epoch, weight, optimizer_state_dict} or {epoch, state_dict, optimizer}, or a
-state dict alone. Its network is a SEANet, or a SENet or ResNet whose layers have the same names; the architecture is
-inferred from names and shapes. The run begins at the checkpoint's epoch with its momentum, or else at step 0. Files are
-read as data, and no code in them runs. PyTorch files need PyTorch, which the extra "convert" installs.
+A checkpoint is a file of the release, {epoch, weight, optimizer_state_dict} or {epoch, state_dict, optimizer}, another
+file with one state dict in it, or a state dict alone. Its network is a SEANet, or a SENet or ResNet whose layers have
+the same names, but not a pre-activation network; the architecture is inferred from names and shapes. The run begins at
+the checkpoint's epoch with its momentum, or else at step 0. Files are read as data, and no code in them runs. PyTorch
+files need PyTorch, which the extra "convert" installs.
 
 The other flags are the recipe of the run that is written, by default the published recipe. Resuming the run accepts no
 other recipe.
@@ -76,6 +77,7 @@ def convert(command: "ConversionCommand") -> None:
             source, target, command.recipe, dataset=command.dataset, aggregate_op=operation
         )
         print_result(_describe(converted))
+        print_result(f"to evaluate: {shlex.join(['seanet', 'evaluate', str(target)])}")
         print_result(f"to resume training: {_resume_command(converted)}")
         return
     write = conversion.convert_to_pytorch if to_file else conversion.convert_to_weights

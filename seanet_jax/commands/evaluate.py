@@ -1,17 +1,20 @@
-"""Evaluate a run on its test images and write a report.
+"""Evaluate a network on test images and write a report.
 
     seanet evaluate runs/cifar100-seanet20-seed0
+    seanet evaluate weights/seanet20 --dataset cifar100
 
-FOLDER is the folder of a run. Its network classifies each of the run's test images once: the whole test set, or the
-part to which the run was limited. Prints top-1 and top-5 accuracy, loss, expected calibration error (Guo et al., 2017),
-the best and worst classes, and the pairs of classes confused most often.
+FOLDER is the folder of a run, also of one that was converted from a PyTorch checkpoint, or of pretrained weights. The
+network classifies each test image once: the whole test set, or the part to which the run was limited. Prints top-1 and
+top-5 accuracy, loss, expected calibration error (Guo et al., 2017), the best and worst classes, and the pairs of
+classes confused most often.
 
 Writes into FOLDER:
   evaluation/evaluation.json  all numbers
   evaluation/confusion.png    confusion matrix, also as .svg
   evaluation/reliability.png  reliability diagram, also as .svg
   evaluation/mistakes.png     the most confident mistakes
-  report.html                 one page with all of this, the learning curves and every epoch; it needs no other file
+  report.html                 one page with all of this, and the learning curves and every epoch of a run; it needs
+                              no other file
 
 Exit status: 0 if the evaluation was written, 1 if writing failed, 2 if an argument, the folder or its images are wrong.
 """
@@ -27,8 +30,9 @@ from seanet_jax.console import print_result
 def run() -> None:
     """Reads the arguments and evaluates."""
     parser = Arguments(__doc__)
-    parser.add_argument("folder", help="folder of a run")
+    parser.add_argument("folder", help="folder of a run or of pretrained weights")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="run's checkpoint (default: best)")
+    parser.add_argument("--dataset", help="dataset on which to test pretrained weights; a run has its own")
     parser.add_argument("--data-dir", help="folder with CIFAR, as in seanet train")
     arguments = parser.parse_args()
     # Imported late, so that --help and a wrong argument need not wait for JAX.

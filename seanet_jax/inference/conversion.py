@@ -86,7 +86,13 @@ def convert_to_run(
     config = dataclasses.replace(recipe, dataset=dataset, out=target, **network)
     with _written_whole(target) as folder:
         step = write_run(
-            folder, config, found.model, data.image_spec(dataset), epoch=found.epoch or 0, momentum=found.momentum
+            folder,
+            config,
+            found.model,
+            data.image_spec(dataset),
+            epoch=found.epoch or 0,
+            momentum=found.momentum,
+            converted_from=source.name,
         )
     return ConvertedRun(found.model, config, network, step, found.momentum is not None)
 
@@ -145,6 +151,7 @@ def write_run(
     *,
     epoch: int = 0,
     momentum: Mapping[str, np.ndarray] | None = None,
+    converted_from: str | None = None,
 ) -> int:
     """Writes the folder of a run for a network that was trained elsewhere, as if the run had just finished an epoch.
 
@@ -155,6 +162,7 @@ def write_run(
         images: Specification of the network's images and classes.
         epoch: Epochs for which the network was trained.
         momentum: Momentum of SGD by the path of each parameter, named as in ``weights.to_arrays``. None is zero.
+        converted_from: Name of the file or folder that the network comes from.
 
     Returns:
         Optimizer steps done.
@@ -185,7 +193,16 @@ def write_run(
 
     folder.mkdir()
     # Nobody here has seen the images of the earlier epochs, so the run has no hash of them and no records.
-    RunFolder(folder).open(config, model_config, images, data_sha256=None, environment=None, step=step, history=[])
+    RunFolder(folder).open(
+        config,
+        model_config,
+        images,
+        data_sha256=None,
+        environment=None,
+        step=step,
+        history=[],
+        converted_from=converted_from,
+    )
     with Checkpoints(folder) as checkpoints:
         checkpoints.save_latest(step, state, [])
         checkpoints.save_best(step, state, [])

@@ -1,6 +1,7 @@
-"""Evaluates a run's network on its test images, and writes metrics, figures and a report into the run's folder."""
+"""Evaluates a network on test images, and writes metrics, figures and a report into the network's folder."""
 
 import contextlib
+import dataclasses
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from seanet_jax import style
-from seanet_jax.data import Dataset
+from seanet_jax.data import DATASETS, Dataset
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import printable, write_whole
@@ -21,16 +22,16 @@ from seanet_jax.inference.classifier import Classifier
 from seanet_jax.inference.contact_sheet import Cell, Line, contact_sheet
 from seanet_jax.inference.figures import confusion_figure, reliability_figure
 from seanet_jax.inference.html_report import html_report
-from seanet_jax.inference.trained import load
+from seanet_jax.inference.trained import Trained, load
 from seanet_jax.json_files import json_text
-from seanet_jax.models import weights
+from seanet_jax.models import PRESETS, NetworkConfig, weights
 from seanet_jax.models.scores import Scores
 from seanet_jax.paths import UserPath, user_path
 from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.curves import Quantity, curves_figure
 from seanet_jax.training.images import load_dataset
-from seanet_jax.training.run_folder import Record, RunFolder
+from seanet_jax.training.run_folder import Record, RunFolder, SavedConfig
 
 _BINS = 15
 _PAIRS = 20
@@ -38,14 +39,43 @@ _MISTAKES = 24
 _CLASSES_PRINTED = _PAIRS_PRINTED = 5
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is evaluated.
+
+    Attributes:
+        trained: The network.
+        dataset: The images, with those for training.
+        about: First entries of ``evaluation.json``: names, and where the network comes from.
+        config: Configuration that names the data set. Of a run, it is the run's.
+        records: Records of the run's epochs; none if the network was not trained here.
+        settings: Configuration that the report shows.
+        summary: Contents of the run's ``summary.json``; None if there is none.
+    """
+
+    trained: Trained
+    dataset: Dataset
+    about: dict[str, Any]
+    config: TrainConfig
+    records: list[Record]
+    settings: dict[str, Any]
+    summary: dict[str, Any] | None
+
+
 def evaluate(
-    folder: UserPath, *, which: str = "best", data_dir: UserPath | None = None, command: str = ""
+    folder: UserPath,
+    *,
+    which: str = "best",
+    dataset: str | None = None,
+    data_dir: UserPath | None = None,
+    command: str = "",
 ) -> dict[str, Any]:
-    """Evaluates a run's network on its test images, and writes ``evaluation/`` and ``report.html`` into the folder.
+    """Evaluates a network on test images, and writes ``evaluation/`` and ``report.html`` into its folder.
 
     Args:
-        folder: The run's folder. The run may still be training.
-        which: Checkpoint to evaluate, "best" or "latest".
+        folder: The folder of a run or of pretrained weights. The run may still be training.
+        which: Checkpoint of a run to evaluate, "best" or "latest". It has no effect on pretrained weights.
+        dataset: Name of the dataset, for pretrained weights. A run is evaluated on its own.
         data_dir: Folder that holds the dataset; see ``TrainConfig``.
         command: Command line to reproduce the evaluation, shown in the report.
 
@@ -53,47 +83,119 @@ def evaluate(
         The contents of ``evaluation.json``. Accuracies are fractions; ``loss_unit`` names the unit of the losses.
 
     Raises:
-        InputError: If the folder is not a run's, holds no such checkpoint or no finished epoch, or if its images are
-            missing or differ from those it was trained on.
+        InputError: If the folder holds neither, or no such checkpoint; if a run has trained for less than an epoch; or
+            if the images are missing, or are not those of the network.
         RunError: If a file could not be written.
     """
     folder = user_path(folder)
     if weights.is_folder(folder):
-        raise InputError(
-            f"{folder} holds pretrained weights, which do not name a dataset to test them on; name a run's folder"
-        )
-    run = RunFolder(folder)
-    fields = run.read().config
-    config = TrainConfig(**(fields | {"data_dir": data_dir, "out": None, "resume": False}))
-    records = run.read_records()
-    if not records:
-        raise InputError(
-            f"{folder} has not finished an epoch, so there is nothing to evaluate; continue it first with --resume"
-        )
-    trained = load(folder, which)
-    dataset = load_dataset(config)
-    # A converted network was trained elsewhere, so its run has no checksum of the training images.
-    if run.read().data_sha256 not in (None, dataset.sha256()):
-        raise InputError(
-            f"{folder} was trained on other images of the name {config.dataset}; "
-            "name the folder that holds them with --data-dir"
-        )
-    names = trained.images.class_names
-    classifier = Classifier(trained, min(config.eval_batch_size, len(dataset.test_images)))
-    found = _measure(classifier, dataset, names)
+        subject = _weights(folder, dataset, data_dir)
+    else:
+        subject = _run(folder, which, dataset, data_dir)
+    names = subject.trained.images.class_names
+    batch_size = min(subject.config.eval_batch_size, len(subject.dataset.test_images))
+    classifier = Classifier(subject.trained, batch_size)
     about = {
-        "dataset": config.dataset,
-        "model": config.model,
-        "which": which,
-        "step": trained.step,
-        **_recorded(records, trained.step),
-        **found,
+        **subject.about,
+        **_measure(classifier, subject.dataset, names),
         "device": sharding.describe_devices(),
         "versions": versions(),
         "command": command,
     }
-    _write(run, about, records, config, dataset, classifier.kind)
+    _write(folder, about, subject, classifier.kind)
     return about
+
+
+def _run(folder: Path, which: str, dataset: str | None, data_dir: UserPath | None) -> _Subject:
+    """Loads the network, the images and the records of a run."""
+    run = RunFolder(folder)
+    saved = run.read()
+    config = TrainConfig(**(saved.config | {"data_dir": data_dir, "out": None, "resume": False}))
+    if dataset not in (None, config.dataset):
+        raise InputError(f"--dataset: {folder} is a run on {config.dataset}, not {dataset}; leave --dataset out")
+    records = run.read_records()
+    if not records and not saved.is_trained_elsewhere:
+        raise InputError(
+            f"{folder} has not finished an epoch, so there is nothing to evaluate; continue it first with --resume"
+        )
+    trained = load(folder, which)
+    images = load_dataset(config)
+    if not saved.is_trained_elsewhere and saved.data_sha256 != images.sha256():
+        raise InputError(
+            f"{folder} was trained on other images of the name {config.dataset}; "
+            "name the folder that holds them with --data-dir"
+        )
+    recorded = _recorded(records, trained.step)
+    about = {
+        "dataset": config.dataset,
+        "model": config.model,
+        "network": _describe(saved, which, recorded["epoch"], trained.step),
+        "which": which,
+        "step": trained.step,
+        **recorded,
+    }
+    return _Subject(
+        trained=trained,
+        dataset=images,
+        about=about,
+        config=config,
+        records=records,
+        settings=config.to_json() | saved.config,
+        summary=run.read_summary(),
+    )
+
+
+def _describe(saved: SavedConfig, which: str, epoch: float | None, step: int | None) -> str:
+    """Describes the evaluated network of a run: its checkpoint, and where it comes from if it was converted."""
+    source = f"converted from {printable(saved.converted_from)}" if saved.converted_from else "converted"
+    if saved.is_trained_elsewhere:
+        return f"{source}, not trained here (step {step:,})"
+    checkpoint = f"{which} checkpoint ({'' if epoch is None else f'epoch {epoch:.4g}, '}step {step:,})"
+    return f"{checkpoint}, {source} and trained further" if saved.converted_from else checkpoint
+
+
+def _weights(folder: Path, name: str | None, data_dir: UserPath | None) -> _Subject:
+    """Loads the network of a folder of pretrained weights, and the images of a dataset that fits it."""
+    if name is None:
+        raise InputError(
+            f"{folder} holds pretrained weights, which do not name a dataset to test them on; "
+            f"name it with --dataset, one of {', '.join(DATASETS)}"
+        )
+    place = None if data_dir is None else user_path(data_dir)
+    config = TrainConfig(
+        dataset=name, data_dir=place, batch_size=1
+    )  # nothing is trained, so any number of images will do
+    trained = load(folder)
+    dataset = load_dataset(config)
+    # How pixels are normalized is the network's choice, and may differ from the dataset's.
+    ours, theirs = (
+        (spec.height, spec.width, spec.channels, spec.class_names) for spec in (trained.images, dataset.image_spec)
+    )
+    if ours != theirs:
+        sizes = ["{}x{}x{} in {} classes".format(*spec[:3], len(spec[3])) for spec in (ours, theirs)]
+        raise InputError(
+            f"{folder} is for images of {sizes[0]}, and {name} has images of "
+            f"{sizes[1] if sizes[0] != sizes[1] else 'other classes'}; name the dataset it was trained on"
+        )
+    about = weights.read_about(folder)
+    names = {"dataset": name, "model": _preset(trained.model.config) or about.model_type}
+    origin = {"network": "pretrained weights", "which": None, "step": None, "epoch": None, "recorded": None}
+    return _Subject(
+        trained=trained,
+        dataset=dataset,
+        about=names | origin,
+        config=config,
+        records=[],
+        settings=names | about.fields,
+        summary=None,
+    )
+
+
+def _preset(config: NetworkConfig) -> str | None:
+    """Returns the name of the preset of a network; None if it is none's."""
+    task: dict[str, Any] = {"num_classes": config.num_classes, "in_channels": config.in_channels}
+    found = (name for name, preset in PRESETS.items() if dataclasses.replace(preset, **task) == config)
+    return next(found, None)
 
 
 def _recorded(records: Sequence[Record], step: int | None) -> dict[str, Any]:
@@ -152,14 +254,7 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _write(
-    run: RunFolder,
-    about: dict[str, Any],
-    records: list[Record],
-    config: TrainConfig,
-    dataset: Dataset,
-    kind: Scores,
-) -> None:
+def _write(folder: Path, about: dict[str, Any], subject: _Subject, kind: Scores) -> None:
     """Draws the figures and writes all files. Nothing is written until everything is drawn."""
     columns = ("images", "confidence", "accuracy")
     found = metrics.Reliability(
@@ -174,22 +269,22 @@ def _write(
     files: dict[str, str | bytes] = {f"evaluation/{name}.svg": content for name, content in drawn.items()}
     files |= {f"evaluation/{name}.png": style.png(figure) for name, figure in figures.items()}
     if about["mistakes"]:
-        files["evaluation/mistakes.png"] = contact_sheet([_cell(mistake, dataset) for mistake in about["mistakes"]])
+        files["evaluation/mistakes.png"] = contact_sheet([_cell(one, subject.dataset) for one in about["mistakes"]])
     files["evaluation/evaluation.json"] = json_text(about)
-    saved = config.to_json() | run.read().config
+    config, records = subject.config, subject.records
     quantities: tuple[Quantity, ...] = ("loss", "accuracy")
-    for quantity in quantities:
+    for quantity in quantities if records else ():
         # One figure per quantity, because two panels side by side are too small to read on a phone.
         figure = curves_figure(records, kind, dataset=config.dataset, epochs=config.epochs, quantities=(quantity,))
         drawn[quantity] = style.svg(figure)
-    pictures = [_png(_picture(mistake, dataset)) for mistake in about["mistakes"]]
-    files["report.html"] = html_report(about, records, saved, run.read_summary(), drawn, pictures)
-    with _writing(run.path):
-        (run.path / "evaluation").mkdir(exist_ok=True)
+    pictures = [_png(_picture(mistake, subject.dataset)) for mistake in about["mistakes"]]
+    files["report.html"] = html_report(about, records, subject.settings, subject.summary, drawn, pictures)
+    with _writing(folder):
+        (folder / "evaluation").mkdir(exist_ok=True)
         # An earlier evaluation may have left one, and a network without mistakes writes none.
-        (run.path / "evaluation" / "mistakes.png").unlink(missing_ok=True)
+        (folder / "evaluation" / "mistakes.png").unlink(missing_ok=True)
         for name, content in files.items():
-            write_whole(run.path / name, content)
+            write_whole(folder / name, content)
 
 
 def _cell(mistake: dict[str, Any], dataset: Dataset) -> Cell:
@@ -217,7 +312,7 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(
-            f"the evaluation could not be written into {folder} ({error.strerror}); the run itself is as it was"
+            f"the evaluation could not be written into {folder} ({error.strerror}); the network itself is as it was"
         ) from error
 
 
@@ -227,7 +322,6 @@ def text(about: dict[str, Any]) -> str:
     Args:
         about: Contents of ``evaluation.json``, as ``evaluate`` returns them.
     """
-    epoch = "" if about["epoch"] is None else f"epoch {about['epoch']:.4g}, "
     rows = [("top-1 accuracy", f"{about['top_1_accuracy']:.2%}")]
     if about["top_5_accuracy"] is not None:
         rows.append(("top-5 accuracy", f"{about['top_5_accuracy']:.2%}"))
@@ -247,5 +341,5 @@ def text(about: dict[str, Any]) -> str:
         for pair in about["most_confused"][:_PAIRS_PRINTED]
     ]
     rows.append(("most confused", ", ".join(pairs) or "none"))
-    head = f"{about['model']} on {about['dataset']}, {about['which']} checkpoint ({epoch}step {about['step']})"
-    return "\n".join([f"{head}, {about['images']:,} test images", *(f"  {name:<28}{words}" for name, words in rows)])
+    head = f"{about['model']} on {about['dataset']}, {about['network']}, {about['images']:,} test images"
+    return "\n".join([head, *(f"  {name:<28}{words}" for name, words in rows)])

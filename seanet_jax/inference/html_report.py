@@ -27,10 +27,10 @@ def html_report(
 
     Args:
         about: Contents of ``evaluation.json``.
-        records: The run's records, one per epoch; at least one.
-        config: The run's configuration.
+        records: The run's records, one per epoch. Without any, the page has no section on training.
+        config: Configuration of the run, or of the network if it was not trained in a run.
         summary: Contents of the run's ``summary.json``, or None if the run has not written it yet.
-        figures: SVG files by name: loss, accuracy, confusion and reliability.
+        figures: SVG files by name: confusion, reliability and, if there are records, loss and accuracy.
         pictures: PNG files, one for each mistake in ``about``, in the same order.
 
     Returns:
@@ -42,13 +42,13 @@ def html_report(
     environment.filters |= {"percent": "{:.2%}".format, "whole_percent": "{:.0%}".format}
     template = (resources.files("seanet_jax.inference") / "report.html.jinja").read_text(encoding="utf-8")
     bins = about["calibration"]
-    columns = [column for column in _COLUMNS if column[1] in records[-1]]
+    columns = [column for column in _COLUMNS if records and column[1] in records[-1]]
     return environment.from_string(template).render(
         about=about,
-        facts=_facts(about, config, summary),
+        facts=_facts(about, config, summary, is_trained_here=bool(records)),
         tiles=_tiles(about),
-        notes=_notes(about, config, summary),
-        curves=[_figure(figures[name], f"{what} by epoch") for name, what in _CURVES.items()],
+        notes=_notes(about, config, summary, is_trained_here=bool(records)),
+        curves=[_figure(figures[name], f"{what} by epoch") for name, what in _CURVES.items() if records],
         columns=[name for name, _, _ in columns],
         records=[
             {
@@ -88,9 +88,12 @@ _COLUMNS = (
 )
 
 
-def _facts(about: Mapping[str, Any], config: Mapping[str, Any], summary: Mapping[str, Any] | None) -> list[str]:
-    epoch = "" if about["epoch"] is None else f"epoch {about['epoch']:.4g}, "
-    facts = [f"{about['which']} checkpoint ({epoch}step {about['step']:,})", f"seed {config['seed']}"]
+def _facts(
+    about: Mapping[str, Any], config: Mapping[str, Any], summary: Mapping[str, Any] | None, *, is_trained_here: bool
+) -> list[str]:
+    facts = [about["network"]]
+    if is_trained_here:
+        facts.append(f"seed {config['seed']}")
     if summary is not None:
         facts.append(f"{summary['parameters']:,} parameters")
         facts.append(f"{format_duration(summary['training_seconds'])} of training on {summary['device']}")
@@ -114,13 +117,21 @@ def _tiles(about: Mapping[str, Any]) -> list[dict[str, str]]:
     return [dict(zip(("name", "value", "note"), tile, strict=True)) for tile in tiles]
 
 
-def _notes(about: Mapping[str, Any], config: Mapping[str, Any], summary: Mapping[str, Any] | None) -> list[str]:
+def _notes(
+    about: Mapping[str, Any], config: Mapping[str, Any], summary: Mapping[str, Any] | None, *, is_trained_here: bool
+) -> list[str]:
     """Returns the caveats that the reader of the numbers has to know."""
     notes = []
-    if config["limit_train"] is not None or config["limit_test"] is not None:
-        limits = ((config["limit_train"], "training"), (config["limit_test"], "test"))
+    limits = ((config.get("limit_train"), "training"), (config.get("limit_test"), "test"))
+    if any(count is not None for count, _ in limits):
         parts = " and ".join(f"{count:,} {name} images" for count, name in limits if count is not None)
         notes.append(f"The run was limited to the first {parts}.")
+    if not is_trained_here:
+        notes.append(
+            "The network was not trained in this folder. If it was selected on these test images, its accuracy is "
+            "optimistic."
+        )
+        return notes
     if about["which"] == "best" and not config["validation_fraction"]:
         notes.append(
             "The best epoch was selected on these test images, so its accuracy is optimistic; "

@@ -62,6 +62,7 @@ class SavedConfig:
         data_sha256: SHA-256 of the images and labels; None if the network was trained elsewhere.
         environment: Devices, versions and settings on which the rounding of the numbers depends; None if an earlier
             version wrote the file, or the network was trained elsewhere.
+        converted_from: Name of the file or folder from which the network was converted; None for other runs.
         resumed: For each time the run was resumed, the step and the changes to the configuration.
     """
 
@@ -70,7 +71,13 @@ class SavedConfig:
     images: ImageSpec | None
     data_sha256: str | None
     environment: dict[str, str] | None
+    converted_from: str | None
     resumed: list[dict[str, Any]]
+
+    @property
+    def is_trained_elsewhere(self) -> bool:
+        """Whether the network was converted and has not been trained in this run."""
+        return self.data_sha256 is None
 
 
 class RunFolder:
@@ -248,6 +255,7 @@ class RunFolder:
         *,
         step: int,
         history: list[Record],
+        converted_from: str | None = None,
     ) -> None:
         """Writes ``config.json``, and rewrites ``metrics.jsonl`` to end at the checkpoint to continue from.
 
@@ -260,6 +268,7 @@ class RunFolder:
                 network was trained elsewhere.
             step: Optimizer steps done. Recorded if the run is resumed.
             history: Records of the epochs up to this step.
+            converted_from: Name of the file or folder from which the network was converted. A resumed run keeps it.
 
         Raises:
             RunError: If a file cannot be written.
@@ -270,12 +279,14 @@ class RunFolder:
             changed = config.differences(saved.config, harmless=True)
             changed += self.environment_changes(environment or {})
             resumed = [*saved.resumed, {"step": step, "changed": changed}]
+            converted_from = saved.converted_from
         about = {
             "config": config.to_json(),
             "model_config": config_to_json(model_config),
             "images": images.to_json(),
             "data_sha256": data_sha256,
             "environment": environment,
+            "converted_from": converted_from,
             "resumed": resumed,
         }
         with self.writing(self._config):
@@ -327,6 +338,7 @@ class RunFolder:
                 images=None if images is None else ImageSpec.from_json(images),
                 data_sha256=None if data_sha256 is None else str(data_sha256),
                 environment=None if about.get("environment") is None else dict(about["environment"]),
+                converted_from=about.get("converted_from"),
                 resumed=list(about["resumed"]),
             )
         except (ValueError, KeyError, TypeError):

@@ -54,6 +54,7 @@ def test_pretrained_weights_become_a_run_and_come_back(tmp_path):
     )
     assert done.stdout == (
         f"{tmp_path}/new/run: senet20 reduction=16 on cifar100, 280,697 parameters, step 0, momentum zero\n"
+        f"to evaluate: seanet evaluate {tmp_path}/new/run\n"
         f"to resume training: {command}{tmp_path}/new/run\n"
     )
     about = json.loads((tmp_path / "new" / "run" / "config.json").read_text())

@@ -8,10 +8,11 @@ import shutil
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from training_fixtures import NAMES, made_dataset, records, small
+from training_fixtures import NAMES, made_dataset, made_record, records, small
 
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.inference.classifier import Classifier
+from seanet_jax.inference.conversion import write_run
 from seanet_jax.inference.evaluation import evaluate, text
 from seanet_jax.inference.trained import load
 from seanet_jax.models.scores import LOGITS
@@ -123,7 +124,75 @@ def test_a_class_without_test_images_has_no_accuracy(copy, monkeypatch):
     assert read(copy)["classes"][2]["accuracy"] is None
 
 
+# Networks that were not trained here.
+
+
+def test_pretrained_weights_give_the_numbers_of_their_run(evaluated, copy, tmp_path):
+    trained = load(copy)
+    trained.model.save_pretrained(tmp_path / "weights", trained.images)
+    about = evaluate(tmp_path / "weights", dataset="digits", command="seanet evaluate weights --dataset digits")
+    expected = read(evaluated)
+    assert measured(about) == measured(expected) and about["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+    assert (about["model"], about["which"], about["step"], about["recorded"]) == ("tiny", None, None, None)
+    assert text(about).startswith("tiny on digits, pretrained weights, 23 test images\n")
+    assert "pretrained weights" in (tmp_path / "weights" / "report.html").read_text()
+    assert {path.name for path in (tmp_path / "weights").iterdir()} == {
+        *("config.json", "model.safetensors", "evaluation", "report.html")
+    }
+    assert load(tmp_path / "weights").step is None  # still a folder of weights
+
+
+def test_a_converted_run_is_evaluated_before_and_after_it_is_trained(evaluated, copy, tiny):
+    config = tiny("converted", epochs=2)
+    trained = load(copy)
+    # The run's epochs are of 5 steps, while digits has enough images for 179.
+    write_run(config.out, config, trained.model, trained.images, epoch=1, converted_from="best_model.pth")
+    with small(DATASET):
+        about = evaluate(config.out)
+        assert measured(about) == measured(read(evaluated))
+        assert about["network"] == "converted from best_model.pth, not trained here (step 179)"
+        assert text(about).startswith(f"tiny on digits, {about['network']}, 23 test images\n")
+        report = (config.out / "report.html").read_text()
+        assert about["network"] in report and "All epochs" not in report
+
+        saved = json.loads((config.out / "config.json").read_text())
+        assert saved["converted_from"] == "best_model.pth"
+        (config.out / "config.json").write_text(json.dumps({k: v for k, v in saved.items() if k != "converted_from"}))
+        # An earlier version wrote it.
+        assert evaluate(config.out)["network"] == "converted, not trained here (step 179)"
+        (config.out / "config.json").write_text(json.dumps(saved))
+
+        record = made_record(2, step=184)
+        RunFolder(config.out).open(
+            config, trained.model.config, trained.images, DATASET.sha256(), None, step=179, history=[record]
+        )
+        about = evaluate(config.out)
+        assert about["network"] == "best checkpoint (step 179), converted from best_model.pth and trained further"
+
+
 # What is refused.
+
+
+def test_weights_for_other_images_or_classes_than_the_datasets_are_refused(copy, tmp_path):
+    trained = load(copy)
+    for change, message in (
+        (
+            {"class_names": ("bright", "dark")},
+            "is for images of 8x8x3 in 2 classes, and digits has images of other cla",
+        ),
+        (
+            {"height": 9},
+            "is for images of 9x8x3 in 2 classes, and digits has images of 8x8x3 in 2 classes; name the da",
+        ),
+    ):
+        trained.model.save_pretrained(tmp_path / "weights", dataclasses.replace(trained.images, **change))
+        with pytest.raises(InputError, match=message):
+            evaluate(tmp_path / "weights", dataset="digits")
+    with pytest.raises(InputError, match="no data set 'cifar'"):
+        evaluate(tmp_path / "weights", dataset="cifar")
+    with pytest.raises(InputError, match=r"--dataset: .* is a run on digits, not cifar10; leave --dataset out"):
+        evaluate(copy, dataset="cifar10")
+    assert not (tmp_path / "weights" / "evaluation").exists()
 
 
 def test_other_images_of_the_same_name_are_refused(copy):
@@ -137,7 +206,7 @@ def test_other_images_of_the_same_name_are_refused(copy):
 def test_pretrained_weights_and_damaged_records_are_refused(copy, tmp_path):
     trained = load(copy)
     trained.model.save_pretrained(tmp_path / "weights", trained.images)
-    with pytest.raises(InputError, match=r"holds pretrained weights, .* name a run's folder"):
+    with pytest.raises(InputError, match=r"holds pretrained weights, .* name it with --dataset, one of cifar10, "):
         evaluate(tmp_path / "weights")
     (copy / "metrics.jsonl").write_text('{"epoch": 1\n')
     with pytest.raises(InputError, match=r"metrics\.jsonl is damaged \(Expecting .*\); --resume writes it anew"):

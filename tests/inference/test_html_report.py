@@ -44,6 +44,7 @@ def about_of(classes=2, names=None):
     names = names or [f"kind{number}" for number in range(classes)]
     return {
         **{"dataset": "made", "model": "tiny", "which": "latest", "step": 20, "epoch": 2, "recorded": None},
+        "network": "latest checkpoint (epoch 2, step 20)",
         **{"images": 8, "top_1_accuracy": 0.5, "top_5_accuracy": None, "loss": 1.25, "loss_unit": "nats"},
         "expected_calibration_error": 0.0625,
         "calibration": [
@@ -154,6 +155,17 @@ def test_of_many_classes_there_are_the_best_and_the_worst():
 )
 def test_what_a_reader_has_to_know_is_said(fields, words, there):
     assert (words in Elements(made(**fields)).text()) == there
+
+
+def test_a_network_that_was_not_trained_here_has_no_curves():
+    other = {"network": "pretrained weights", "which": None, "step": None, "epoch": None}
+    text = Elements(made(about_of() | other, epochs=0, summary=None)).text()
+    assert "tiny on made pretrained weights " in text and "Configuration of the network" in text
+    assert "was not trained in this folder. If it was selected on these test images, its accuracy is optimistic" in text
+    for words in ("seed 5", "All epochs", "is not finished", "The best epoch"):
+        assert words not in text
+    first, *_ = Elements(made(about_of() | other, epochs=0, summary=None)).named("img")
+    assert first["alt"].startswith("Confusion matrix")
 
 
 # One self-contained page.
