@@ -34,7 +34,11 @@ DOCUMENTS = [
     *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md") if "--8<--" not in path.read_text()),
 ]
 # Extras, by the package whose absence shows.
-NEEDED = {"docs/pytorch.md": {"torch": "convert"}, "docs/onnx.md": {"jax2onnx": "onnx", "onnxruntime": "onnx"}}
+NEEDED = {
+    "README.md": {"torch": "convert"},
+    "docs/pytorch.md": {"torch": "convert"},
+    "docs/onnx.md": {"jax2onnx": "onnx", "onnxruntime": "onnx"},
+}
 # Folders of runs that documents use without making them, with the preset of each.
 RUNS = {"runs/cifar100-seanet20-seed0": "seanet20", "A": "seanet20_narrow", "B": "narrow_resnet20"}
 
@@ -111,10 +115,24 @@ def make_runs(folder, code):
             config = TrainConfig(model=preset, epochs=1, batch_size=8, eval_batch_size=20, out=folder / name)
             fit(config)
     if "best_model.pth" in code and not (folder / "best_model.pth").exists():
-        from seanet_jax.models.pytorch import state_dict, write_pytorch
+        write_checkpoint(folder / "best_model.pth")
 
-        config = dataclasses.replace(PRESETS["seanet20"], num_classes=100)
-        write_pytorch(folder / "best_model.pth", state_dict(SEANet(config, rngs=nnx.Rngs(0))))
+
+def write_checkpoint(path):
+    """Writes a checkpoint in the format of the release for CIFAR-100, of a small network."""
+    import torch
+
+    from seanet_jax.models.pytorch import state_dict
+
+    config = dataclasses.replace(PRESETS["seanet20"], num_classes=100)
+    arrays = {n: torch.tensor(array) for n, array in state_dict(SEANet(config, rngs=nnx.Rngs(0))).items()}
+    parameters = [torch.nn.Parameter(tensor) for name, tensor in arrays.items() if "running" not in name]
+    sgd = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-4)
+    sum(parameter.sum() for parameter in parameters).backward()
+    sgd.step()
+    saved = {f"module.{name}": tensor for name, tensor in arrays.items()}
+    # A documented training ends after one epoch here, so that the checkpoint must be of an earlier one to be continued.
+    torch.save({"epoch": 0, "state_dict": saved, "optimizer": sgd.state_dict(), "best_acc1": torch.tensor(78.67)}, path)
 
 
 def run(folder, block):

@@ -188,7 +188,7 @@ def test_weights_for_other_images_or_classes_than_the_datasets_are_refused(copy,
         trained.model.save_pretrained(tmp_path / "weights", dataclasses.replace(trained.images, **change))
         with pytest.raises(InputError, match=message):
             evaluate(tmp_path / "weights", dataset="digits")
-    with pytest.raises(InputError, match="no data set 'cifar'"):
+    with pytest.raises(InputError, match="dataset is 'cifar'; it must be one of cifar10, "):
         evaluate(tmp_path / "weights", dataset="cifar")
     with pytest.raises(InputError, match=r"--dataset: .* is a run on digits, not cifar10; leave --dataset out"):
         evaluate(copy, dataset="cifar10")

@@ -162,7 +162,7 @@ def test_a_network_that_was_not_trained_here_has_no_curves():
     text = Elements(made(about_of() | other, epochs=0, summary=None)).text()
     assert "tiny on made pretrained weights " in text and "Configuration of the network" in text
     assert "was not trained in this folder. If it was selected on these test images, its accuracy is optimistic" in text
-    for words in ("seed 5", "All epochs", "is not finished", "The best epoch"):
+    for words in ("· seed 5", "All epochs", "is not finished", "The best epoch"):
         assert words not in text
     first, *_ = Elements(made(about_of() | other, epochs=0, summary=None)).named("img")
     assert first["alt"].startswith("Confusion matrix")
