@@ -27,6 +27,15 @@ def json_value(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def with_nan(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record of numbers in which every None is NaN, so that it can be computed with.
+
+    Args:
+        record: What ``json_value`` made of a record without None.
+    """
+    return {name: math.nan if value is None else value for name, value in record.items()}
+
+
 def json_text(value: Any, *, indent: int | None = 2) -> str:
     """Returns the JSON of ``json_value(value)``, with a newline at its end.
 

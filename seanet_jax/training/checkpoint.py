@@ -8,18 +8,15 @@ must call every method, in the same order.
 """
 
 import contextlib
-import functools
+import gc
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
-import sys
 import textwrap
 import types
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,8 +27,9 @@ from jax.sharding import SingleDeviceSharding
 
 from seanet_jax import console
 from seanet_jax.errors import InputError, RunError
+from seanet_jax.json_files import json_value, with_nan
 from seanet_jax.paths import UserPath, check_readable, is_folder, reading, user_path
-from seanet_jax.training import processes, sharding
+from seanet_jax.training import orbax_errors, processes, sharding
 
 State = TypeVar("State")
 Records = list[dict[str, Any]]
@@ -50,22 +48,24 @@ class Checkpoints:
     def __init__(self, run_folder: UserPath):
         self._folder = user_path(run_folder).absolute() / "checkpoints"
         self._managers: dict[str, ocp.CheckpointManager] = {}
-        _silence_duplicate_errors()
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Checkpoints":
+        self._stack.enter_context(orbax_errors.raised_only())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        if error is not None and jax.process_count() > 1:
-            return  # the other processes may be gone; waiting for them would never end
-        try:
-            self.close()
-        except RunError:
-            # The first error is the one that the user needs to see.
-            if error is None:
-                raise
+        with self._stack:
+            if error is not None and jax.process_count() > 1:
+                return  # the other processes may be gone; waiting for them would never end
+            try:
+                self.close()
+            except RunError:
+                # The first error is the one that the user needs to see.
+                if error is None:
+                    raise
 
     def wait(self) -> None:
         """Waits until all checkpoints are written.
@@ -94,7 +94,8 @@ class Checkpoints:
         Args:
             step: Optimizer steps done.
             state: A pytree of arrays. They may be donated as soon as this returns.
-            history: Records of the finished epochs.
+            history: Records of the finished epochs. Inside an epoch, a last record may hold the step and the seconds of
+                the epoch so far.
 
         Raises:
             RunError: If this or an earlier checkpoint could not be written. Those before it stay.
@@ -122,11 +123,25 @@ class Checkpoints:
         Raises:
             InputError: If there is no checkpoint, all are damaged, or the newest may not be read.
         """
-        return self._restore(("latest", "best"), template)
+
+        def newest_first() -> list[tuple[str, int]]:
+            found = [(step, kind) for kind in ("best", "latest") for step in self._steps(kind)]
+            return [(kind, step) for step, kind in sorted(found, reverse=True)]
+
+        return self._restore(newest_first, template, "latest", "best")
 
     def restore_best(self, template: State) -> tuple[State, Records]:
-        """Restores the best checkpoint. Takes the arguments of ``restore_latest``, and returns and raises the same."""
-        return self._restore(("best",), template)
+        """Restores the best checkpoint, or the latest of the same step, which holds the same.
+
+        Takes the arguments of ``restore_latest``, and returns and raises the same.
+        """
+
+        def best_first() -> list[tuple[str, int]]:
+            latest = self._steps("latest")
+            kinds = {step: ("best", "latest") if step in latest else ("best",) for step in self._steps("best")}
+            return [(kind, step) for step in sorted(kinds, reverse=True) for kind in kinds[step]]
+
+        return self._restore(best_first, template, "best")
 
     def _steps(self, kind: str) -> list[int]:
         """Lists the steps of all complete checkpoints. Orbax's own list leaves out some that are damaged."""
@@ -157,7 +172,8 @@ class Checkpoints:
                     for later in stale if processes.is_first() else ():
                         shutil.rmtree(self._folder / kind / str(later))
                 manager.reload()
-            records = {"epochs": history, "sha256": _sha256(state, history)}
+            epochs = json_value(history)
+            records = {"epochs": epochs, "sha256": _sha256(state, epochs)}
             manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), history=ocp.args.JsonSave(records))
             )
@@ -175,23 +191,28 @@ class Checkpoints:
                 "and --resume continues from the newest once this is fixed"
             ) from error
 
-    def _restore(self, kinds: Sequence[str], template: State) -> tuple[State, Records]:
+    def _restore(
+        self, candidates: Callable[[], list[tuple[str, int]]], template: State, *kinds: str
+    ) -> tuple[State, Records]:
         self.wait()
-        where = " and ".join(str(self._folder / kind) for kind in kinds)
-        found = sorted(((step, kind) for kind in kinds for step in self._steps(kind)), reverse=True)
-        found = processes.from_first(found)
-        # At equal steps "latest" comes before "best", as the pairs are sorted by name too, in reverse.
-        if not found:
-            raise InputError(f"{where}: there is no checkpoint; train first, or name the folder of a run")
         here = SingleDeviceSharding(jax.local_devices()[0])
         local = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), template)
-        for step, kind in found:
-            # Orbax would call it damaged, and an older one would be taken.
-            with processes.failing_together():
-                check_readable(self._folder / kind / str(step))
+        tried: list[tuple[str, int]] = []
+        # Listed again each time, because a process that trains may replace a checkpoint while this one reads it.
+        while fresh := [one for one in self._listed(candidates) if one not in tried]:
+            kind, step = fresh[0]
+            tried.append((kind, step))
+            path = self._folder / kind / str(step)
             restored, damage = None, ""
             try:
+                # Orbax would call a file that may not be read damaged, and an older checkpoint would be taken.
+                with processes.failing_together():
+                    check_readable(path)
                 restored = self._read(kind, step, local)
+            except InputError:
+                if self._is_there(path):
+                    raise
+                continue
             except Exception as error:  # Orbax raises a dozen types for damaged files
                 damage = reason(error)
             # A checkpoint that one process cannot read is used by none.
@@ -199,10 +220,22 @@ class Checkpoints:
             if restored is not None and not damage:
                 state, history = restored
                 return jax.tree.map(_like, template, state), history
-            if processes.is_first():
-                path = self._folder / kind / str(step)
+            gc.collect()  # what Orbax abandoned is reported now or never, see orbax_errors
+            if self._is_there(path) and processes.is_first():
                 print(f"warning: the checkpoint {path} is damaged ({damage})", file=console.stderr, flush=True)
-        raise InputError(f"{where}: every checkpoint is damaged; restore one from a copy, or start over elsewhere")
+        where = " and ".join(str(self._folder / kind) for kind in kinds)
+        if not tried:
+            raise InputError(f"{where}: there is no checkpoint; train first, or name the folder of a run")
+        instead = "take the latest instead of the best, " if "latest" not in kinds and self._steps("latest") else ""
+        raise InputError(
+            f"{where}: every checkpoint is damaged; restore one from a copy, {instead}or start over elsewhere"
+        )
+
+    def _listed(self, candidates: Callable[[], list[tuple[str, int]]]) -> list[tuple[str, int]]:
+        return [(kind, step) for kind, step in processes.from_first(candidates())]
+
+    def _is_there(self, path: Path) -> bool:
+        return bool(processes.from_first(is_folder(path)))
 
     def _read(self, kind: str, step: int, abstract: State) -> tuple[State, Records]:
         # A CheckpointManager is not used: it would delete what another process is writing as a leftover. Each process
@@ -223,7 +256,7 @@ class Checkpoints:
         history: Records = restored.history["epochs"]
         if _sha256(restored.state, history) != restored.history["sha256"]:
             raise ValueError("its SHA-256 is not that of what was saved")
-        return restored.state, history
+        return restored.state, [with_nan(record) for record in history]
 
 
 class _Manager(ocp.CheckpointManager):
@@ -269,25 +302,3 @@ def reason(error: BaseException) -> str:
         return os.strerror(int(code[1]))
     # TensorStore appends its whole configuration to the message.
     return textwrap.shorten(text.partition("[tensorstore_spec=")[0], 200) if text else type(error).__name__
-
-
-@functools.cache
-def _silence_duplicate_errors() -> None:
-    """Keeps Orbax from printing errors that it also raises. It prints a page per array to stderr."""
-
-    def is_news(record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        is_echo = "was never retrieved" in message and ("orbax" in message or "OCDBT" in message)
-        return not is_echo and "orbax" not in Path(record.pathname).parts
-
-    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        # Orbax gave up because of one array; TensorStore finishes another and calls back into the closed event loop.
-        is_late = unraisable.object is None and str(unraisable.exc_value) == "Event loop is closed"
-        code = getattr(unraisable.object, "cr_code", None)  # set if it is a coroutine that Orbax abandoned
-        if not is_late and (code is None or "orbax" not in Path(code.co_filename).parts):
-            before(unraisable)
-
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(is_news)
-    warnings.filterwarnings("ignore", r"coroutine 'async_serialize\w*", RuntimeWarning)
-    before, sys.unraisablehook = sys.unraisablehook, hook

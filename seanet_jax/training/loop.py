@@ -44,6 +44,7 @@ class Loop:
         checkpoints: The run's checkpoints, which all processes save together.
         events: The run's TensorBoard events.
         history: Records of the epochs before.
+        seconds: If the run continues inside an epoch, the seconds that its earlier steps took; None if unknown.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Loop:
         checkpoints: Checkpoints,
         events: Events,
         history: list[Record],
+        seconds: float | None = None,
     ):
         self._trainer = trainer
         self._train_step = train_step
@@ -63,6 +65,7 @@ class Loop:
         self._checkpoints = checkpoints
         self._events = events
         self._records = list(history)
+        self._seconds_before = seconds
         self._saved: tuple[int, int] | None = None  # step of the newest checkpoint and its number of records
 
     def run(self, state: TrainState) -> list[Record]:
@@ -97,13 +100,15 @@ class Loop:
         recorded = self._records[-1]["step"] if self._records else 0
         if step != recorded and (step % trainer.steps_per_epoch == 0 or step == trainer.last_step):
             # The run was stopped after an epoch's last step and before its evaluation: only that is left of the epoch.
-            self._progress.begin_epoch(step)
+            self._progress.begin_epoch(step, self._seconds_before)
             self._end_epoch(state, step)
+            self._seconds_before = None
         while step < trainer.last_step:
             epoch = step // trainer.steps_per_epoch
             end = min((epoch + 1) * trainer.steps_per_epoch, trainer.last_step)
             order = trainer.order(epoch)
-            self._progress.begin_epoch(end)
+            self._progress.begin_epoch(end, self._seconds_before)
+            self._seconds_before = None
             while step < end:
                 state, step = self._take_steps(state, order, step, self._next_pause(step, end))
                 self._check_finite(state, step)
@@ -168,7 +173,10 @@ class Loop:
 
     def _save_latest(self, state: TrainState, step: int) -> None:
         if self._saved != (step, len(self._records)):
-            self._checkpoints.save_latest(step, state, self._records)
+            records = list(self._records)
+            if not records or records[-1]["step"] != step:
+                records.append({"step": step, "seconds": self._progress.seconds})
+            self._checkpoints.save_latest(step, state, records)
             self._saved = (step, len(self._records))
 
     def _check_finite(self, state: TrainState, step: int) -> None:

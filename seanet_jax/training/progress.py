@@ -48,10 +48,19 @@ class Progress:
         self._log_every = log_every
         self._step = self._run_began = step
         self._bar: tqdm | None = None
+        self._ended: float | None = None  # time at which the epoch's clock was stopped
 
-    def begin_epoch(self, stop: int) -> None:
-        """Starts the clock, and the bar, of an epoch that ends at step ``stop``."""
-        self._first_step, self._started = self._step, time.perf_counter()
+    def begin_epoch(self, stop: int, seconds: float | None = None) -> None:
+        """Starts the clock, and the bar, of an epoch.
+
+        Args:
+            stop: Step at which the epoch ends.
+            seconds: If the run continues inside an epoch, the seconds that its earlier steps took. None leaves these
+                steps out of the epoch's duration, because nothing is known of them.
+        """
+        self._started, self._ended = time.perf_counter() - (seconds or 0.0), None
+        whole = (stop - 1) // self._steps_per_epoch * self._steps_per_epoch
+        self._first_step = self._step if seconds is None else whole
         if console.stdout.isatty() and processes.is_first():
             epoch = self._step // self._steps_per_epoch + 1
             self._bar = tqdm(
@@ -92,9 +101,14 @@ class Progress:
     def end_steps(self) -> dict[str, float]:
         """Stops the epoch's clock. Returns the duration of its steps in seconds, and their images per second."""
         self.close()
-        seconds = time.perf_counter() - self._started
+        self._ended = time.perf_counter()
         images = (self._step - self._first_step) * self._batch_size
-        return {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
+        return {"seconds": self.seconds, "images_per_second": round(images / (self._ended - self._started), 1)}
+
+    @property
+    def seconds(self) -> float:
+        """The duration of the epoch's steps so far, in seconds."""
+        return round((time.perf_counter() if self._ended is None else self._ended) - self._started, 3)
 
     def close(self) -> None:
         """Removes the bar, so that whatever is printed next begins on a line of its own."""

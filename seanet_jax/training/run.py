@@ -83,7 +83,8 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
         checkpoints = stack.enter_context(Checkpoints(folder.path))
         saved = _restore(trainer, folder, checkpoints) if config.resume else None
         state, history = saved or (None, [])
-        if state is not None and history and history[-1]["step"] == int(state.step) == trainer.last_step:
+        last = history[-1] if history else {}
+        if state is not None and "epoch" in last and last["step"] == int(state.step) == trainer.last_step:
             return _finished(trainer, folder, history)
         print_once(
             f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, {trainer.last_step} steps, "
@@ -95,7 +96,8 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
                 print_once(f"results may be rounded differently from here on ({'; '.join(changes)})")
             print_once(f"resuming {folder.path} at step {0 if state is None else int(state.step)}")
         # The record of a stop inside an epoch is dropped: the continued run records that epoch as a whole.
-        history = [record for record in history if record["step"] % trainer.steps_per_epoch == 0]
+        seconds = history[-1]["seconds"] if history and not _is_epoch(history[-1], trainer) else None
+        history = [record for record in history if _is_epoch(record, trainer)]
         started = time.perf_counter()
         train_step = lowered.compile()
         state = trainer.initial_state() if state is None else state
@@ -108,9 +110,14 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
                     history=history,
                 )
         with contextlib.closing(Events(folder.tensorboard, int(state.step))) as events:
-            history = Loop(trainer, train_step, stop, folder, checkpoints, events, history).run(state)
+            history = Loop(trainer, train_step, stop, folder, checkpoints, events, history, seconds).run(state)
         checkpoints.close()
         return _conclude(trainer, folder, history)
+
+
+def _is_epoch(record: Record, trainer: Trainer) -> bool:
+    """Whether a record is of a whole epoch, not of a stop inside it or between its last step and its evaluation."""
+    return "epoch" in record and record["step"] % trainer.steps_per_epoch == 0
 
 
 def _restore(trainer: Trainer, folder: RunFolder, checkpoints: Checkpoints) -> tuple[TrainState, list[Record]] | None:

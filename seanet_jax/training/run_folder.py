@@ -19,7 +19,6 @@ what the losses are: cross entropies in nats, or margin losses.
 import contextlib
 import dataclasses
 import fcntl
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +31,7 @@ from seanet_jax.environment import rounding_changes
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import leftovers, write_whole
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.json_files import json_text, parse_json, read_json
+from seanet_jax.json_files import json_text, parse_json, read_json, with_nan
 from seanet_jax.models import NetworkConfig, config_to_json
 from seanet_jax.paths import UserPath, exists, is_folder, reading, user_path
 from seanet_jax.training import processes
@@ -372,7 +371,7 @@ class RunFolder:
             lines = self._metrics.read_bytes().split(b"\n")
         # A newline is written last. What follows the last one is a record that is being written, or was never finished.
         records = [parse_json(line, where=str(self._metrics), remedy=remedy) for line in lines[:-1]]
-        return [{name: math.nan if value is None else value for name, value in record.items()} for record in records]
+        return [with_nan(record) for record in records]
 
     def check_records(self) -> None:
         """Checks that a run without checkpoints never had one.

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import signal
+import types
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from seanet_jax.inference.trained import saved_network
 from seanet_jax.models import PRESETS, SEANet, SEANetConfig, weights
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.progress import Progress
 
 TINY = SEANetConfig(stage_sizes=(1, 1), widths=(8, 16), stem_width=4, reduction=4, aggregate_factor=2)
 TINY_RUN = {
@@ -150,6 +152,18 @@ def raise_at(monkeypatch, place, call, number):
         return real(*arguments)
 
     monkeypatch.setattr(cls, name, method)
+
+
+def one_second_per_step(monkeypatch):
+    """Replaces the clock of epochs by one on which each training step takes a second and nothing else takes time."""
+    clock, real = types.SimpleNamespace(now=0.0), Progress.step
+
+    def step(progress, step, loss, accuracy):
+        clock.now += step - progress._step
+        real(progress, step, loss, accuracy)
+
+    monkeypatch.setattr(Progress, "step", step)
+    monkeypatch.setattr("seanet_jax.training.progress.time", types.SimpleNamespace(perf_counter=lambda: clock.now))
 
 
 def read_points(folder):

@@ -1,3 +1,4 @@
+import math
 import os
 import pickle
 import shutil
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from seanet_jax.errors import InputError
-from seanet_jax.training import sharding
+from seanet_jax.training import checkpoint, sharding
 from seanet_jax.training.checkpoint import Checkpoints
 
 
@@ -141,6 +142,58 @@ def test_any_byte_of_the_saved_arrays_may_flip(saved, tmp_path, capfd):
     (arrays,) = (saved / "checkpoints" / "latest" / "2" / "state" / "d").iterdir()
     for number, share in enumerate(np.linspace(0, 0.999, 24)):
         assert is_noticed(saved, tmp_path / str(number), arrays, lambda path, share=share: flip(path, share), capfd)
+
+
+def test_a_damaged_best_is_replaced_by_the_latest_of_the_same_step(saved, tmp_path, capfd):
+    run = tmp_path / "run"
+    shutil.copytree(saved, run)
+    latest, best = run / "checkpoints" / "latest", run / "checkpoints" / "best"
+    shutil.copytree(latest / "1", best / "1")
+    shutil.rmtree(best / "1" / "state")
+    with Checkpoints(run) as checkpoints:
+        restored, history = checkpoints.restore_best(random_state(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, random_state(1))
+    assert history == [{"epoch": 1}]
+    assert capfd.readouterr().err.startswith(f"warning: the checkpoint {best}/1 is damaged (")
+    shutil.rmtree(latest / "1")
+    with (
+        Checkpoints(run) as checkpoints,
+        pytest.raises(InputError, match=r"best: every checkpoint is damaged; .*, take the latest instead of the best"),
+    ):
+        checkpoints.restore_best(random_state(0))
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_not_called_damaged(saved, tmp_path, capfd, monkeypatch):
+    run, real = tmp_path / "run", Checkpoints._read
+    shutil.copytree(saved, run)
+    best = run / "checkpoints" / "best"
+    shutil.copytree(saved / "checkpoints" / "latest" / "1", best / "1")
+
+    def read(checkpoints, kind, step, abstract):
+        if step == 1:  # what the process that trains does when epoch 2 is better
+            shutil.copytree(saved / "checkpoints" / "latest" / "2", best / "2")
+            shutil.rmtree(best / "1")
+        return real(checkpoints, kind, step, abstract)
+
+    monkeypatch.setattr(Checkpoints, "_read", read)
+    capfd.readouterr()
+    with Checkpoints(run) as checkpoints:
+        restored, _ = checkpoints.restore_best(random_state(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, random_state(2))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("version", ["now", "0.1.0"])
+def test_losses_that_are_not_finite_come_back_as_nan(version, tmp_path, monkeypatch):
+    if version == "0.1.0":  # it wrote the word NaN
+        monkeypatch.setattr(checkpoint, "json_value", lambda value: value)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_latest(1, state(1), [{"epoch": 1, "test_loss": math.nan}])
+        checkpoints.wait()
+        text = (tmp_path / "checkpoints" / "latest" / "1" / "history" / "metadata").read_text()
+        assert ("NaN" in text) == (version == "0.1.0") and "null" in text.replace("NaN", "null")
+        _, (record,) = checkpoints.restore_latest(state(0))
+    assert record["epoch"] == 1 and math.isnan(record["test_loss"])
 
 
 @pytest.mark.parametrize("part", ["state", "history"])

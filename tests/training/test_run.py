@@ -7,13 +7,15 @@ import signal
 import jax
 import numpy as np
 import pytest
-from training_fixtures import assert_same_run, made_dataset, newest, raise_at, records
+from training_fixtures import assert_same_run, made_dataset, newest, one_second_per_step, raise_at, records
 
 from seanet_jax.errors import InputError
 from seanet_jax.inference.trained import load_model
+from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.interrupt import StoppedError
 from seanet_jax.training.loop import Loop
 from seanet_jax.training.run import fit
+from seanet_jax.training.trainer import Evaluation
 
 STEPS_PER_EPOCH = 5  # 40 images in batches of 8
 
@@ -75,6 +77,50 @@ def test_a_stop_inside_an_epoch_is_recorded_until_the_epoch_is_whole(tiny):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "call"),
+    [((Loop, "_report"), 2), ((Evaluation, "__call__"), 2), ((Loop, "_end_epoch"), 3)],
+    ids=["inside an epoch", "before its evaluation", "after the last epoch"],
+)
+def test_the_times_of_a_stopped_run_are_those_of_all_its_processes(tiny, monkeypatch, place, call):
+    one_second_per_step(monkeypatch)
+    config = tiny(checkpoint_steps=2)
+    with monkeypatch.context() as patch:
+        raise_at(patch, place, call, signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            fit(config)
+    summary = fit(dataclasses.replace(config, resume=True))
+    assert [line["seconds"] for line in records(config.out, timing=True)] == [5, 5, 5]
+    assert {line["images_per_second"] for line in records(config.out, timing=True)} == {8}
+    assert summary["training_seconds"] == 15
+
+
+def test_the_time_of_an_epoch_is_that_of_all_stops_inside_it(tiny, monkeypatch):
+    one_second_per_step(monkeypatch)
+    assert fit(tiny(max_steps=7))["training_seconds"] == 7
+    assert fit(tiny(max_steps=8, resume=True))["training_seconds"] == 8
+    assert fit(tiny(max_steps=8, resume=True))["training_seconds"] == 8
+    assert fit(tiny(resume=True))["training_seconds"] == 15
+
+
+def test_a_checkpoint_of_a_version_that_saved_no_times_is_continued(tiny, monkeypatch):
+    one_second_per_step(monkeypatch)
+    config, real = tiny(checkpoint_steps=2), Checkpoints.save_latest
+
+    def save(checkpoints, step, state, history):
+        real(checkpoints, step, state, [record for record in history if "epoch" in record])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save_latest", save)
+        raise_at(patch, (Loop, "_report"), 2, signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            fit(config)
+    (step,) = [int(path.name) for path in (config.out / "checkpoints" / "latest").iterdir()]
+    assert 0 < step < 5
+    assert fit(dataclasses.replace(config, resume=True))["training_seconds"] == 15 - step
+
+
 def test_more_epochs_continue_a_finished_run(tiny):
     fit(tiny("long", epochs=4))
     fit(tiny("short", epochs=2))
