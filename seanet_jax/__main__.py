@@ -1,11 +1,11 @@
 """The command line: ``seanet COMMAND``, or ``python -m seanet_jax COMMAND``."""
 
-import difflib
 import importlib
 import sys
 from typing import NoReturn
 
 from seanet_jax import __version__, console
+from seanet_jax.errors import did_you_mean
 
 # Each command is a module of seanet_jax.commands with a function main().
 COMMANDS = {
@@ -29,8 +29,7 @@ def main() -> NoReturn:
         print(text, file=console.stdout)
         sys.exit(0)
     if name not in COMMANDS:
-        similar = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {similar[0]}?" if similar else f"the commands are {', '.join(COMMANDS)}"
+        hint = did_you_mean(name, COMMANDS) or f"the commands are {', '.join(COMMANDS)}"
         print(f"error: there is no command {name!r}; {hint}", file=console.stderr)
         sys.exit(2)
     # The command's --help and errors show this as the name of the program.

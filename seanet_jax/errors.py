@@ -5,7 +5,9 @@ hashed, and written as JSON.
 """
 
 import dataclasses
+import difflib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -45,6 +47,19 @@ def store_plain(config: Any) -> None:
     """Replaces the fields of a dataclass by their ``plain`` values. The dataclass may be frozen."""
     for field in dataclasses.fields(config):
         object.__setattr__(config, field.name, plain(getattr(config, field.name)))
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Returns ``did you mean NAME?`` for the known name that is most similar to a word, or an empty string.
+
+    Args:
+        word: What the user wrote in place of a name.
+        known: The names that exist.
+    """
+    # Python's get_close_matches prefers the last of equally similar names, such as seanet32 to seanet20 for seanet21.
+    similarity = {name: difflib.SequenceMatcher(None, name, str(word)).ratio() for name in known}
+    closest = max(similarity, key=similarity.__getitem__, default="")
+    return f"did you mean {closest}?" if similarity.get(closest, 0) >= 0.6 else ""
 
 
 def is_integer(value: Any, *, minimum: int) -> bool:

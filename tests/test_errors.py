@@ -8,6 +8,7 @@ import pytest
 from seanet_jax.errors import (
     InputError,
     RunError,
+    did_you_mean,
     finite_numbers,
     is_integer,
     is_number,
@@ -93,3 +94,21 @@ def test_a_value_that_is_no_finite_number_is_named(wrong):
 def test_positive_integers_of_numpy_become_ints():
     found = positive_integers("Conv", channels=np.int64(3), stride=jnp.int32(1))
     assert found == (3, 1) and [type(value) for value in found] == [int, int]
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("seanet21", "did you mean seanet20?"),
+        ("resnet20", "did you mean resnet20?"),
+        ("something", ""),
+        ("", ""),
+        (7, ""),
+    ],
+)
+def test_the_most_similar_name_is_suggested_and_of_equals_the_first(word, hint):
+    assert did_you_mean(word, ["seanet20", "seanet32", "resnet20"]) == hint
+
+
+def test_without_names_none_is_suggested():
+    assert did_you_mean("seanet20", []) == ""

@@ -7,6 +7,7 @@ written, and 130 or 143 if SIGINT or SIGTERM stopped it.
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -16,7 +17,7 @@ from typing import NoReturn
 
 from seanet_jax import console
 from seanet_jax.commands.cpu_tuning import restart_tuned
-from seanet_jax.errors import InputError, RunError
+from seanet_jax.errors import InputError, RunError, did_you_mean
 
 
 class Arguments(argparse.ArgumentParser):
@@ -35,7 +36,9 @@ class Arguments(argparse.ArgumentParser):
         Raises:
             InputError: Always.
         """
-        raise InputError(f"{message}; --help lists the arguments")
+        unknown = re.findall(r"--[\w-]+", message.partition("unrecognized arguments:")[2])
+        hints = [hint for flag in unknown if (hint := did_you_mean(flag, self._option_string_actions))]
+        raise InputError(f"{message}; {' '.join([*hints, '--help lists the arguments'])}")
 
 
 def command(action: Callable[[], None]) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import nnx
 
-from seanet_jax.errors import InputError
+from seanet_jax.errors import InputError, did_you_mean
 from seanet_jax.models.encapnet import EncapNetConfig
 from seanet_jax.models.families import build, family_of
 from seanet_jax.models.network import Network, NetworkConfig
@@ -103,9 +103,10 @@ def model_config(name: str, **overrides: Any) -> NetworkConfig:
     """
     preset = find_preset(name)
     if preset is None:
+        hint = did_you_mean(name, PRESETS)
         raise InputError(
-            f"there is no model {name!r}; the models are {', '.join(PRESETS)}; "
-            "one of another package is known where that package, the plugin, is installed"
+            f"there is no model {name!r}; the models are {', '.join(PRESETS)}; one of another package is known where "
+            f"that package, the plugin, is installed{hint and f'; {hint}'}"
         )
     fields = [field.name for field in dataclasses.fields(preset)]
     for field in overrides:

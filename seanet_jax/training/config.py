@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from seanet_jax.data import DATASETS, is_known
-from seanet_jax.errors import InputError, is_integer, is_number, store_plain
+from seanet_jax.errors import InputError, did_you_mean, is_integer, is_number, store_plain
 from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import NetworkConfig, family_of, find_preset, model_config
 from seanet_jax.models.network import ComputeDtype, NetworkConvMethod, dtype_name
@@ -177,7 +177,10 @@ class TrainConfig(Recipe, _Task):
         object.__setattr__(self, "dtype", dtype_name(self.dtype))  # JSON can hold its name only
         store_plain(self)
         if not is_known(self.dataset):
-            raise InputError(f"dataset is {self.dataset!r}; it must be one of {', '.join(DATASETS)}")
+            hint = did_you_mean(self.dataset, DATASETS)
+            raise InputError(
+                f"dataset is {self.dataset!r}; it must be one of {', '.join(DATASETS)}{hint and f'; {hint}'}"
+            )
         choices = {"batch_statistics": BatchStatistics, "optimizer": OptimizerName}
         for name, known in ((name, get_args(kind)) for name, kind in choices.items()):
             if getattr(self, name) not in known:

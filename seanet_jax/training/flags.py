@@ -311,7 +311,11 @@ def _read(
 
 
 def _in_one_line(box: str) -> str:
-    """Returns the message in a box that tyro draws: the lines between its title and its first rule or empty line."""
+    """Returns the message in a box that tyro draws, with the flags that tyro suggests.
+
+    The message is the lines between the box's title and its first rule or empty line. Below it, tyro describes the
+    flags that are similar to unknown ones.
+    """
     lines = [line.strip().strip("│").strip() for line in box.splitlines()[1:]]
     message: list[str] = []
     for line in lines:
@@ -319,4 +323,6 @@ def _in_one_line(box: str) -> str:
             break
         message.append(line)
     text = " ".join(message) or " ".join(box.split())
-    return f"{text.rstrip('.')}; --help lists the flags"
+    similar = [line.split()[0].rstrip(",") for line in lines[len(message) :] if line.startswith("--")]
+    hint = f"did you mean {' or '.join(similar)}? " if similar else ""
+    return f"{text.rstrip('.')}; {hint}--help lists the flags"

@@ -39,6 +39,11 @@ def test_without_a_home_folder_a_command_keeps_nothing_that_it_compiles(no_home,
     ("script", "arguments", "message"),
     [
         ("results.py", ["--nothing"], "error: unrecognized arguments: --nothing; --help lists the arguments\n"),
+        (
+            "results.py",
+            ["--ablatoin=x"],
+            "error: unrecognized arguments: --ablatoin=x; did you mean --ablation? --help lists the arguments\n",
+        ),
         ("analyze.py", ["one"], "error: the following arguments are required: baseline; --help lists the arguments\n"),
     ],
 )

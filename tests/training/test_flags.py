@@ -69,12 +69,18 @@ WRONG = {
     ("--weight-decay", "-1"): "weight_decay is -1.0; it must be at least 0",
     ("--validation-fraction", "1"): "validation_fraction is 1.0; it must be at least 0 and below 1",
     ("--seed", "-1"): "seed is -1; it must be an integer from 0",
-    ("--model", "seanet21"): "no model 'seanet21'; the models are seanet20,.*preact_resnet110",
+    (
+        "--model",
+        "seanet21",
+    ): r"no model 'seanet21'; the models are seanet20,.*preact_resnet110.*; did you mean seanet20\?",
     ("--aggregate-factor", "5"): "aggregate_factor is 5; it must divide",
     ("--reduction", "64"): "reduction is 64; it must be at most 32",
     ("--aggregate-op", "median"): r"'median'.*'--aggregate-op'.*'mean'",
     ("--dataset", "mnist"): "dataset is 'mnist'; it must be one of cifar10, cifar100, digits",
-    ("--epoch", "3"): "Unrecognized options: --epoch",
+    ("--epoch", "3"): r"Unrecognized options: --epoch, 3; did you mean --epochs\? --help lists the flags",
+    ("--learning-rat", "1"): r"did you mean --learning-rate\? --help lists the flags",
+    ("--nothing-like-it",): "Unrecognized options: --nothing-like-it; --help lists the flags",
+    ("--dataset", "cifar1000"): r"dataset is 'cifar1000'; it must be one of .*; did you mean cifar100\?",
     ("--epochs",): "Missing value.*--epochs",
 }
 
