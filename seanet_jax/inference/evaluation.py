@@ -148,7 +148,9 @@ def _run(folder: Path, which: str, dataset: str | None, data_dir: UserPath | Non
 def _describe(saved: SavedConfig, which: str, epoch: float | None, step: int | None) -> str:
     """Describes the evaluated network of a run: its checkpoint, and where it comes from if it was converted."""
     source = f"converted from {printable(saved.converted_from)}" if saved.converted_from else "converted"
-    if saved.is_trained_elsewhere:
+    # The best network of a run can still be the one that was converted, if the epochs trained here were worse.
+    is_as_converted = bool(saved.converted_from and saved.resumed) and step == saved.resumed[0]["step"]
+    if saved.is_trained_elsewhere or is_as_converted:
         return f"{source}, not trained here (step {step:,})"
     checkpoint = f"{which} checkpoint ({'' if epoch is None else f'epoch {epoch:.4g}, '}step {step:,})"
     return f"{checkpoint}, {source} and trained further" if saved.converted_from else checkpoint
@@ -162,9 +164,8 @@ def _weights(folder: Path, name: str | None, data_dir: UserPath | None) -> _Subj
             f"name it with --dataset, one of {', '.join(DATASETS)}"
         )
     place = None if data_dir is None else user_path(data_dir)
-    config = TrainConfig(
-        dataset=name, data_dir=place, batch_size=1
-    )  # nothing is trained, so any number of images will do
+    # Nothing is trained, so any number of training images is enough.
+    config = TrainConfig(dataset=name, data_dir=place, batch_size=1)
     trained = load(folder)
     dataset = load_dataset(config)
     # How pixels are normalized is the network's choice, and may differ from the dataset's.

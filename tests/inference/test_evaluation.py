@@ -166,6 +166,10 @@ def test_a_converted_run_is_evaluated_before_and_after_it_is_trained(evaluated, 
         RunFolder(config.out).open(
             config, trained.model.config, trained.images, DATASET.sha256(), None, step=179, history=[record]
         )
+        # The run was resumed, and its best network is still the converted one.
+        assert evaluate(config.out)["network"] == "converted from best_model.pth, not trained here (step 179)"
+        resumed = json.loads((config.out / "config.json").read_text())
+        (config.out / "config.json").write_text(json.dumps(resumed | {"resumed": [{"step": 100, "changed": []}]}))
         about = evaluate(config.out)
         assert about["network"] == "best checkpoint (step 179), converted from best_model.pth and trained further"
 
