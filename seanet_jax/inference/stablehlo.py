@@ -47,7 +47,8 @@ def write(folder: UserPath, out: UserPath) -> str:
         A sentence that says what was written.
 
     Raises:
-        InputError: If ``out`` cannot be written, or ``trained.load`` cannot load the network.
+        InputError: If ``out`` cannot be written, ``trained.load`` cannot load the network, or the network's scores are
+            not finite.
         RunError: If the artifact differs from the network, or writing failed.
     """
     out = user_path(out)
@@ -129,12 +130,20 @@ def largest_difference(artifact: bytes, trained: Trained) -> float:
     Args:
         artifact: The serialized result of ``export_network``.
         trained: The network that was exported.
+
+    Raises:
+        InputError: If a score of the network is not finite.
     """
     images = trained.images
     shape = (max(_BATCH_SIZES), images.height, images.width, images.channels)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     expected = np.maximum(jax.jit(probabilities(trained.model, images))(pixels), _SMALLEST)
     scores = np.asarray(jax.jit(_scores(trained.model, images))(pixels))
+    if not np.isfinite(scores).all():
+        raise InputError(
+            f"the network's {trained.model.config.scores.name} are NaN or infinite; its weights are damaged or its "
+            "training diverged"
+        )
     largest_score = max(1, np.abs(scores).max())
     of_scores = bytes(_export(_scores(fold_batch_norm(trained.model), images), images).serialize())
     functions = [jax.jit(export.deserialize(bytearray(exported)).call) for exported in (artifact, of_scores)]
@@ -143,7 +152,7 @@ def largest_difference(artifact: bytes, trained: Trained) -> float:
         found, found_scores = (np.asarray(function(pixels[:count])) for function in functions)
         differences.append(np.abs(np.maximum(found, _SMALLEST) / expected[:count] - 1).max())
         differences.append(np.abs(found_scores - scores[:count]).max() / largest_score)
-    # A comparison with NaN is false, so max() could drop one.
+    # Unlike max, np.max returns NaN if a difference is NaN.
     return float(np.max(differences))
 
 

@@ -113,6 +113,16 @@ def test_an_artifact_that_computes_something_else_is_not_written(folder, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_network_whose_logits_are_not_finite_is_refused(model, tmp_path):
+    diverged = nnx.clone(model)
+    diverged.classifier.kernel[...] *= jnp.inf
+    diverged.save_pretrained(tmp_path / "weights", SPEC)
+    with pytest.raises(InputError, match="the network's logits are NaN or infinite; its weights are damaged or its tr"):
+        stablehlo.write(tmp_path / "weights", tmp_path / "net.stablehlo")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
 def test_a_full_disk_is_said_in_a_sentence(folder, tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device")
