@@ -25,7 +25,8 @@ def start_devices() -> None:
     try:
         jax.devices()
     except Exception as error:  # RuntimeError or AssertionError, depending on the platform
-        asked, reason = jax.config.values["jax_platforms"], str(error).partition(" (set JAX_PLATFORMS")[0]
+        asked = jax.config.values["jax_platforms"]
+        reason = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0].rstrip(".")
         raise InputError(
             (f"JAX_PLATFORMS is {asked!r}, and JAX finds no such device here" if asked else "JAX finds no device")
             + (f" ({reason})" if reason else "")

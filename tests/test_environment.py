@@ -3,8 +3,10 @@ import platform
 
 import jax
 import numpy as np
+import pytest
 
 from seanet_jax import environment, jax_settings
+from seanet_jax.errors import InputError
 
 
 def test_settings_are_the_variables_that_are_set_and_those_of_jax_and_the_compiler_options(monkeypatch):
@@ -76,3 +78,38 @@ def test_devices_are_counted_and_a_cpu_has_its_cores(monkeypatch):
     gpus = [Device("gpu", "NVIDIA H100")] * 8
     assert describe(monkeypatch, gpus) == "8 x NVIDIA H100"
     assert describe(monkeypatch, gpus, processes=2) == "8 x NVIDIA H100, of 2 processes"
+
+
+@pytest.mark.parametrize(
+    ("error", "asked", "sentence"),
+    [
+        (
+            AssertionError(),
+            "cuda",
+            "JAX_PLATFORMS is 'cuda', and JAX finds no such device here; install JAX's build for it",
+        ),
+        (
+            RuntimeError("Unable to initialize backend 'tpu': no libtpu. (set JAX_PLATFORMS='' to choose)"),
+            "tpu",
+            "JAX_PLATFORMS is 'tpu', and JAX finds no such device here (Unable to initialize backend 'tpu': no libtpu",
+        ),
+        (RuntimeError("no driver\nmore"), None, "JAX finds no device (no driver); "),
+    ],
+)
+def test_devices_that_cannot_start_are_one_sentence(error, asked, sentence, monkeypatch):
+    def devices():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", devices)
+    before = jax.config.values["jax_platforms"]
+    jax.config.update("jax_platforms", asked)
+    try:
+        with pytest.raises(InputError) as raised:
+            environment.start_devices()
+    finally:
+        jax.config.update("jax_platforms", before)
+    assert str(raised.value).startswith(sentence) and str(raised.value).endswith("or set JAX_PLATFORMS to cpu")
+
+
+def test_devices_that_are_there_start():
+    environment.start_devices()

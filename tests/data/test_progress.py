@@ -37,3 +37,10 @@ def test_on_a_terminal_a_bar_counts_images(monkeypatch):
     with progress.progress_bar("Decoding", 20, True) as bar:
         bar.update(20)
     assert "Decoding: 100%" in terminal.getvalue() and "20/20" in terminal.getvalue()
+
+
+def test_without_stderr_there_is_neither_a_bar_nor_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert not progress.shows_bar(True)
+    with progress.progress_bar("Decoding", 20, True) as bar:
+        bar.update(20)

@@ -1,10 +1,12 @@
+import errno
+import io
 import sys
 import time
 
 import pytest
 from training_fixtures import made_record
 
-from seanet_jax.training.progress import Progress, format_duration
+from seanet_jax.training.progress import Progress, format_duration, print_once
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,40 @@ def test_plain_lines_come_every_so_many_steps(capsys, monkeypatch):
     assert lines[3].startswith("epoch 1/2, lr 0.1, train loss 2.000 accuracy 50.00%, test loss 3.000 accuracy 40.00%, ")
     assert lines[3].endswith(", 10 images/s, 5 s left")
     assert timing == {"seconds": 4, "images_per_second": 10.0}
+
+
+def test_a_line_that_cannot_be_printed_is_dropped(monkeypatch):
+    for stdout in (None, io.TextIOWrapper(full := Full())):
+        monkeypatch.setattr(sys, "stdout", stdout)
+        print_once("a line")
+        progress = Progress(step=0, last_step=1, steps_per_epoch=1, batch_size=10, log_every=1)
+        progress.begin_epoch(1)
+        progress.step(1, 1.5, 0.25)
+        progress.end_epoch(made_record(1) | progress.end_steps())
+    assert full.attempts > 1
+
+
+class Full(io.RawIOBase):
+    attempts = 0
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.attempts += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_closed_bar_leaves_nothing_on_its_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    progress = Progress(step=0, last_step=8, steps_per_epoch=8, batch_size=10, log_every=1)
+    progress.begin_epoch(8)
+    progress.step(3, 1.5, 0.25)
+    progress.close()
+    progress.close()
+    bar, *last = capsys.readouterr().out.rsplit("\r", 2)
+    assert "0/8" in bar
+    assert [part.strip() for part in last] == ["", ""]
 
 
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):
