@@ -46,10 +46,11 @@ from seanet_jax import (
     load,
 )
 from seanet_jax.commands import convert, evaluate
+from seanet_jax.data import image_spec
 from seanet_jax.data import load as load_dataset
 from seanet_jax.data.augment import augment
 from seanet_jax.errors import RunError
-from seanet_jax.inference import stablehlo
+from seanet_jax.inference import evaluation, stablehlo
 from seanet_jax.layers.functional import aggregate
 from seanet_jax.layers.modules import BatchNorm
 from seanet_jax.models import PRESETS, EncapNet, EncapNetConfig, model_config
@@ -618,6 +619,17 @@ def test_a_published_checkpoint_tells_its_accuracy(torch, pytorch_network, tmp_p
         about = json.loads((tmp_path / folder / "published" / "evaluation" / "evaluation.json").read_text())
         assert about["top_1_accuracy"] == pytest.approx(accuracy, abs=1e-12)
     assert "converted from best_model.pth, not trained here" in (tmp_path / "runs/published/report.html").read_text()
+
+
+def test_the_evaluation_of_one_image_has_no_empty_rows(tmp_path):
+    random_network(dataclasses.replace(TINY, num_classes=10)).save_pretrained(tmp_path, image_spec("digits"))
+    one = load_dataset("digits").limit(10, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seanet_jax.training.images.load", lambda name, data_dir, mapped: one)
+        printed = evaluation.text(evaluation.evaluate(tmp_path, dataset="digits"))
+    assert ", 1 test image\n" in printed and "most confused" in printed
+    assert all(len(line.split("  ")) > 2 for line in printed.splitlines()[1:]), printed
+    assert "best classes" not in printed and "worst classes" not in printed
 
 
 @pytest.mark.parametrize("is_wrong", [False, True])

@@ -67,7 +67,7 @@ def convert_to_run(
         target: The folder to write. Nothing is left of it after an error.
         recipe: Configuration whose recipe the run gets. Its network, data set and folder are replaced.
         dataset: Name of the data set to train on. By default the first one that fits the network.
-        aggregate_op: Aggregation of the network, which a PyTorch checkpoint does not say.
+        aggregate_op: Aggregation of the network, which a PyTorch checkpoint does not record.
 
     Raises:
         InputError: If the source cannot be read, no preset or data set fits its network, or the target cannot be

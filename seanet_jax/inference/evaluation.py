@@ -334,13 +334,16 @@ def text(about: dict[str, Any]) -> str:
         words = f"{recorded['test_accuracy']:.2%}, {recorded['test_loss']:.4f} {about['loss_unit']}"
         rows.append(("recorded in training", words))
     ranked = sorted((row for row in about["classes"] if row["images"]), key=lambda row: -row["accuracy"])
+    # No class is among the best and the worst. The images of a single class leave nothing to rank.
     shown = min(_CLASSES_PRINTED, len(ranked) // 2)
     for name, some in (("best classes", ranked[:shown]), ("worst classes", ranked[::-1][:shown])):
-        rows.append((name, ", ".join(f"{printable(row['name'])} {row['accuracy']:.0%}" for row in some)))
+        if some:
+            rows.append((name, ", ".join(f"{printable(row['name'])} {row['accuracy']:.0%}" for row in some)))
     pairs = [
         f"{printable(pair['class'])} as {printable(pair['answer'])} ({pair['images']})"
         for pair in about["most_confused"][:_PAIRS_PRINTED]
     ]
     rows.append(("most confused", ", ".join(pairs) or "none"))
-    head = f"{about['model']} on {about['dataset']}, {about['network']}, {about['images']:,} test images"
+    images = f"{about['images']:,} test image{'s' if about['images'] != 1 else ''}"
+    head = f"{about['model']} on {about['dataset']}, {about['network']}, {images}"
     return "\n".join([head, *(f"  {name:<28}{words}" for name, words in rows)])
