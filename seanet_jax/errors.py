@@ -7,8 +7,11 @@ hashed, and written as JSON.
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+MOST_VALUES = 2**31 - 1
+"""Largest number of values of a parameter, and the largest size: what JAX's 32-bit integers count."""
 
 
 class InputError(ValueError):
@@ -97,6 +100,20 @@ def positive_integers(where: str, **values: Any) -> tuple[int, ...]:
         if not is_integer(plain(value), minimum=1):
             raise InputError(f"{where}: {name} is {value!r}; it must be a positive integer")
     return plain(tuple(values.values()))
+
+
+def check_array_size(where: str, shape: Sequence[int]) -> None:
+    """Checks that an array is small enough to be made, before memory is exhausted.
+
+    Args:
+        where: Name of the function or class that was called, with which the message begins.
+        shape: The shape of the array.
+
+    Raises:
+        InputError: If the array has more than ``MOST_VALUES`` values.
+    """
+    if math.prod(shape) > MOST_VALUES:
+        raise InputError(f"{where}: these sizes give an array of more than {MOST_VALUES:,} values; give smaller ones")
 
 
 def finite_numbers(where: str, **values: Any) -> tuple[float, ...]:

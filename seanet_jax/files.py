@@ -2,9 +2,11 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 _SUFFIX = ".tmp"
+_MOST_LISTED, _LONGEST_LISTED = 20, 300
 _LONGEST = 50  # letters, each of up to four bytes
 
 
@@ -43,6 +45,20 @@ def leftovers(path: Path) -> list[Path]:
     """
     pattern = re.compile(re.escape(f".{path.name[:_LONGEST]}-") + "[0-9a-f]{16}" + re.escape(_SUFFIX))
     return [other for other in path.parent.iterdir() if pattern.fullmatch(other.name)]
+
+
+def printable_list(texts: Sequence[str], separator: str = ", ") -> str:
+    """Joins texts of a file, such as the names in it. Long texts are cut, and long lists end in their number.
+
+    Args:
+        texts: The texts, in order.
+        separator: Text between two of them.
+    """
+    cut = (text if len(text) <= _LONGEST_LISTED else f"{text[:_LONGEST_LISTED]}…" for text in texts[:_MOST_LISTED])
+    shown = [printable(text) for text in cut]
+    if (others := len(texts) - _MOST_LISTED) > 0:
+        shown.append(f"and {others:,} more")
+    return separator.join(shown)
 
 
 def printable(text: object) -> str:

@@ -1,12 +1,13 @@
 """The images a network takes and the classes it predicts."""
 
 import dataclasses
+import reprlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from seanet_jax.errors import InputError, is_integer, is_number, store_plain
+from seanet_jax.errors import InputError, check_array_size, is_integer, is_number, store_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +44,14 @@ class ImageSpec:
         self._check("std", "a tuple of positive numbers", min(self.std, default=1) > 0)
         self._check("mean", "a tuple of at least one number", len(self.mean) > 0)
         self._check("std", f"a tuple of {len(self.mean)} numbers, like mean", len(self.std) == len(self.mean))
+        check_array_size("ImageSpec", (self.height, self.width, self.channels))
         names = self.class_names
         are_names = isinstance(names, tuple) and all(isinstance(name, str) and name for name in names)
         self._check("class_names", "a tuple of non-empty names", are_names and len(names) > 0)
 
     def _check(self, name: str, allowed: str, holds: bool) -> None:
         if not holds:
-            raise InputError(f"ImageSpec: {name} is {getattr(self, name)!r}; it must be {allowed}")
+            raise InputError(f"ImageSpec: {name} is {reprlib.repr(getattr(self, name))}; it must be {allowed}")
 
     @property
     def channels(self) -> int:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from seanet_jax.errors import (
+    MOST_VALUES,
     InputError,
     RunError,
+    check_array_size,
     did_you_mean,
     finite_numbers,
     is_integer,
@@ -112,3 +114,11 @@ def test_the_most_similar_name_is_suggested_and_of_equals_the_first(word, hint):
 
 def test_without_names_none_is_suggested():
     assert did_you_mean("seanet20", []) == ""
+
+
+def test_an_array_of_more_values_than_32_bits_count_is_refused():
+    check_array_size("f", ())
+    check_array_size("f", (MOST_VALUES, 1))
+    for shape in [(MOST_VALUES + 1,), (2**16, 2**16), (10**400, 3)]:
+        with pytest.raises(InputError, match=r"^f: these sizes give an array of more than 2,147,483,647 values"):
+            check_array_size("f", shape)

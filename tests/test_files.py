@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from seanet_jax.files import leftovers, printable, write_whole
+from seanet_jax.files import leftovers, printable, printable_list, write_whole
 
 
 @pytest.mark.parametrize(("content", "expected"), [("é\n", b"\xc3\xa9\n"), (b"\x00\xff", b"\x00\xff"), ("", b"")])
@@ -110,3 +110,9 @@ def test_two_writers_and_a_reader_of_one_file_see_whole_files_and_no_error(tmp_p
 )
 def test_what_would_break_a_line_or_command_a_terminal_is_escaped(text, expected):
     assert printable(text) == expected
+
+
+def test_a_list_of_texts_is_cut_and_printable():
+    assert printable_list(["a", "b\n"], "; ") == r"a; b\n" and printable_list([]) == ""
+    assert printable_list([str(number) for number in range(22)]).endswith("18, 19, and 2 more")
+    assert printable_list(["x" * 301]) == "x" * 300 + "…"

@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -722,6 +723,57 @@ def test_an_image_is_not_refused_for_its_comment(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     one, other = json.loads(done.stdout)
     assert one["predictions"] == other["predictions"]
+
+
+def _change_config(folder, **fields):
+    about = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"stage_sizes": [10**4]}, "stages.0.blocks.1.conv1.kernel is missing"),
+        ({"stage_sizes": [1] * 10**6, "widths": [8] * 10**6}, "stage_sizes has 1,000,000 blocks"),
+        ({"widths": [10**9]}, "more than 2,147,483,647"),
+        ({"model_type": "vit"}, "is of the model_type 'vit'; it must be seanet or encapnet"),
+        ({"hidden_size": 768}, "has fields that no network has: hidden_size"),
+    ],
+)
+def test_a_hostile_config_of_weights_is_one_sentence(tmp_path, fields, words):
+    _change_config(_weights(tmp_path / "weights"), **fields)
+    with pytest.raises(InputError) as caught:
+        load(tmp_path / "weights")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_json_nested_a_thousand_deep_is_one_sentence(tmp_path):
+    (_weights(tmp_path / "weights") / "config.json").write_text('{"a":' * 1000 + "1" + "}" * 1000)
+    with pytest.raises(InputError, match=r"config\.json is damaged \(it is nested more than 50 levels deep\)"):
+        load(tmp_path / "weights")
+
+
+def test_weights_of_eight_bits_are_one_sentence(tmp_path):
+    path = _weights(tmp_path / "weights") / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    end = 0
+    for name in header.keys() - {"__metadata__"}:
+        start, end = end, end + math.prod(header[name]["shape"])
+        header[name] |= {"dtype": "F8_E4M3", "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+    with pytest.raises(InputError, match=r"model\.safetensors has numbers of fewer than 16 bits: .* is F8_E4M3"):
+        load(tmp_path / "weights")
+
+
+def test_an_evaluation_of_one_image_prints_no_empty_rows(tiny):
+    config = tiny(epochs=1, limit_test=1)
+    fit(config)
+    printed = evaluation.text(evaluation.evaluate(config.out))
+    assert "best classes" not in printed and "worst classes" not in printed
+    assert "most confused" in printed and all(re.match(r"  \S.*  \S", line) for line in printed.splitlines()[1:])
 
 
 def test_a_large_image_takes_memory_for_itself_and_no_copies(tmp_path):

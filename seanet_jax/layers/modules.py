@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from seanet_jax.errors import InputError, finite_numbers, is_integer, plain, positive_integers
+from seanet_jax.errors import InputError, check_array_size, finite_numbers, is_integer, plain, positive_integers
 from seanet_jax.layers import functional
 from seanet_jax.layers.convolution import CONV_METHODS, ConvMethod
 from seanet_jax.layers.functional import AGGREGATE_OPS, AggregateOp
@@ -39,11 +39,13 @@ class Linear(nnx.Linear):
         rngs: Source of the initial parameters.
 
     Raises:
-        InputError: If a size is not a positive integer.
+        InputError: If a size is not a positive integer, or the sizes are too large for memory.
     """
 
     def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         in_features, out_features = positive_integers("Linear", in_features=in_features, out_features=out_features)
+
+        check_array_size("Linear", (in_features, out_features))
 
         def bias_init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
             bound = in_features**-0.5
@@ -82,8 +84,8 @@ class Conv(nnx.Module):
         rngs: Source of the initial parameters.
 
     Raises:
-        InputError: If a size is not a positive integer, if the kernel size is even, if the groups do not divide the
-          channels, or if the method is unknown.
+        InputError: If a size is not a positive integer, if the sizes are too large for memory, if the kernel size is
+          even, if the groups do not divide the channels, or if the method is unknown.
     """
 
     bias: nnx.Param | None = nnx.data()
@@ -119,6 +121,7 @@ class Conv(nnx.Module):
         if method not in CONV_METHODS:
             raise InputError(f"Conv: method is {method!r}; it must be one of {', '.join(CONV_METHODS)}")
         shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
+        check_array_size("Conv", shape)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
         self.bias = None if bias_init is None else nnx.Param(bias_init(rngs.params(), (out_channels,), jnp.float32))
         self.stride = stride
@@ -185,6 +188,7 @@ class BatchNorm(nnx.Module):
         use_running_average: bool | None = False,
     ):
         channels, groups = positive_integers("BatchNorm", channels=channels, groups=groups)
+        check_array_size("BatchNorm", (channels,))
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))

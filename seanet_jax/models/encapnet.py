@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seanet_jax.errors import InputError
+from seanet_jax.errors import InputError, check_array_size
 from seanet_jax.layers.capsules import class_capsules, euclidean_norm, flatten_capsules, route, squash
 from seanet_jax.layers.functional import at_least_float32
 from seanet_jax.layers.modules import BatchNorm, Conv, ConvTranspose
@@ -305,11 +305,15 @@ class CapsuleClassifier(nnx.Module):
         size: Number of components of a capsule.
         num_classes: Number of classes.
         rngs: Source of the initial parameters, which are uniform(+-1/sqrt(capsules)).
+
+    Raises:
+        InputError: If the sizes are too large for memory.
     """
 
     def __init__(self, capsules: int, size: int, num_classes: int, *, rngs: nnx.Rngs):
-        bound = capsules**-0.5
         shape = (size, capsules, num_classes)
+        check_array_size("CapsuleClassifier", shape)
+        bound = capsules**-0.5
         self.kernel = nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
 
     def __call__(self, capsules: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ A family is a subclass of ``Network`` with a config class of its own. The famili
 """
 
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -95,16 +96,13 @@ def config_from_json(fields: Mapping[str, Any]) -> NetworkConfig:
         fields: The fields of the config, and ``model_type``.
 
     Raises:
-        InputError: If no family has this ``model_type``, or if a field or a combination of fields cannot be built.
-        TypeError: If the family's config has no such field.
+        InputError: If no family has this ``model_type``, if the family's config has no such field, or if a field or a
+            combination of fields cannot be built.
     """
-    # JSON has no tuples.
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-    }
+    values, where = dict(fields), "the network's config"
     # Runs that were written when there was one family do not name it.
     model_type = values.pop("model_type", SEANet.model_type)
-    return _family_named(model_type, where="the network's config").config_class(**values)
+    return _family_named(model_type, where).config_class.from_fields(values, where)
 
 
 def config_to_json(config: NetworkConfig) -> dict[str, Any]:
@@ -124,4 +122,4 @@ def _family_named(model_type: Any, where: str) -> type[Network]:
     if (family := find()) is not None:
         return family
     known = " or ".join(family.model_type for family in _FAMILIES)
-    raise InputError(f"{where} is of the model_type {model_type!r}; it must be {known}")
+    raise InputError(f"{where} is of the model_type {reprlib.repr(model_type)}; it must be {known}")

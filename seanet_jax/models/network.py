@@ -2,7 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import jax
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from seanet_jax.errors import InputError, is_integer, plain, store_plain
+from seanet_jax.errors import MOST_VALUES, InputError, is_integer, plain, store_plain
+from seanet_jax.files import printable_list
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import weights
 from seanet_jax.models.scores import LOGITS, Scores
@@ -65,29 +67,54 @@ class NetworkConfig:
         object.__setattr__(self, "dtype", dtype_name(self.dtype))  # the dataclass is frozen
         self._check_positive("in_channels", "batch_groups")
         if not is_integer(self.num_classes, minimum=0):
-            raise InputError(
-                f"num_classes is {self.num_classes!r}; it must be a positive integer, or 0 for no classifier"
-            )
+            shown = reprlib.repr(self.num_classes)
+            raise InputError(f"num_classes is {shown}; it must be a positive integer, or 0 for no classifier")
+        self._check_size("num_classes", self.num_classes)
         self._check_choice("dtype", get_args(ComputeDtype))
         self._check_choice("conv_method", get_args(NetworkConvMethod))
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any], where: str) -> Self:
+        """Returns the config whose fields a JSON file holds.
+
+        Args:
+            fields: The fields by name; lists stand for tuples.
+            where: Name of the file, for the error message.
+
+        Raises:
+            InputError: If there is no such field, or the config cannot be built.
+        """
+        if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(cls)}):
+            raise InputError(f"{where} has fields that no network has: {printable_list(unknown)}")
+        values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
+        try:
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
             if not is_integer(getattr(self, name), minimum=1):
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be a positive integer")
+                raise InputError(f"{name} is {reprlib.repr(getattr(self, name))}; it must be a positive integer")
+            self._check_size(name, getattr(self, name))
 
     def _check_positive_tuple(self, name: str) -> None:
         value = getattr(self, name)
         if not isinstance(value, tuple) or not value or not all(is_integer(v, minimum=1) for v in value):
-            raise InputError(f"{name} is {value!r}; it must be a non-empty tuple of positive integers")
+            raise InputError(f"{name} is {reprlib.repr(value)}; it must be a non-empty tuple of positive integers")
+        self._check_size(name, max(value))
+
+    def _check_size(self, name: str, value: int) -> None:
+        if value > MOST_VALUES:
+            raise InputError(f"{name} is more than {MOST_VALUES:,}; give a smaller size")
 
     def _check_flag(self, name: str) -> None:
         if not isinstance(getattr(self, name), bool):
-            raise InputError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+            raise InputError(f"{name} is {reprlib.repr(getattr(self, name))}; it must be True or False")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        if getattr(self, name) not in choices:
-            raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        if (value := getattr(self, name)) not in choices:
+            raise InputError(f"{name} is {reprlib.repr(value)}; it must be one of {', '.join(choices)}")
 
 
 class Network(nnx.Module, abc.ABC):
@@ -148,6 +175,18 @@ class Network(nnx.Module, abc.ABC):
             rngs: Source of the initial parameters.
         """
 
+    @classmethod
+    def repeated_arrays(cls, config: Any) -> Iterable[str]:
+        """Returns the names of some arrays of a network, at least one of each part of which a config sets the number.
+
+        A file is checked for them before the network is built. A family whose configs do not set how many parts a
+        network has need not override this.
+
+        Args:
+            config: A config of this family.
+        """
+        return ()
+
     def training_scores(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the scores, and a term that a training step adds to their mean loss.
 
@@ -201,16 +240,19 @@ class Network(nnx.Module, abc.ABC):
         saved = weights.read_about(folder)
         if saved.model_type != cls.model_type:
             raise InputError(
-                f"{folder} holds a network of the type {saved.model_type}, not {cls.model_type}; "
+                f"{folder} holds a network of the type {printable_list([saved.model_type])}, not {cls.model_type}; "
                 "seanet_jax.models.from_pretrained reads either"
             )
-        unknown = saved.fields.keys() - {field.name for field in dataclasses.fields(cls.config_class)}
-        if unknown:
-            raise InputError(f"{folder / weights.CONFIG} has fields that no network has: {', '.join(sorted(unknown))}")
-        config = cls.config_class(**saved.fields, dtype=dtype, conv_method=conv_method)
+        config = cls.config_class.from_fields(saved.fields, str(folder / weights.CONFIG))
+        config = dataclasses.replace(config, dtype=dtype, conv_method=conv_method)
+        arrays, where = weights.read_arrays(folder), str(folder / weights.WEIGHTS)
+        # Building a network takes time for each of its parts, and a damaged config may ask for millions.
+        for name in cls.repeated_arrays(config):
+            if name not in arrays:
+                raise InputError(f"{where} does not fit the network: {name} is missing")
         # Only shapes: initial values would be computed in vain, since the file's replace them.
         model = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
-        weights.set_arrays(model, weights.read_arrays(folder), str(folder / weights.WEIGHTS))
+        weights.set_arrays(model, arrays, where)
         num_classes = plain(num_classes)
         if num_classes is not None and (num_classes != config.num_classes or rngs is not None):
             if num_classes and rngs is None:

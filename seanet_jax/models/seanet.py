@@ -1,7 +1,7 @@
 """SEANet and, with other settings of the same config, the residual networks that are its baselines."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal, get_args
 
 import jax
@@ -13,6 +13,8 @@ from seanet_jax.layers.modules import Aggregate, BatchNorm, Conv, Linear, Residu
 from seanet_jax.models.network import Network, NetworkConfig
 
 AggregatePlacement = Literal["stage", "block", "none"]
+# Ten times the blocks of the deepest published residual network of this kind, ResNet-1202, and more.
+_MOST_BLOCKS = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,8 @@ class SEANetConfig(NetworkConfig):
                 f"widths has {len(self.widths)} entries and stage_sizes {len(self.stage_sizes)}; "
                 "they must have one for each stage"
             )
+        if sum(self.stage_sizes) > _MOST_BLOCKS:
+            raise InputError(f"stage_sizes has {sum(self.stage_sizes):,} blocks; it must have at most {_MOST_BLOCKS:,}")
         self._check_positive("stem_width", "reduction", "aggregate_factor")
         self._check_flag("squeeze_excite")
         self._check_flag("preactivation")
@@ -178,6 +182,12 @@ class SEANet(Network):
             return None
         # In float32 whatever the compute dtype: bfloat16 has so few digits that the largest logits of an image can tie.
         return Linear(self.num_features, config.num_classes, rngs=rngs)
+
+    @classmethod
+    def repeated_arrays(cls, config: SEANetConfig) -> Iterable[str]:
+        """Returns the name of one array of each residual block."""
+        for stage, blocks in enumerate(config.stage_sizes):
+            yield from (f"stages.{stage}.blocks.{block}.conv1.kernel" for block in range(blocks))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Classifies normalized images.

@@ -7,7 +7,6 @@ Reading such a folder needs no Orbax, and nothing in it can run code.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +17,14 @@ import numpy as np
 from flax import nnx
 
 from seanet_jax.errors import InputError
-from seanet_jax.files import write_whole
+from seanet_jax.files import printable_list, write_whole
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.json_files import json_text
+from seanet_jax.json_files import json_text, read_json
 from seanet_jax.paths import check_readable, exists
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+_REMEDY = "write the folder again"
 
 # Fields that say how a network is computed. They are not written, because whoever reads the weights chooses them.
 _COMPUTATION = ("dtype", "conv_method", "batch_groups")
@@ -48,12 +49,13 @@ def set_arrays(model: nnx.Module, arrays: Mapping[str, np.ndarray], where: str) 
         where: Name of the arrays' source, for the error message.
 
     Raises:
-        InputError: If arrays are missing, superfluous, or of a wrong shape or dtype. The message names all of them.
+        InputError: If arrays are missing, superfluous, or of a wrong shape or dtype. The message names them.
     """
     variables = _variables(model)
     check_arrays(arrays, shapes(model), where)
     for name, variable in variables.items():
-        variable.set_value(jnp.asarray(arrays[name], jnp.float32))
+        with np.errstate(over="ignore"):  # the scores tell that a weight is infinite
+            variable.set_value(jnp.asarray(arrays[name], jnp.float32))
 
 
 def check_arrays(found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -65,8 +67,8 @@ def check_arrays(found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...
         where: Name of the arrays' source, for the error message.
 
     Raises:
-        InputError: If an array is missing, superfluous, of a wrong shape, or not floating point. The message names all
-          such arrays.
+        InputError: If an array is missing, superfluous, of a wrong shape, or not floating point of 16, 32 or 64 bits.
+          The message names these arrays.
     """
     wrong = [f"{name} is missing" for name in expected if name not in found]
     wrong += [f"{name} is not in this network" for name in found if name not in expected]
@@ -76,10 +78,10 @@ def check_arrays(found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...
         array = found[name]
         if tuple(array.shape) != shape:
             wrong.append(f"{name} has shape {tuple(array.shape)} and must have {shape}")
-        elif not jnp.issubdtype(array.dtype, jnp.floating):
-            wrong.append(f"{name} is {array.dtype} and must be floating point")
+        elif not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize < 2:
+            wrong.append(f"{name} is {array.dtype} and must be floating point of 16, 32 or 64 bits")
     if wrong:
-        raise InputError(f"{where} does not fit the network: {'; '.join(wrong)}")
+        raise InputError(f"{where} does not fit the network: {printable_list(wrong, '; ')}")
 
 
 def write_folder(folder: Path, model: Any, config: Any, images: ImageSpec | None) -> None:
@@ -142,16 +144,18 @@ def read_about(folder: Path) -> About:
             "(seanet convert writes them from a run)"
         )
     check_readable(folder / CONFIG)
+    about = read_json(folder / CONFIG, remedy=_REMEDY)
+    images, model_type = about.pop("images", None), about.pop("model_type", None)
+    about.pop("architectures", None)  # for other readers; the model_type says the same
     try:
-        about = json.loads((folder / CONFIG).read_text())
-        images = about.pop("images", None)
-        fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in about.items()}
-        model_type = fields.pop("model_type")
-        fields.pop("architectures")  # for other readers; the model_type says the same
+        if not isinstance(model_type, str):
+            raise InputError("its model_type is not a name")
+        if not isinstance(images, dict | None):
+            raise InputError("its images are not a JSON object")
         spec = None if images is None else ImageSpec.from_json(images)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / CONFIG} is damaged ({error}); write the folder again") from None
-    return About(model_type, fields, spec)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{folder / CONFIG} is damaged ({error}); {_REMEDY}") from None
+    return About(model_type, {name: about[name] for name in about if name not in _COMPUTATION}, spec)
 
 
 def read_arrays(folder: Path) -> dict[str, np.ndarray]:
@@ -166,14 +170,23 @@ def read_arrays(folder: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: If the file is damaged or cannot be read.
     """
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.numpy import load_file
 
-    check_readable(folder / WEIGHTS)
+    path = folder / WEIGHTS
+    check_readable(path)
     try:
-        arrays: dict[str, np.ndarray] = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{folder / WEIGHTS} is damaged ({error}); write the folder again") from None
+        with safe_open(path, "numpy") as file:
+            dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        # NumPy has no such dtypes, and scales that belong to them are not in the file.
+        if wrong := [f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype.startswith(("F4", "F6_", "F8"))]:
+            raise InputError(
+                f"{path} has numbers of fewer than 16 bits: {printable_list(wrong)}; "
+                "write the weights as float32, float16 or bfloat16"
+            )
+        arrays: dict[str, np.ndarray] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged ({printable_list([str(error)])}); {_REMEDY}") from None
     return arrays
 
 

@@ -113,6 +113,13 @@ def test_a_network_without_mistakes_leaves_no_picture_of_some(copy, monkeypatch)
     assert re.search(r"^  most confused +none$", text(about), re.MULTILINE)
 
 
+def test_images_of_one_class_have_no_best_and_worst_classes(copy):
+    about = evaluate(copy)
+    about["classes"][1]["images"] = 0
+    printed = text(about)
+    assert "best classes" not in printed and "worst classes" not in printed and "most confused" in printed
+
+
 def test_a_class_without_test_images_has_no_accuracy(copy, monkeypatch):
     monkeypatch.setattr(
         "seanet_jax.inference.evaluation.Classifier", lambda *_: Constant(np.zeros((23, 3), np.float32))

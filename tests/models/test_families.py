@@ -99,6 +99,18 @@ def test_a_folder_of_another_family_is_named(tmp_path):
         from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"widht": 8}, "^the network's config has fields that no network has: widht$"),
+        ({"widths": 8}, "^the network's config: widths is 8; it must be a non-empty tuple of positive integers$"),
+    ],
+)
+def test_a_config_with_wrong_fields_is_refused(fields, words):
+    with pytest.raises(InputError, match=words):
+        config_from_json(config_to_json(SMALL) | fields)
+
+
 def test_a_config_as_json_and_back():
     for config in PRESETS.values():
         assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config

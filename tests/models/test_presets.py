@@ -90,6 +90,23 @@ def test_overrides_reach_the_network_and_are_checked():
         create_model("resnet20", rngs=nnx.Rngs(0), num_classes=-1)
 
 
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("resnet20", {"num_classes": 10**12}, "num_classes is more than 2,147,483,647"),
+        ("resnet20", {"num_classes": 10**5000}, "num_classes is more than 2,147,483,647"),
+        ("resnet20", {"in_channels": 10**12}, "in_channels is more than 2,147,483,647"),
+        ("resnet20", {"widths": (10**9,) * 3}, "Conv: these sizes give an array of more than 2,147,483,647 values"),
+        ("resnet20", {"stage_sizes": (10**6,) * 3}, "stage_sizes has 3,000,000 blocks; it must have at most 10,000"),
+        ("encapnet", {"widths": (32 * 10**9,) * 4}, "widths is more than 2,147,483,647"),
+        ("encapnet", {"image_size": 8 * 10**8}, "CapsuleClassifier: these sizes give an array of more than"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_memory_is_exhausted(name, fields, words):
+    with pytest.raises(InputError, match=words):
+        nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0), **fields))
+
+
 def test_a_registered_preset_is_found_by_its_name(monkeypatch):
     monkeypatch.setattr("seanet_jax.models.presets.PRESETS", dict(PRESETS))
     register_preset("mine", SMALL)

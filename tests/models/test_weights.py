@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import struct
 import subprocess
 import sys
 
@@ -160,6 +161,11 @@ def test_every_wrong_array_is_named_at_once(folder):
         ("config.json", b"[]", "config.json is damaged"),
         ("config.json", b'{"widths": [8]}', "config.json is damaged"),
         ("config.json", b'{"model_type": "seanet", "architectures": [], "images": 3}', "config.json is damaged"),
+        ("config.json", b'{"model_type": ["seanet"]}', "config.json is damaged .its model_type is not a name"),
+        ("config.json", b'{"a":' * 1000 + b"1" + b"}" * 1000, "config.json is damaged .it is nested more than 50"),
+        ("config.json", b"[" * 100_000, "config.json is damaged .it is nested more than 50"),
+        ("config.json", b'{"model_type": "seanet", "images": {"height": 3}}', "config.json is damaged"),
+        ("config.json", b'{"model_type": "seanet", "\\u001b[31m": 1}', r"no network has: \\x1b\[31m$"),
         (
             "config.json",
             b'{"model_type": "seanet", "architectures": [], "width": 8}',
@@ -174,6 +180,101 @@ def test_damage_is_named(folder, name, content, message):
     (folder / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         SEANet.from_pretrained(folder)
+
+
+def change_config(folder, **fields):
+    about = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stage_sizes": [10**4 - 1, 1]}, r"does not fit the network: stages\.0\.blocks\.1\.conv1\.kernel is missing"),
+        ({"stage_sizes": [1] * 9999, "widths": [8] * 9999}, r"stages\.2\.blocks\.0\.conv1\.kernel is missing"),
+        ({"stage_sizes": [10**6, 1]}, r"config\.json: stage_sizes has 1,000,001 blocks; it must have at most 10,000"),
+        ({"stage_sizes": [1] * 10**6, "widths": [8] * 10**6}, "stage_sizes has 1,000,000 blocks"),
+        ({"widths": [8, 10**12]}, r"config\.json: widths is more than 2,147,483,647"),
+        ({"num_classes": 10**400}, "num_classes is more than 2,147,483,647"),
+        ({"num_classes": 10**8}, r"classifier\.kernel has shape \(4, 3\) and must have \(4, 100000000\)"),
+        ({"stem_width": 10**9}, "Conv: these sizes give an array of more than 2,147,483,647 values"),
+        ({"images": SPEC.to_json() | {"height": 10**12}}, "ImageSpec: these sizes give an array of more than"),
+        ({"images": SPEC.to_json() | {"mean": [10**400, 0]}}, "it must be a tuple of finite numbers"),
+        ({"widths": [8] * 10**5 + ["x"]}, r"widths is \(8, 8, 8, 8, 8, 8, \.\.\.\); it must be"),
+        ({str(number): 1 for number in range(1000)}, "and 980 more$"),
+    ],
+)
+def test_the_sizes_of_a_config_are_checked_before_anything_is_built(folder, fields, message, monkeypatch):
+    built = []
+    monkeypatch.setattr(SEANet, "new_classifier", lambda self, rngs: built.append(1))
+    if fields.get("num_classes") == 10**8:  # only abstractly
+        monkeypatch.undo()
+    change_config(folder, **fields)
+    with pytest.raises(InputError, match=message):
+        SEANet.from_pretrained(folder)
+    assert not built
+
+
+def test_how_a_network_is_computed_is_not_read_from_the_file(folder):
+    change_config(folder, dtype="bfloat16", conv_method="patches", batch_groups=4)
+    assert SEANet.from_pretrained(folder).config == CONFIG
+
+
+def _safetensors(dtype, sizes, tensors):
+    """A file of safetensors whose header says that the tensors are of a dtype; by hand, since NumPy has not all."""
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        start, end = end, end + int(tensor.size * sizes)
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(end)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "message"),
+    [
+        (
+            "F8_E4M3",
+            1,
+            r"has numbers of fewer than 16 bits: .*classifier\.bias is F8_E4M3.*; write the weights as float32",
+        ),
+        ("F8_E5M2", 1, "has numbers of fewer than 16 bits"),
+        ("F8_E8M0", 1, "has numbers of fewer than 16 bits"),
+        ("I8", 1, r"classifier\.bias is int8 and must be floating point of 16, 32 or 64 bits"),
+        ("BOOL", 1, r"classifier\.bias is bool and must be floating point"),
+        ("C64", 8, r"classifier\.bias is complex64 and must be floating point"),
+        ("I64", 8, r"classifier\.bias is int64 and must be floating point"),
+        ("F7", 1, "is damaged"),
+        ("F32", 8, "is damaged"),
+    ],
+)
+def test_weights_that_are_not_floating_point_of_16_bits_or_more_are_refused(folder, dtype, size, message):
+    (folder / "model.safetensors").write_bytes(_safetensors(dtype, size, load_file(folder / "model.safetensors")))
+    with pytest.raises(InputError, match=message):
+        SEANet.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", jnp.bfloat16])
+def test_weights_of_another_floating_point_dtype_are_read_as_float32(model, folder, dtype):
+    cast = {name: array.astype(dtype) for name, array in weights.to_arrays(model).items()}
+    save_file(cast, folder / "model.safetensors")
+    found = weights.to_arrays(SEANet.from_pretrained(folder))
+    chex.assert_trees_all_equal(found, {name: array.astype(np.float32) for name, array in cast.items()})
+
+
+def test_weights_beyond_the_range_of_float32_become_infinite_without_a_warning(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.bias"] = np.full(3, 1e300)
+    save_file(tensors, folder / "model.safetensors")
+    assert np.isinf(SEANet.from_pretrained(folder).classifier.bias[...]).all()
+
+
+def test_a_truncated_file_of_weights_is_damaged(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    for damaged in (content[:-1], content[:100], content + b"x", struct.pack("<Q", 2**60) + content[8:]):
+        (folder / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"model\.safetensors is damaged \(.*\); write the folder again"):
+            SEANet.from_pretrained(folder)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
