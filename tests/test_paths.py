@@ -2,10 +2,13 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
+from path_fixtures import obeying_permissions
 
+import seanet_jax
 from seanet_jax import paths
 from seanet_jax.errors import InputError
 
@@ -115,3 +118,39 @@ def test_a_folder_is_made_once_and_refused_where_a_file_is(tmp_path):
         paths.make_folder(tmp_path / "file")
     with pytest.raises(InputError, match=r"below cannot be written \(Not a directory\)"):
         paths.make_folder(tmp_path / "file" / "below")
+
+
+def test_permissions_decide_what_can_be_seen(tmp_path):
+    for name, mode in (("closed", 0), ("listed", 0o400), ("entered", 0o100)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("text")
+        (tmp_path / name).chmod(mode)
+    with obeying_permissions():
+        for name in ("closed", "listed"):
+            with pytest.raises(InputError, match=rf"{name}/file cannot be read \(Permission denied\)"):
+                paths.exists(tmp_path / name / "file")
+        assert paths.is_file(tmp_path / "entered/file")
+        with pytest.raises(InputError, match=r"entered cannot be read \(Permission denied\)"):
+            paths.check_readable(tmp_path / "entered")
+        with pytest.raises(InputError, match=r"entered cannot be written \(Permission denied\); name another folder"):
+            paths.make_folder(tmp_path / "entered")
+    for folder in tmp_path.iterdir():
+        folder.chmod(0o700)
+
+
+def test_a_link_to_itself_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"loop cannot be read \(Too many levels of symbolic links\)"):
+        paths.is_folder(tmp_path / "loop")
+
+
+def test_no_module_asks_pathlib_what_is_at_a_path():
+    """It would raise a PermissionError, or answer False from Python 3.14 on."""
+    question = re.compile(r"\.(exists|is_file|is_dir|expanduser)\(|os\.path\.|Path\.home\(")
+    asked = {
+        f"{path.name}: {line.strip()}"
+        for path in Path(seanet_jax.__file__).parent.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if path.name != "paths.py" and question.search(line)
+    }
+    assert not asked

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from seanet_jax import console
+from seanet_jax.paths import is_file
 
 MALLOC = {"glibc.malloc.hugetlb": "1"}  # madvise(MADV_HUGEPAGE)
 XLA = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
@@ -56,7 +57,7 @@ def can_restart() -> bool:
     # From here outwards, the stack must hold this package, then the program that Python was started with, and no more.
     main = vars(sys.modules["__main__"])
     program = main.get("__file__", "<string>")  # Python's name for the code of -c
-    if program != "<string>" and not Path(program).is_file():  # a pipe, as in: python <(cat program.py)
+    if program != "<string>" and not is_file(Path(program)):  # a pipe, as in: python <(cat program.py)
         return False
     frame: types.FrameType | None = sys._getframe()
     while frame and frame.f_globals is not main and _is_ours(frame):

@@ -12,14 +12,14 @@ from seanet_jax.data.progress import print_to_stderr
 from seanet_jax.data.source import DatasetSource
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.paths import exists, is_file, is_folder, reading
+from seanet_jax.paths import UserPath, exists, is_file, is_folder, reading, user_path
 
 # The per-channel values that the literature uses for both data sets; they were measured on CIFAR-10.
 _MEAN = (0.4914, 0.4822, 0.4465)
 _STD = (0.2023, 0.1994, 0.2010)
 
 
-def load_cifar(spec: CifarSpec, data_dir: Path, progress: bool, *, mapped: bool = False) -> Dataset:
+def load_cifar(spec: CifarSpec, data_dir: UserPath, progress: bool, *, mapped: bool = False) -> Dataset:
     """Loads a CIFAR data set from a data folder, and downloads it to that folder first if it is missing.
 
     The folder is searched for the data set as prepared by TFDS, then for the original folders, then for the original
@@ -38,6 +38,7 @@ def load_cifar(spec: CifarSpec, data_dir: Path, progress: bool, *, mapped: bool 
     Raises:
         InputError: If the data are damaged, or are missing and cannot be downloaded or stored.
     """
+    data_dir = user_path(data_dir)
     if exists(data_dir) and not is_folder(data_dir):
         raise InputError(f"The data folder {data_dir} is a file; it must be the folder that holds it")
     if not tfds.is_prepared(spec, data_dir):

@@ -144,7 +144,7 @@ def convert_to_weights(source: UserPath, target: UserPath, which: str = "best") 
 
 
 def write_run(
-    folder: Path,
+    folder: UserPath,
     config: TrainConfig,
     model: SEANet,
     images: ImageSpec,
@@ -173,6 +173,7 @@ def write_run(
         RunError: If a file of the run could not be written.
         OSError: If the folder could not be created.
     """
+    folder = user_path(folder)
     steps_per_epoch = _steps_per_epoch(config)
     step = epoch * steps_per_epoch
     if step >= 2**31:

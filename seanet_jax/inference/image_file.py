@@ -6,6 +6,7 @@ strips of rows, so that all further memory depends on the size of the result.
 
 import contextlib
 import math
+import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageErr
 from seanet_jax.errors import InputError
 from seanet_jax.files import printable
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.paths import is_file, reading
+from seanet_jax.paths import UserPath, is_file, reading, user_path
 
 # The largest 16-bit value, which is white.
 _WHITE = 65535
@@ -54,28 +55,31 @@ _TURNS = {
 }
 
 
-def find_images(folder: Path) -> Sequence[Path]:
+def find_images(folder: UserPath) -> Sequence[Path]:
     """Returns the image files in a folder and its subfolders, sorted by path.
 
     An image file is one with the suffix of a format that Pillow can load here. Files and folders whose names begin with
-    a dot are skipped, because they are an operating system's own. Links to folders are not followed.
+    a dot are skipped, because they are an operating system's own. Links to folders are not followed. A subfolder that
+    cannot be listed is returned as if it were an image, so that it is not passed over in silence.
 
     Args:
         folder: The folder to search.
 
     Raises:
-        InputError: If the folder holds no image file.
+        InputError: If the folder holds no image file, or cannot be read.
     """
-    with reading(folder):  # rglob passes over folders that it may not list
+    folder = user_path(folder)
+    with reading(folder):
         next(folder.iterdir(), None)
     suffixes = _loadable_suffixes()
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and _may_be_file(path)
-    )
+    found: list[Path] = []
+    unlisted: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=unlisted.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(parent, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in suffixes and _may_be_file(path)]
+    # Reading such a folder as an image reports why it cannot be read.
+    found = sorted([*found, *(Path(error.filename) for error in unlisted)])
     if not found:
         raise InputError(f"{printable(folder)} holds no image; name a folder with files such as .png or .jpg in it")
     return found
@@ -101,7 +105,7 @@ def _may_be_file(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
+def open_image(path: UserPath) -> Iterator[Image.Image]:
     """Opens and decodes an image file.
 
     The image has the pixel format of its file and is not yet turned upright; ``fit_image`` does both. Of an animation,
@@ -114,6 +118,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         InputError: If there is no such file, it is not an image, it is damaged or larger than Pillow opens, its pixel
             format does not define black and white, or the code inside the context cannot convert it.
     """
+    path = user_path(path)
     try:
         # Pillow warns about oddities of files that it can still read.
         with warnings.catch_warnings(action="ignore"), _long_texts(), Image.open(path) as image:

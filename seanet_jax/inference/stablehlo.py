@@ -23,7 +23,7 @@ from seanet_jax.inference.trained import Trained, load
 from seanet_jax.json_files import json_text
 from seanet_jax.models import Network, build, weights
 from seanet_jax.models.fold import fold_batch_norm
-from seanet_jax.paths import UserPath, is_folder, user_path
+from seanet_jax.paths import UserPath, is_folder, make_folder, user_path
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 SUFFIX = ".stablehlo"
@@ -56,6 +56,7 @@ def write(folder: UserPath, out: UserPath) -> str:
         raise InputError(f"{out} is not a name for an artifact; name a file that ends in {SUFFIX}")
     if not is_folder(out.parent):
         raise InputError(f"{out.parent} is not a folder; create it, or name another folder for the artifact")
+    make_folder(out.parent)
     trained = load(folder)
     trained = dataclasses.replace(trained, model=_in_float32(trained.model))
     exported = export_network(trained)

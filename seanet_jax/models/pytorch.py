@@ -157,7 +157,7 @@ def state_dict(model: Network) -> dict[str, np.ndarray]:
     }
 
 
-def write_pytorch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_pytorch(path: UserPath, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a state dict to a file of PyTorch's format.
 
     Args:
@@ -168,7 +168,7 @@ def write_pytorch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         InputError: If PyTorch is not installed.
         OSError: If the file cannot be written.
     """
-    torch, buffer = import_torch(), io.BytesIO()
+    path, torch, buffer = user_path(path), import_torch(), io.BytesIO()
     torch.save({name: torch.tensor(array) for name, array in arrays.items()}, buffer)
     write_whole(path, buffer.getvalue())
 

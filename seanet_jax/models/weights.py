@@ -8,7 +8,6 @@ Reading such a folder needs no Orbax, and nothing in it can run code.
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +19,7 @@ from seanet_jax.errors import InputError
 from seanet_jax.files import printable_list, write_whole
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.json_files import json_text, read_json
-from seanet_jax.paths import check_readable, exists
+from seanet_jax.paths import UserPath, check_readable, exists, user_path
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -84,7 +83,7 @@ def check_arrays(found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...
         raise InputError(f"{where} does not fit the network: {printable_list(wrong, '; ')}")
 
 
-def write_folder(folder: Path, model: Any, config: Any, images: ImageSpec | None) -> None:
+def write_folder(folder: UserPath, model: Any, config: Any, images: ImageSpec | None) -> None:
     """Writes ``model.safetensors`` and ``config.json``.
 
     Args:
@@ -99,6 +98,7 @@ def write_folder(folder: Path, model: Any, config: Any, images: ImageSpec | None
     """
     from safetensors.numpy import save
 
+    folder = user_path(folder)
     if exists(folder / CONFIG) and not exists(folder / WEIGHTS):
         raise InputError(f"{folder} holds a {CONFIG} that is not of pretrained weights; name another folder")
     fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in _COMPUTATION}
@@ -113,8 +113,9 @@ def write_folder(folder: Path, model: Any, config: Any, images: ImageSpec | None
     write_whole(folder / CONFIG, json_text(about))
 
 
-def is_folder(folder: Path) -> bool:
+def is_folder(folder: UserPath) -> bool:
     """Whether a folder holds pretrained weights."""
+    folder = user_path(folder)
     return exists(folder / WEIGHTS) and exists(folder / CONFIG)
 
 
@@ -132,18 +133,18 @@ class About(NamedTuple):
     images: ImageSpec | None
 
 
-def read_about(folder: Path) -> About:
+def read_about(folder: UserPath) -> About:
     """Reads the ``config.json`` of a folder that ``write_folder`` wrote, without the weights, which are large.
 
     Raises:
         InputError: If the folder holds no pretrained weights, or if the file is damaged or cannot be read.
     """
+    folder = user_path(folder)
     if not is_folder(folder):
         raise InputError(
             f"{folder} holds no pretrained weights: it must have {WEIGHTS} and {CONFIG} in it "
             "(seanet convert writes them from a run)"
         )
-    check_readable(folder / CONFIG)
     about = read_json(folder / CONFIG, remedy=_REMEDY)
     images, model_type = about.pop("images", None), about.pop("model_type", None)
     about.pop("architectures", None)  # for other readers; the model_type says the same
@@ -158,7 +159,7 @@ def read_about(folder: Path) -> About:
     return About(model_type, {name: about[name] for name in about if name not in _COMPUTATION}, spec)
 
 
-def read_arrays(folder: Path) -> dict[str, np.ndarray]:
+def read_arrays(folder: UserPath) -> dict[str, np.ndarray]:
     """Reads the ``model.safetensors`` of a folder that ``write_folder`` wrote.
 
     Args:
@@ -173,7 +174,7 @@ def read_arrays(folder: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import load_file
 
-    path = folder / WEIGHTS
+    path = user_path(folder) / WEIGHTS
     check_readable(path)
     try:
         with safe_open(path, "numpy") as file:

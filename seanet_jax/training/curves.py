@@ -4,12 +4,12 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from seanet_jax import style
 from seanet_jax.files import write_whole
 from seanet_jax.models.scores import LOGITS, Scores
+from seanet_jax.paths import UserPath, user_path
 from seanet_jax.training.run_folder import Record
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def published_curves(dataset: str) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
-def draw_curves(records: list[Record], path: Path, kind: Scores, *, title: str, dataset: str, epochs: int) -> None:
+def draw_curves(records: list[Record], path: UserPath, kind: Scores, *, title: str, dataset: str, epochs: int) -> None:
     """Writes the figure of loss and error over epochs to a PNG file; see ``curves_figure``.
 
     Args:
@@ -51,6 +51,7 @@ def draw_curves(records: list[Record], path: Path, kind: Scores, *, title: str, 
         dataset: Name of the run's data set.
         epochs: Number of epochs of the run.
     """
+    path = user_path(path)
     made = curves_figure(records, kind, dataset=dataset, epochs=epochs)
     made.suptitle(title, fontsize=11)
     image = io.BytesIO()

@@ -242,7 +242,7 @@ class RunFolder:
         Raises:
             InputError: If ``config.json`` is damaged.
         """
-        return rounding_changes(self.read().environment, environment) if self._config.exists() else []
+        return rounding_changes(self.read().environment, environment) if exists(self._config) else []
 
     def open(
         self,

@@ -1,6 +1,7 @@
 """Image files of every kind become the pixels that a network takes, or are refused."""
 
 import itertools
+import os
 import struct
 import tracemalloc
 import warnings
@@ -8,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+from path_fixtures import obeying_permissions
 from PIL import Image, ImageOps, PngImagePlugin, features
 from predict_fixtures import IMAGES, SPEC
 
@@ -281,3 +283,28 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path):
         with pytest.raises(InputError) as caught:
             read_image(path)
         assert str(caught.value) == f"{path} cannot be read as an image ({reason})"
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path):
+    for folder in (tmp_path, tmp_path / "closed", tmp_path / ".hidden"):
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2)).save(folder / "a.png")
+    (tmp_path / "closed").chmod(0)
+    with obeying_permissions():
+        assert find_images(tmp_path) == [tmp_path / "a.png", tmp_path / "closed"]
+        with pytest.raises(InputError, match=r"closed cannot be read as an image \((Permission denied|Is a dir\w+)\)"):
+            open_image(tmp_path / "closed").__enter__()
+        with pytest.raises(InputError, match=r"closed cannot be read \(Permission denied\)"):
+            find_images(tmp_path / "closed")
+    (tmp_path / "closed").chmod(0o700)
+
+
+def test_an_image_is_read_from_a_pipe(tmp_path):
+    made = Image.radial_gradient("L")
+    made.save(tmp_path / "a.png")
+    reader, writer = os.pipe()
+    os.write(writer, (tmp_path / "a.png").read_bytes())
+    os.close(writer)
+    with open_image(f"/dev/fd/{reader}") as image:
+        assert image.tobytes() == made.tobytes()
+    os.close(reader)
