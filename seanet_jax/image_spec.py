@@ -81,7 +81,8 @@ class ImageSpec:
             )
         if images.shape[-1] != self.channels:
             raise InputError(f"normalize: the images have {images.shape[-1]} channels; they must have {self.channels}")
-        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
+        # Of the images' rank, as jax_numpy_rank_promotion="raise" demands.
+        mean, std = (jnp.asarray([[[values]]], jnp.float32) for values in (self.mean, self.std))
         return (images.astype(jnp.float32) / 255 - mean) / std
 
     def to_json(self) -> dict[str, Any]:

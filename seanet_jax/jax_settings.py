@@ -47,7 +47,10 @@ _RECORDED: Mapping[str, Any] = {
 
 @contextlib.contextmanager
 def fixed() -> Iterator[None]:
-    """Sets JAX, in this thread, as it is set for every run. The process's own settings return afterwards."""
+    """Sets JAX, in this thread, as it is set for every run. The process's own settings return afterwards.
+
+    It can be entered by ``with``, or decorate a function: ``@fixed()``.
+    """
     with contextlib.ExitStack() as stack:
         for set_to, value in _FIXED.values():
             stack.enter_context(set_to(value))

@@ -1,6 +1,7 @@
 import json
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -76,3 +77,17 @@ def test_json_with_other_fields_is_refused(changes):
     values = {name: value for name, value in (FIELDS | changes).items() if value is not ...}
     with pytest.raises(TypeError):
         ImageSpec.from_json(values)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")],
+    ids=["x64", "strict dtype promotion", "no rank promotion"],
+)
+def test_settings_of_jax_change_no_normalized_image(context):
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 32, 24, 2), np.uint8))
+    expected = ImageSpec(**FIELDS).normalize(images)
+    with context:
+        found = ImageSpec(**FIELDS).normalize(images)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)

@@ -1,15 +1,18 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
-from training_fixtures import TINY, assert_same_run
+from training_fixtures import NAMES, TINY, assert_same_run, made_dataset, small
 
 from seanet_jax import jax_settings
 from seanet_jax.commands.cpu_tuning import XLA
+from seanet_jax.inference import stablehlo
+from seanet_jax.inference.evaluation import evaluate
 from seanet_jax.models import EncapNetConfig, build
 from seanet_jax.training.run import fit
 
@@ -69,6 +72,19 @@ def test_a_run_under_another_setting_has_the_same_numbers_and_says_so(tiny, in_p
         assert jax.config.values[name] == OTHER_VALUES[name]
     assert f"{name} is {OTHER_VALUES[name]} in this process; every run trains with " in capsys.readouterr().out
     assert_same_run(expected, config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_an_evaluation_and_an_export_do_not_depend_on_a_setting(evaluated, tmp_path, name):
+    shutil.copytree(evaluated, tmp_path / "run")
+    found = []
+    # A loop, as an artifact holds the lines of the code that called for it.
+    for value in (jax.config.values[name], OTHER_VALUES[name]):
+        with small(made_dataset(class_names=NAMES)), setting(name, value):
+            stablehlo.write(tmp_path / "run", artifact := tmp_path / f"{value}.stablehlo")
+            found.append((evaluate(tmp_path / "run"), artifact.read_bytes()))
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow

@@ -78,10 +78,12 @@ def run() -> None:
         _check_sheet(sheet, paths)
     # Imported late, so that --help and a wrong argument need not wait for JAX.
     keep_what_is_compiled()
+    from seanet_jax import jax_settings
     from seanet_jax.inference.trained import load
 
-    trained = load(folder, arguments.which)
-    predictions = _predict(trained, paths, set(images), arguments.top, with_pictures=sheet is not None)
+    with jax_settings.fixed():
+        trained = load(folder, arguments.which)
+        predictions = _predict(trained, paths, set(images), arguments.top, with_pictures=sheet is not None)
     classified = [prediction for prediction in predictions if not prediction.error]
     if sheet is not None:
         _write_sheet(sheet, classified)

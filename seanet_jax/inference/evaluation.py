@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from seanet_jax import style
+from seanet_jax import jax_settings, style
 from seanet_jax.data import DATASETS, Dataset
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, RunError
@@ -62,6 +62,7 @@ class _Subject:
     summary: dict[str, Any] | None
 
 
+@jax_settings.fixed()
 def evaluate(
     folder: UserPath,
     *,

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import export
 
+from seanet_jax import jax_settings
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import write_whole
@@ -35,6 +36,7 @@ _SMALLEST = 1e-30
 _BATCH_SIZES = (1, 3)
 
 
+@jax_settings.fixed()
 def write(folder: UserPath, out: UserPath) -> str:
     """Exports the network of a folder, after checking that the artifact computes the same as the network.
 

@@ -52,7 +52,7 @@ def margin_loss(lengths: jax.Array, labels: jax.Array) -> jax.Array:
     """
     _check("margin_loss", "lengths", lengths, labels)
     classes = lengths.shape[1]
-    is_label = labels[:, None] == jnp.arange(classes)
+    is_label = labels[:, None] == jnp.arange(classes, dtype=labels.dtype)[None]
     missing = jnp.square(jax.nn.relu(_PRESENT - lengths))
     excess = _ABSENT_WEIGHT * jnp.square(jax.nn.relu(lengths - _ABSENT))
     losses = jnp.where(is_label, missing, excess).sum(1)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seanet_jax import style
+from seanet_jax import jax_settings, style
 from seanet_jax.data import Dataset
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, positive_integers
@@ -64,6 +64,7 @@ class Trained(NamedTuple):
     model: SEANet
 
 
+@jax_settings.fixed()
 def analyze(
     aggregated: UserPath,
     baseline: UserPath,

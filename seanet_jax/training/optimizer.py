@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from seanet_jax.errors import positive_integers
@@ -25,12 +26,13 @@ def learning_rate_schedule(config: TrainConfig, steps_per_epoch: int) -> optax.S
     # Computed in integers: optax.exponential_decay divides in float32, and once compiled it decays a step late for some
     # lengths of an epoch.
     period = (config.decay_every or 0) * steps_per_epoch
-    ends = jnp.asarray(config.decay_at, jnp.int32) * steps_per_epoch
+    ends = np.asarray(config.decay_at, np.int32) * np.int32(steps_per_epoch)
 
     def rate(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step)
         decays = step // period if period else (step >= ends).sum(dtype=jnp.int32)
-        return config.learning_rate * config.decay_factor**decays
+        # Not by the operator **, which jax_numpy_dtype_promotion="strict" forbids of a float and an integer.
+        return config.learning_rate * jax.lax.pow(jnp.float32(config.decay_factor), decays)
 
     return rate
 

@@ -66,3 +66,19 @@ def test_the_probabilities_of_logits_sum_to_one_and_lengths_are_probabilities_th
     assert LOGITS.distribution and not LENGTHS.distribution
     np.testing.assert_allclose(LOGITS.probabilities(scores), jax.nn.softmax(scores))
     np.testing.assert_array_equal(LENGTHS.probabilities(scores), scores)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, margin_loss])
+@pytest.mark.parametrize(
+    "context",
+    [jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")],
+    ids=["x64", "strict dtype promotion", "no rank promotion"],
+)
+def test_settings_of_jax_change_no_loss(loss, context):
+    random = np.random.default_rng(0)
+    scores, labels = jnp.asarray(random.random((6, 4), np.float32)), jnp.asarray([0, 1, 2, 3, -1, 4], jnp.int32)
+    expected = loss(scores, labels)
+    with context:
+        found = loss(scores, labels)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)

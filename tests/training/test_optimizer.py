@@ -123,3 +123,25 @@ def test_adam_is_pytorchs():
     gradients = [{name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(6)]
     expected = pytorch_adam(p, gradients, config)
     assert_follows(optimizer(config, steps_per_epoch=100), p, gradients, expected)
+
+
+@pytest.mark.parametrize(
+    ("set_to", "value"),
+    [
+        (jax.enable_x64, True),
+        (jax.numpy_dtype_promotion, "strict"),
+        (jax.numpy_rank_promotion, "raise"),
+        (jax.transfer_guard, "disallow"),
+    ],
+    ids=["x64", "strict dtype promotion", "no rank promotion", "transfer guard"],
+)
+@pytest.mark.parametrize("fields", [{"decay_every": 2}, {"decay_every": None, "decay_at": (1, 3)}])
+def test_settings_of_jax_change_no_rate(set_to, value, fields):
+    config, steps = TrainConfig(**fields), [jnp.int32(step) for step in range(0, 20, 3)]
+    schedule = jax.jit(learning_rate_schedule(config, 4))
+    expected = [schedule(step) for step in steps]
+    with set_to(value):
+        schedule = jax.jit(learning_rate_schedule(config, 4))
+        found = [schedule(step) for step in steps]
+    assert {rate.dtype for rate in found} == {jnp.dtype("float32")}
+    np.testing.assert_array_equal(found, expected)
