@@ -1,9 +1,12 @@
 """Augmentation of a batch on the device, inside the jitted training step."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from seanet_jax.errors import InputError
+from seanet_jax.layers.sharding import has_explicit_axes, partition_automatically
 
 PADDING = 4  # pixels on each side
 
@@ -27,6 +30,10 @@ def augment(key: jax.Array, images: jax.Array, *, flip: bool) -> jax.Array:
     """
     if images.ndim != 4:
         raise InputError(f"augment: the images have shape {images.shape}; they must be [N, H, W, C]")
+    if has_explicit_axes(images):
+        # The corners of the crops are drawn unsharded, and vmap would refuse to map both.
+        function = partial(augment, flip=flip)
+        return partition_automatically(function, key, images, result=jax.typeof(images).sharding.spec)
     count, height, width, channels = images.shape
     crop_key, flip_key = jax.random.split(key)
     margin = ((0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0))

@@ -12,9 +12,11 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 from jax import export, lax
+from jax.sharding import PartitionSpec
 
 from seanet_jax.errors import InputError, positive_integers
 from seanet_jax.layers import winograd
+from seanet_jax.layers.sharding import has_explicit_axes, partition_automatically, vary_alike
 
 ConvMethod = Literal["auto", "lax", "patches", "winograd4"]
 CONV_METHODS: tuple[str, ...] = get_args(ConvMethod)
@@ -89,6 +91,11 @@ def conv2d(
     if size != kernel.shape[1] or size % 2 == 0:
         raise InputError(f"conv2d: the kernel is {kernel.shape[0]}x{kernel.shape[1]}; it must be square and odd")
     kernel = kernel.astype(x.dtype)
+    if method != "lax" and has_explicit_axes(x, kernel):
+        # The images are sharded as x, and the output channels as the kernel.
+        result = PartitionSpec(jax.typeof(x).sharding.spec[0], None, None, jax.typeof(kernel).sharding.spec[3])
+        function = partial(conv2d, stride=stride, groups=groups, method=method)
+        return partition_automatically(function, x, kernel, result=result)
     if method == "auto":
         if export.is_symbolic_dim(x.shape[0]):
             # An exported function may run on another platform than this process does.
@@ -104,10 +111,11 @@ def conv2d(
         obstacle = winograd.obstacle(x, kernel, stride)
         if obstacle is not None:
             raise InputError(f"conv2d: method {method!r} {obstacle}")
-        return winograd.conv2d(x, kernel)
+        return winograd.conv2d(*vary_alike(x, kernel))
     if method == "patches":
         if size == 1:
             return _conv_1x1(x, kernel, stride)
+        x, kernel = vary_alike(x, kernel)
         return _conv_patches(x, kernel, stride) if size == 3 else _conv_products(x, kernel, stride)
     return _conv_lax(x, kernel, stride, groups)
 
@@ -188,7 +196,7 @@ def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
     """Turns a kernel of groups ``[k, k, C / groups, F]`` into one of all channels ``[k, k, C, F]``, zero elsewhere."""
     height, width, inputs, outputs = kernel.shape
     own = jnp.eye(groups, dtype=kernel.dtype)
-    blocks = kernel.reshape(height, width, 1, inputs, groups, outputs // groups) * own[:, None, :, None]
+    blocks = kernel.reshape(height, width, 1, inputs, groups, outputs // groups) * own[None, None, :, None, :, None]
     return blocks.reshape(height, width, groups * inputs, outputs)
 
 

@@ -5,13 +5,17 @@ the rows and the columns of ``exp(-cost / regularization)`` in turn, until they 
 on logarithms, so that nothing overflows, and no row underflows to zeros, by which the iteration would divide.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
+from jax.sharding import PartitionSpec
 
 from seanet_jax.errors import InputError, is_number, plain, positive_integers
 from seanet_jax.layers.capsules import euclidean_norm
 from seanet_jax.layers.functional import at_least_float32
+from seanet_jax.layers.sharding import has_explicit_axes, partition_automatically
 
 
 def pairwise_distances(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -31,6 +35,10 @@ def pairwise_distances(x: jax.Array, y: jax.Array) -> jax.Array:
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise InputError(f"pairwise_distances: x {x.shape} and y {y.shape} must be [n, D] and [m, D]")
+    if has_explicit_axes(x, y):
+        # Only the rows are sharded, as x is. An axis of a mesh cannot shard both.
+        result = PartitionSpec(jax.typeof(x).sharding.spec[0], None)
+        return partition_automatically(pairwise_distances, x, y, result=result)
     # Not as |x|^2 + |y|^2 - 2 x y, which cancels when two samples are near each other.
     return euclidean_norm(x[:, None] - y[None])
 
@@ -60,15 +68,20 @@ def sinkhorn(cost: jax.Array, *, rounds: int = 10, regularization: float = 1.0) 
     regularization = plain(regularization)
     if not is_number(regularization) or regularization <= 0:
         raise InputError(f"sinkhorn: regularization is {regularization!r}; it must be a positive number")
+    if has_explicit_axes(cost):
+        function = partial(sinkhorn, rounds=rounds, regularization=regularization)
+        return partition_automatically(function, cost, result=jax.typeof(cost).sharding.spec)
     log_kernel = -cost.astype(at_least_float32(cost)) / regularization
     rows, columns = (-jnp.log(jnp.asarray(size, log_kernel.dtype)) for size in cost.shape)
 
     def one_round(log_b: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        log_a = rows - logsumexp(log_kernel + log_b, axis=1)
+        log_a = rows - logsumexp(log_kernel + log_b[None], axis=1)
         return columns - logsumexp(log_kernel + log_a[:, None], axis=0), log_a
 
-    log_b, log_as = jax.lax.scan(one_round, jnp.full(cost.shape[1], columns), length=rounds)
-    return jnp.exp(log_as[-1][:, None] + log_kernel + log_b)
+    # Made from the kernel, so that inside shard_map it varies over the same axes.
+    start = jnp.full_like(log_kernel[0], columns)
+    log_b, log_as = jax.lax.scan(one_round, start, length=rounds)
+    return jnp.exp(log_as[-1][:, None] + log_kernel + log_b[None])
 
 
 def transport_cost(x: jax.Array, y: jax.Array, *, rounds: int = 10, regularization: float = 1.0) -> jax.Array:
