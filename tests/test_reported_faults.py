@@ -54,8 +54,9 @@ from seanet_jax.errors import RunError
 from seanet_jax.inference import evaluation, stablehlo
 from seanet_jax.layers.functional import aggregate
 from seanet_jax.layers.modules import BatchNorm
-from seanet_jax.models import PRESETS, EncapNet, EncapNetConfig, model_config
+from seanet_jax.models import PRESETS, EncapNet, EncapNetConfig, build, model_config
 from seanet_jax.models.fold import fold_batch_norm
+from seanet_jax.models.network import split_model
 from seanet_jax.models.pytorch import read_pytorch, state_dict
 
 SMALL = SEANetConfig(stage_sizes=(1, 1), widths=(8, 16), stem_width=4, reduction=4)
@@ -542,6 +543,70 @@ def test_the_saved_number_of_classes_keeps_a_trained_classifier(tmp_path):
 
 
 # ---- Operations under transforms, flags and meshes -------------------------------------------------------------------
+
+
+def on_two_devices(how):
+    """Returns how much operations and networks on two CPU devices differ from one device, relative, by name."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", Path(__file__).parent / "support" / "operations_on_two_devices.py", how],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_gradients_inside_shard_map_are_those_of_one_device():
+    found = on_two_devices("shard_map")
+    assert {"conv2d winograd", "seanet", "encapnet", "transport_divergence"} <= found.keys()
+    assert max(found.values()) < 1e-4, found
+
+
+def test_operations_and_networks_run_under_an_explicit_mesh():
+    found = on_two_devices("explicit")
+    assert {"conv2d winograd", "seanet", "encapnet", "train", "augment"} <= found.keys()
+    assert max(found.values()) < 1e-4, found
+
+
+@pytest.mark.parametrize("flags", [{"numpy_rank_promotion": "raise"}, {"numpy_dtype_promotion": "strict"}], ids=str)
+@pytest.mark.parametrize("name", ["seanet", "encapnet"])
+def test_training_needs_no_promotion_of_ranks_or_dtypes(name, flags):
+    configs = {
+        "seanet": SEANetConfig(stage_sizes=(1,), widths=(8,), stem_width=4, reduction=4),
+        "encapnet": EncapNetConfig(
+            widths=(8, 8, 8, 8), stem_width=8, groups=4, image_size=8, aide=True, agreement=True, conv_method="patches"
+        ),
+    }
+    graphdef, params, stats = split_model(build(configs[name], rngs=nnx.Rngs(0)))
+    key, labels = jax.random.key(0), jnp.arange(4)
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params):
+        network = nnx.merge(graphdef, params, stats)
+        pixels = augment(key, images, flip=True).astype(jnp.float32) / 255
+        scores, agreement = network.training_scores(pixels)
+        return network.config.scores.loss(scores, labels).mean() + agreement
+
+    expected = loss(params)
+    loss.clear_cache()
+    with contextlib.ExitStack() as stack:
+        for flag, value in flags.items():
+            stack.enter_context(getattr(jax, flag)(value))
+        found = loss(params)
+    chex.assert_trees_all_equal(found, expected)
+
+
+def test_squeeze_excitation_of_one_map_is_that_of_a_batch():
+    module = SqueezeExcite(8, 4, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (3, 5, 4, 8))
+    batched = module(x)
+    np.testing.assert_allclose(module(x[0]), batched[0], rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(module)(x), batched, rtol=1e-5)
 
 
 # ---- Converted checkpoints -------------------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
 """SEANet's operations as pure functions of arrays, for use from Flax, Haiku, Equinox or plain JAX.
 
 Feature maps are channels-last: ``[N, H, W, C]``. All functions can be jitted, differentiated and vmapped.
+
+A function whose map is written ``[..., C]`` or ``[..., H, W, C]`` takes any number of leading axes, including none. The
+others, such as ``conv2d`` with its ``[N, H, W, C]``, take a map of exactly this rank, and raise an error for another.
 """
 
 from typing import Literal, get_args
@@ -62,7 +65,7 @@ def squeeze_excite(
     ``x * sigmoid(relu(mean(x) @ reduce_kernel + reduce_bias) @ expand_kernel + expand_bias)``.
 
     Args:
-        x: Feature map ``[N, *spatial, C]``.
+        x: Feature maps ``[..., H, W, C]``, with any number of leading axes. Each map has weights of its own.
         reduce_kernel: Kernel of the hidden layer, ``[C, C // reduction]``.
         reduce_bias: Bias of the hidden layer, ``[C // reduction]``.
         expand_kernel: Kernel of the output layer, ``[C // reduction, C]``.
@@ -74,19 +77,35 @@ def squeeze_excite(
     Raises:
         InputError: If x is not a floating-point map, or if the shapes do not fit together.
     """
-    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        raise InputError(f"squeeze_excite: x is {x.dtype} {x.shape}; it must be floating point [N, *spatial, C]")
+    if x.ndim < 3 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"squeeze_excite: x is {x.dtype} {x.shape}; it must be floating point [..., H, W, C]")
     channels = x.shape[-1]
     hidden = reduce_kernel.shape[1] if reduce_kernel.ndim == 2 else reduce_bias.size
     _check_shape("squeeze_excite", "reduce_kernel", reduce_kernel, (channels, hidden))
     _check_shape("squeeze_excite", "reduce_bias", reduce_bias, (hidden,))
     _check_shape("squeeze_excite", "expand_kernel", expand_kernel, (hidden, channels))
     _check_shape("squeeze_excite", "expand_bias", expand_bias, (channels,))
-    spatial = tuple(range(1, x.ndim - 1))
-    squeezed = x.mean(spatial, dtype=at_least_float32(x)).astype(x.dtype)
-    hidden_units = jax.nn.relu(squeezed @ reduce_kernel.astype(x.dtype) + reduce_bias.astype(x.dtype))
-    scale = jax.nn.sigmoid(hidden_units @ expand_kernel.astype(x.dtype) + expand_bias.astype(x.dtype))
-    return x * jnp.expand_dims(scale, spatial)
+    squeezed = x.mean((-3, -2), dtype=at_least_float32(x)).astype(x.dtype)
+    hidden_units = squeezed @ reduce_kernel.astype(x.dtype)
+    hidden_units = jax.nn.relu(hidden_units + per_channel(reduce_bias.astype(x.dtype), hidden_units))
+    scale = hidden_units @ expand_kernel.astype(x.dtype)
+    scale = jax.nn.sigmoid(scale + per_channel(expand_bias.astype(x.dtype), scale))
+    return x * scale[..., None, None, :]
+
+
+def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:
+    """Gives one value per channel as many axes as a map has, so that both combine without a promotion of ranks.
+
+    JAX would add the axes itself, unless ``jax_numpy_rank_promotion`` forbids or reports it.
+
+    Args:
+        values: One value for each channel, ``[C]``.
+        x: Feature map ``[..., C]``.
+
+    Returns:
+        The values as ``[1, ..., 1, C]``, of x's rank.
+    """
+    return lax.expand_dims(values, range(x.ndim - 1))
 
 
 def at_least_float32(x: jax.Array) -> jnp.dtype:
@@ -121,7 +140,7 @@ def batch_statistics(x: jax.Array, *, axis_name: str | tuple[str, ...] | None = 
 
     mean = average(x)
     # Not mean(x^2) - mean(x)^2, which cancels when the mean is large beside the deviation.
-    return mean, average(jnp.square(x - mean))
+    return mean, average(jnp.square(x - per_channel(mean, x)))
 
 
 def batch_norm(
@@ -152,6 +171,7 @@ def batch_norm(
         _check_shape("batch_norm", name, array, x.shape[-1:])
     # One multiplier per channel, so that each pixel costs one subtraction, one multiplication and one addition.
     multiplier = lax.rsqrt(var + epsilon) * scale
+    mean, multiplier, bias = (per_channel(values, x) for values in (mean, multiplier, bias))
     return ((x.astype(at_least_float32(x)) - mean) * multiplier + bias).astype(x.dtype)
 
 

@@ -135,7 +135,7 @@ class Conv(nnx.Module):
 
     def _with_bias(self, y: jax.Array) -> jax.Array:
         # The bias is float32 whatever the compute dtype, so the sum is cast back.
-        return y if self.bias is None else (y + self.bias[...]).astype(y.dtype)
+        return y if self.bias is None else (y + functional.per_channel(self.bias[...], y)).astype(y.dtype)
 
 
 class ConvTranspose(Conv):
@@ -264,7 +264,7 @@ class BatchNorm(nnx.Module):
 
 
 class SqueezeExcite(nnx.Module):
-    """Squeeze-and-excitation of maps ``[N, *spatial, channels]``; see ``functional.squeeze_excite``.
+    """Squeeze-and-excitation of maps ``[..., H, W, channels]``; see ``functional.squeeze_excite``.
 
     Args:
         channels: Number of channels of the input and of the output.
@@ -286,7 +286,7 @@ class SqueezeExcite(nnx.Module):
         self.expand = Linear(channels // reduction, channels, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Scales the channels of ``[N, *spatial, channels]``; the shape stays the same."""
+        """Scales the channels of ``[..., H, W, channels]``; the shape stays the same."""
         assert self.reduce.bias is not None and self.expand.bias is not None
         return functional.squeeze_excite(
             x, self.reduce.kernel[...], self.reduce.bias[...], self.expand.kernel[...], self.expand.bias[...]

@@ -1,3 +1,5 @@
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seanet_jax import InputError, aggregate, squeeze_excite
+from seanet_jax.layers import capsules, functional, transport
 from seanet_jax.layers.functional import AGGREGATE_OPS, batch_norm, batch_statistics
 
 # Derandomized, so that a test passes or fails alike everywhere, and leaves no database behind.
@@ -162,13 +165,14 @@ def squeeze_excite_parameters(channels, hidden, seed=0):
 
 def squeeze_excite_numpy(x, *parameters):
     x, w1, b1, w2, b2 = (np.asarray(array, np.float64) for array in (x, *parameters))
-    squeezed = x.mean(axis=tuple(range(1, x.ndim - 1)))
+    if x.ndim > 3:
+        return np.stack([squeeze_excite_numpy(part, *parameters) for part in x])
+    squeezed = x.mean(axis=(0, 1))
     hidden = np.maximum(squeezed @ w1 + b1, 0)
-    scale = 1 / (1 + np.exp(-(hidden @ w2 + b2)))
-    return x * scale.reshape(len(x), *[1] * (x.ndim - 2), -1)
+    return x / (1 + np.exp(-(hidden @ w2 + b2)))
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 4, 8), (2, 7, 8), (4, 8), (2, 2, 3, 2, 8)])
+@pytest.mark.parametrize("shape", [(3, 5, 4, 8), (2, 7, 8), (1, 1, 8), (2, 2, 3, 2, 8)])
 def test_squeeze_excite_equals_numpy(shape):
     x, parameters = normal(9, *shape), squeeze_excite_parameters(8, 3)
     y = jitted_squeeze_excite(jnp.asarray(x), *map(jnp.asarray, parameters))
@@ -231,9 +235,61 @@ def test_squeeze_excite_names_the_parameter_of_a_wrong_shape(index, name, shape)
     assert f"must be {right}" in str(caught.value)
 
 
-def test_squeeze_excite_needs_a_batch_axis():
-    with pytest.raises(InputError, match=r"x is float32 \(8,\); it must be floating point \[N, \*spatial"):
-        squeeze_excite(jnp.zeros(8), *map(jnp.asarray, squeeze_excite_parameters(8, 2)))
+@pytest.mark.parametrize("shape", [(8,), (4, 8)])
+def test_squeeze_excite_needs_a_map(shape):
+    with pytest.raises(
+        InputError, match=rf"x is float32 {re.escape(str(shape))}; it must be floating point \[\.\.\., H"
+    ):
+        squeeze_excite(jnp.zeros(shape), *map(jnp.asarray, squeeze_excite_parameters(8, 2)))
+
+
+# Operations of maps with any number of leading axes, and the shape of one map.
+OF_ANY_RANK = {
+    "aggregate": (aggregate, (8,)),
+    "squeeze_excite": (lambda x: squeeze_excite(x, *squeeze_excite_parameters(8, 2)), (3, 5, 8)),
+    "batch_norm": (lambda x: functional.batch_norm(x, *np.abs(normal(1, 4, 8))), (8,)),
+    "squash": (lambda x: capsules.squash(x, 4), (8,)),
+    "route": (lambda x: capsules.route(x, x + 1, x[..., :2], x[..., 2:4]), (8,)),
+    "euclidean_norm": (capsules.euclidean_norm, (8,)),
+}
+
+
+@pytest.mark.parametrize("name", OF_ANY_RANK)
+def test_leading_axes_are_those_of_vmap(name):
+    function, shape = OF_ANY_RANK[name]
+    x = jnp.asarray(normal(3, 2, 3, *shape))
+    whole = function(x)
+    for mapped, expected in ((jax.vmap(jax.vmap(function)), whole), (jax.vmap(function), whole)):
+        np.testing.assert_allclose(mapped(x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(function(x[1, 2]), whole[1, 2], rtol=1e-5, atol=1e-6)
+
+
+# Operations of maps of one rank, whose other ranks are errors, and a map that fits.
+OF_ONE_RANK = {
+    "conv2d": (lambda x: functional.conv2d(x, jnp.ones((3, 3, 8, 8))), (2, 4, 4, 8)),
+    "conv_transpose2d": (lambda x: functional.conv_transpose2d(x, jnp.ones((3, 3, 8, 8))), (2, 4, 4, 8)),
+    "flatten_capsules": (lambda x: capsules.flatten_capsules(x, 4), (2, 4, 4, 8)),
+    "class_capsules": (lambda x: capsules.class_capsules(x, jnp.ones((8, 4, 3))), (2, 4, 8)),
+    "pairwise_distances": (lambda x: transport.pairwise_distances(x, x), (4, 8)),
+    "sinkhorn": (transport.sinkhorn, (4, 8)),
+}
+
+
+@pytest.mark.parametrize("name", OF_ONE_RANK)
+def test_other_ranks_are_errors_where_a_function_takes_one(name):
+    function, shape = OF_ONE_RANK[name]
+    x = jnp.asarray(normal(3, 3, *shape))
+    expected = np.stack([function(part) for part in x])
+    np.testing.assert_allclose(jax.vmap(function)(x), expected, rtol=1e-4, atol=1e-4)
+    for wrong in (x, x[0, 0]):
+        with pytest.raises(InputError, match="must be"):
+            function(wrong)
+
+
+def test_batch_statistics_are_over_all_leading_axes():
+    x = normal(3, 2, 3, 5, 8)
+    for actual, expected in zip(functional.batch_statistics(x), (x.mean((0, 1, 2)), x.var((0, 1, 2))), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(64, 3), (4, 5, 6, 3), (9, 7, 2)])

@@ -69,9 +69,19 @@ def test_conv_shape(kernel_size, stride, size, expected):
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 3, 6), (4, 6), (2, 5, 6)])
-def test_batch_norm_and_squeeze_excite_keep_the_shape(shape):
+def test_batch_norm_keeps_the_shape(shape):
     chex.assert_shape(output(BatchNorm(6), *shape), shape)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 3, 6), (5, 5, 6), (2, 4, 3, 3, 6)])
+def test_squeeze_excite_keeps_the_shape(shape):
     chex.assert_shape(output(abstract(SqueezeExcite, 6, 3), *shape), shape)
+
+
+def test_squeeze_excite_of_one_map_is_that_of_a_batch():
+    module = SqueezeExcite(8, 2, rngs=nnx.Rngs(0))
+    x = jnp.asarray(normal(0, 3, 4, 5, 8))
+    np.testing.assert_allclose(module(x[1]), module(x)[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("channels", "reduction", "hidden"), [(16, 8, 2), (12, 8, 1), (6, 1, 6), (8, 8, 1)])
