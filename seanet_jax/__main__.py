@@ -52,7 +52,7 @@ def _help() -> str:
             "",
             "seanet COMMAND --help describes a command. seanet --version prints the version.",
             "Exit status: 0 after success, 1 if the command failed while running, 2 if an argument or input is wrong,",
-            "130 or 143 if SIGINT or SIGTERM stopped it.",
+            "129, 130 or 143 if SIGHUP, SIGINT or SIGTERM stopped it.",
         ]
     )
 

@@ -1,7 +1,7 @@
 """What all commands share: argument parsing, one-line errors, exit statuses and the compilation cache.
 
 The exit status is 0 after success, 1 if the command failed while running, 2 if the input is wrong and nothing was
-written, and 130 or 143 if SIGINT or SIGTERM stopped it.
+written, and 129, 130 or 143 if SIGHUP, SIGINT or SIGTERM stopped it.
 """
 
 import argparse

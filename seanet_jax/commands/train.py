@@ -9,8 +9,8 @@ recipe (EncapNet) gets that recipe.
 Writes the folder of a run, by default runs/DATASET-MODEL-seedSEED: config.json, metrics.jsonl, summary.json, learning
 curves, TensorBoard events and checkpoints.
 
-Exit status: 0 if training finished, 1 if it failed, 2 if a flag is wrong (nothing was written), 130 or 143 if SIGINT or
-SIGTERM stopped it (the same command with --resume continues).
+Exit status: 0 if training finished, 1 if it failed, 2 if a flag is wrong (nothing was written), 129, 130 or 143 if
+SIGHUP, SIGINT or SIGTERM stopped it (the same command with --resume continues).
 """
 
 import os

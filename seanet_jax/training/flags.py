@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -323,6 +324,6 @@ def _in_one_line(box: str) -> str:
             break
         message.append(line)
     text = " ".join(message) or " ".join(box.split())
-    similar = [line.split()[0].rstrip(",") for line in lines[len(message) :] if line.startswith("--")]
+    similar = [line.split()[0].rstrip(",") for line in lines[len(message) :] if re.match("--(?!help)", line)]
     hint = f"did you mean {' or '.join(similar)}? " if similar else ""
     return f"{text.rstrip('.')}; {hint}--help lists the flags"

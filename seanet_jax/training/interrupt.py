@@ -1,4 +1,4 @@
-"""Requests to stop a run: after SIGTERM or SIGINT it finishes the current step, saves a checkpoint and ends."""
+"""Requests to stop a run: after SIGTERM, SIGINT or SIGHUP it finishes the current step, saves a checkpoint and ends."""
 
 import os
 import signal
@@ -8,12 +8,15 @@ import types
 import jax
 from jax.experimental import multihost_utils
 
+# Schedulers send SIGTERM, Ctrl-C is SIGINT, and a terminal or an ssh connection that closes is SIGHUP (not on Windows).
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+
 
 class StopRequest:
-    """A context that records the first SIGTERM or SIGINT instead of ending the process. A second SIGINT ends it.
+    """A context that records the first of these signals instead of ending the process. A second SIGINT ends it.
 
-    A signal that the process ignores, as a script's background job ignores SIGINT, stays ignored. Only the main thread
-    can handle signals in Python: in any other thread the context does nothing.
+    A signal that the process ignores, as a script's background job ignores SIGINT and nohup SIGHUP, stays ignored. Only
+    the main thread can handle signals in Python: in any other thread the context does nothing.
 
     If several processes train together, a signal to one of them is enough. JAX's preemption service, which handles
     SIGTERM itself, makes all of them stop at the same step.
@@ -31,8 +34,9 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) is not signal.SIG_IGN:
+            for number in _SIGNALS:
+                is_jax_s = self._several and number == signal.SIGTERM
+                if not is_jax_s and signal.getsignal(number) is not signal.SIG_IGN:
                     self._handlers[number] = signal.signal(number, self._note)
         return self
 
@@ -41,7 +45,7 @@ class StopRequest:
             raise KeyboardInterrupt
         self._interrupted = True
         if self._several:
-            # JAX's preemption service listens to SIGTERM alone, so a SIGINT is passed on as one.
+            # JAX's preemption service listens to SIGTERM alone, so another signal is passed on as one.
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self.signal = signal.Signals(number)

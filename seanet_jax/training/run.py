@@ -47,7 +47,7 @@ def fit(config: TrainConfig, *, compiler_options: Mapping[str, str] | None = Non
         InputError: If the config, the data or the run folder cannot be used, or the processes' arguments differ.
         TrainingDivergedError: If the loss became NaN or infinite. The last checkpoint stays.
         RunError: If a file could not be written, or another process is gone. The checkpoints stay.
-        StoppedError: If the process received SIGTERM or SIGINT. A checkpoint is saved.
+        StoppedError: If the process received SIGTERM, SIGINT or SIGHUP. A checkpoint is saved.
     """
     start_devices()
     overruled = jax_settings.overruled()

@@ -24,7 +24,10 @@ PLACES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "number"), [*((place, signal.SIGTERM) for place in PLACES), ("step", signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [*((place, signal.SIGTERM) for place in PLACES), ("step", signal.SIGINT), ("step", signal.SIGHUP)],
+)
 def test_a_run_asked_to_stop_saves_and_goes_on_from_there(tiny, in_peace, monkeypatch, place, number):
     whole, stopped = in_peace(checkpoint_steps=2), tiny("stopped", checkpoint_steps=2)
     with monkeypatch.context() as patch:
@@ -41,11 +44,22 @@ def test_a_run_asked_to_stop_saves_and_goes_on_from_there(tiny, in_peace, monkey
     assert_same_run(whole, stopped)
 
 
-def test_a_signal_that_is_ignored_stays_so():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_is_ignored_stays_so(number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(number)
+        assert stop.signal is None and signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_terminal_that_closes_stops_a_run():
     with StopRequest() as stop:
-        signal.raise_signal(signal.SIGINT)
-    assert stop.signal is None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert not stop.requested()
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.requested() and stop.signal == signal.SIGHUP
 
 
 def test_a_second_interrupt_stops_at_once(tiny, monkeypatch):
