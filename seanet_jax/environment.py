@@ -1,5 +1,6 @@
 """The devices, package versions and process settings on which the numbers and speed of a run depend."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -7,13 +8,14 @@ from collections.abc import Mapping
 
 import jax
 
+import seanet_jax
 from seanet_jax import jax_settings
 from seanet_jax.errors import InputError
 
 # GLIBC_TUNABLES changes the speed of a run. The others also change how results are rounded.
 _REPORTED_VARIABLES = ("GLIBC_TUNABLES", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
-_REPORTED_PACKAGES = ("seanet-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_REPORTED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def start_devices() -> None:
@@ -76,9 +78,16 @@ def rounding_changes(saved: Mapping[str, str] | None, now: Mapping[str, str]) ->
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages on which the numbers of a run depend."""
-    packages = {name: importlib.metadata.version(name) for name in _REPORTED_PACKAGES}
-    return {"python": platform.python_version()} | packages
+    """Returns the versions of Python and of the packages on which the numbers of a run depend.
+
+    A package without metadata, such as one whose folder was copied, is left out.
+    """
+    # Not the metadata of this package: a folder that was copied has none, or those of another version.
+    found = {"python": platform.python_version(), "seanet-jax": seanet_jax.__version__}
+    for name in _REPORTED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def describe_devices() -> str:

@@ -2,10 +2,12 @@
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from seanet_jax.errors import InputError
+from seanet_jax.files import printable_list
 from seanet_jax.paths import reading
 
 # The files of this package have at most six levels. Code that recurses, such as ``repr``, fails on a thousand levels.
@@ -86,6 +88,27 @@ def parse_json(content: str | bytes, *, where: str, remedy: str) -> dict[str, An
 
 
 _TOO_DEEP = f"it is nested more than {_MOST_LEVELS} levels deep"
+
+
+def check_fields(found: Iterable[str], known: Iterable[str], *, where: str) -> None:
+    """Checks that a file names no field that this version does not know.
+
+    Args:
+        found: Names of the file's fields.
+        known: Names of the fields that there are.
+        where: Name of the file, for the error message.
+
+    Raises:
+        InputError: If a field is unknown. The message names all of them.
+    """
+    from seanet_jax import __version__
+
+    if unknown := sorted(set(found) - set(known)):
+        fields = f"the field{'s' if len(unknown) > 1 else ''} {printable_list(unknown)}"
+        raise InputError(
+            f"{where} has {fields}, which seanet_jax {__version__} does not know; use the version that wrote it, or "
+            "correct the name"
+        )
 
 
 def _is_nested_deeper(value: Any) -> bool:

@@ -1,3 +1,4 @@
+import importlib.metadata
 import os
 import platform
 
@@ -5,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+import seanet_jax
 from seanet_jax import environment, jax_settings
 from seanet_jax.errors import InputError
 
@@ -59,6 +61,19 @@ def test_versions_are_those_that_are_imported():
     assert versions["python"] == platform.python_version()
     assert (versions["jax"], versions["numpy"]) == (jax.__version__, np.__version__)
     assert {"seanet-jax", "jaxlib", "flax", "optax", "orbax-checkpoint"} <= set(versions)
+
+
+def test_a_package_without_metadata_is_left_out_and_this_one_has_the_version_of_its_code(monkeypatch):
+    def version(name):
+        if name in ("seanet-jax", "optax"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    expected = {"python": platform.python_version(), "seanet-jax": seanet_jax.__version__}
+    assert environment.versions() == expected | dict.fromkeys(
+        ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy"), "1.0"
+    )
 
 
 class Device:

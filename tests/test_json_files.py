@@ -5,7 +5,7 @@ import re
 import pytest
 
 from seanet_jax.errors import InputError
-from seanet_jax.json_files import json_text, json_value, parse_json, read_json
+from seanet_jax.json_files import check_fields, json_text, json_value, parse_json, read_json, with_nan
 
 NOT_FINITE = {"loss": math.nan, "rows": [1.5, (math.inf, {"low": -math.inf})], "name": "NaN", "none": None, "on": True}
 
@@ -18,6 +18,11 @@ def test_numbers_that_are_not_finite_are_null_at_every_level():
     expected = {"loss": None, "rows": [1.5, [None, {"low": None}]], "name": "NaN", "none": None, "on": True}
     assert json_value(NOT_FINITE) == expected
     assert json.loads(json_text(NOT_FINITE), parse_constant=refuse) == expected
+
+
+def test_a_record_comes_back_with_nan():
+    record = with_nan(json.loads(json_text({"epoch": 1, "test_loss": math.inf})))
+    assert record["epoch"] == 1 and math.isnan(record["test_loss"])
 
 
 def test_json_without_such_numbers_is_the_text_that_python_writes():
@@ -51,6 +56,14 @@ def test_any_other_content_is_refused_in_one_sentence(content, damage, tmp_path)
     with pytest.raises(InputError, match=f"^{re.escape(str(tmp_path))}/file is damaged .*; restore it$") as caught:
         read_json(tmp_path / "file", remedy="restore it")
     assert damage in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_fields_that_this_version_does_not_know_are_named():
+    check_fields(["a"], ["a", "b"], where="f.json")
+    with pytest.raises(InputError, match=r"^f\.json has the field c, which seanet_jax \S+ does not know; use"):
+        check_fields(["a", "c"], ["a", "b"], where="f.json")
+    with pytest.raises(InputError, match=r"^f\.json has the fields c, d, which"):
+        check_fields(["d", "c"], ["a", "b"], where="f.json")
 
 
 def test_fifty_levels_are_read():

@@ -27,7 +27,7 @@ def run(description: str) -> None:
     parser.add_argument("--image", type=int, default=0, help="index of the test image whose maps are drawn")
     parser.add_argument("--steps", type=int, default=300, help="training steps over which gradients are measured")
     parser.add_argument("--learning-rate", type=float, default=0.1, help="learning rate of these training steps")
-    parser.add_argument("--data-dir", help="folder that holds CIFAR, as for the other commands")
+    parser.add_argument("--data-dir", help="folder that holds CIFAR (default: the run's own, if it is here)")
     arguments = parser.parse_args()
     # Imported here so that --help and a wrong flag need not wait for JAX.
     from seanet_jax.studies.claims import analyze

@@ -33,7 +33,9 @@ def run() -> None:
     parser.add_argument("folder", help="folder of a run or of pretrained weights")
     parser.add_argument("--which", choices=("best", "latest"), default="best", help="run's checkpoint (default: best)")
     parser.add_argument("--dataset", help="dataset on which to test pretrained weights; a run has its own")
-    parser.add_argument("--data-dir", help="folder with CIFAR, as in seanet train")
+    parser.add_argument(
+        "--data-dir", help="folder with CIFAR, as in seanet train (default: the run's own, if it is here)"
+    )
     arguments = parser.parse_args()
     # Imported late, so that --help and a wrong argument need not wait for JAX.
     keep_what_is_compiled()

@@ -77,7 +77,8 @@ def evaluate(
         folder: The folder of a run or of pretrained weights. The run may still be training.
         which: Checkpoint of a run to evaluate, "best" or "latest". It has no effect on pretrained weights.
         dataset: Name of the dataset, for pretrained weights. A run is evaluated on its own.
-        data_dir: Folder that holds the dataset; see ``TrainConfig``.
+        data_dir: Folder that holds the dataset; see ``TrainConfig``. None takes the folder that a run was trained from,
+            if it is here.
         command: Command line to reproduce the evaluation, shown in the report.
 
     Returns:
@@ -111,7 +112,7 @@ def _run(folder: Path, which: str, dataset: str | None, data_dir: UserPath | Non
     """Loads the network, the images and the records of a run."""
     run = RunFolder(folder)
     saved = run.read()
-    config = TrainConfig(**(saved.config | {"data_dir": data_dir, "out": None, "resume": False}))
+    config = run.read_config(data_dir)
     if dataset not in (None, config.dataset):
         raise InputError(f"--dataset: {folder} is a run on {config.dataset}, not {dataset}; leave --dataset out")
     records = run.read_records()

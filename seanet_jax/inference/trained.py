@@ -8,10 +8,9 @@ from flax import nnx
 from seanet_jax.environment import start_devices
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.models import Network, config_from_json, from_pretrained, weights
+from seanet_jax.models import Network, from_pretrained, weights
 from seanet_jax.paths import UserPath, user_path
 from seanet_jax.training.checkpoint import Checkpoints
-from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.optimizer import optimizer
 from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.step import TrainState, abstract_state
@@ -68,11 +67,10 @@ def saved_network(run_folder: UserPath) -> tuple[Network, TrainState]:
     Raises:
         InputError: If the folder is not that of a run.
     """
-    saved = RunFolder(run_folder).read()
-    # The run may have been copied from a machine with other folders. The number of steps changes no shapes.
-    config = TrainConfig(**(saved.config | {"data_dir": None, "out": None}))
-    descent = optimizer(config, steps_per_epoch=1)
-    return abstract_state(config_from_json(saved.model_config), descent)
+    run = RunFolder(run_folder)
+    # The number of steps changes no shapes.
+    descent = optimizer(run.read_config(), steps_per_epoch=1)
+    return abstract_state(run.read_network_config(), descent)
 
 
 def load_model(run_folder: UserPath, which: str = "best") -> Network:

@@ -89,17 +89,18 @@ def from_pretrained(folder: UserPath, **options: Any) -> Network:
     return family.from_pretrained(path, **options)
 
 
-def config_from_json(fields: Mapping[str, Any]) -> NetworkConfig:
+def config_from_json(fields: Mapping[str, Any], *, where: str = "the network's config") -> NetworkConfig:
     """Returns the config that ``config_to_json`` wrote, for example in the folder of a run.
 
     Args:
         fields: The fields of the config, and ``model_type``.
+        where: Name of their source, for the error message.
 
     Raises:
         InputError: If no family has this ``model_type``, if the family's config has no such field, or if a field or a
             combination of fields cannot be built.
     """
-    values, where = dict(fields), "the network's config"
+    values = dict(fields)
     # Runs that were written when there was one family do not name it.
     model_type = values.pop("model_type", SEANet.model_type)
     return _family_named(model_type, where).config_class.from_fields(values, where)
@@ -122,4 +123,7 @@ def _family_named(model_type: Any, where: str) -> type[Network]:
     if (family := find()) is not None:
         return family
     known = " or ".join(family.model_type for family in _FAMILIES)
-    raise InputError(f"{where} is of the model_type {reprlib.repr(model_type)}; it must be {known}")
+    raise InputError(
+        f"{where} is of the model_type {reprlib.repr(model_type)}; it must be {known}, or one of a plugin or "
+        "a newer version of seanet_jax, which has to be installed here"
+    )

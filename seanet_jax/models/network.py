@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from seanet_jax.errors import MOST_VALUES, InputError, is_integer, plain, store_plain
 from seanet_jax.files import printable_list
 from seanet_jax.image_spec import ImageSpec
+from seanet_jax.json_files import check_fields
 from seanet_jax.models import weights
 from seanet_jax.models.scores import LOGITS, Scores
 from seanet_jax.paths import UserPath, user_path
@@ -84,8 +85,7 @@ class NetworkConfig:
         Raises:
             InputError: If there is no such field, or the config cannot be built.
         """
-        if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(cls)}):
-            raise InputError(f"{where} has fields that no network has: {printable_list(unknown)}")
+        check_fields(fields, [field.name for field in dataclasses.fields(cls)], where=where)
         values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
         try:
             return cls(**values)

@@ -87,7 +87,8 @@ def analyze(
         image: Index of the test image whose feature maps are drawn.
         steps: Number of training steps over which gradients are measured.
         learning_rate: Learning rate of these training steps.
-        data_dir: Folder of the dataset; see ``TrainConfig``.
+        data_dir: Folder of the dataset; see ``TrainConfig``. None takes the one that the run was trained from, if it is
+            here.
         command: Command line that repeats the analysis. It is written to ``analysis.json``.
 
     Returns:
@@ -153,8 +154,7 @@ def analyze(
 
 
 def _read(folder: Path, data_dir: UserPath | None) -> Trained:
-    saved = RunFolder(folder).read().config
-    config = TrainConfig(**(saved | {"data_dir": data_dir, "out": None, "resume": False}))
+    config = RunFolder(folder).read_config(data_dir)
     model = load_model(folder, "latest")
     if not isinstance(model, SEANet):
         raise InputError(

@@ -33,7 +33,7 @@ def run_comparison(command: StudyCommand, compiler_options: Mapping[str, str]) -
     variants = {model: {"model": model, **own} for model, own in command.models.items()}
     study = Study(folder, command.config, variants, command.seeds, command.learning_rates)
     study.run(compiler_options)
-    study = Study.read(folder)
+    study = Study.read(folder, data_dir=command.config.data_dir)
     _measure_speeds(study, compiler_options)
     with study.locked():
         write_tables(study)

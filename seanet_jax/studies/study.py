@@ -19,7 +19,7 @@ import jax
 from seanet_jax.environment import start_devices
 from seanet_jax.errors import InputError, is_integer, store_plain
 from seanet_jax.files import write_whole
-from seanet_jax.json_files import json_text, read_json
+from seanet_jax.json_files import check_fields, json_text, read_json
 from seanet_jax.paths import UserPath, exists, make_folder, user_path
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.loop import TrainingDivergedError
@@ -96,8 +96,12 @@ class Study:
                 self.config(Run(variant, rate, 0))
 
     @classmethod
-    def read(cls, folder: UserPath) -> "Study":
+    def read(cls, folder: UserPath, *, data_dir: UserPath | None = None) -> "Study":
         """Reads the study that a folder holds.
+
+        Args:
+            folder: The folder of the study.
+            data_dir: The folder that holds the data set, which ``study.json`` does not name; see ``TrainConfig``.
 
         Raises:
             InputError: If the folder holds no study, or its study.json is damaged.
@@ -109,9 +113,16 @@ class Study:
         remedy = "delete it and repeat the command of the study"
         saved = read_json(path, remedy=remedy)
         try:
-            base, rates = TrainConfig(**saved["base"]), tuple(saved["learning_rates"])
-            return cls(folder, base, saved["variants"], saved["seeds"], rates)
+            base, variants, seeds = dict(saved["base"]), dict(saved["variants"]), saved["seeds"]
+            rates = tuple(saved["learning_rates"])
+            fields = {name for variant in variants.values() for name in dict(variant)}
         except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({error}); {remedy}") from None
+        check_fields(fields, [field.name for field in dataclasses.fields(TrainConfig)], where=str(path))
+        config = TrainConfig.from_json(base, where=str(path), data_dir=data_dir)
+        try:
+            return cls(folder, config, variants, seeds, rates)
+        except (ValueError, TypeError) as error:
             raise InputError(f"{path} is damaged ({error}); {remedy}") from None
 
     def config(self, run: Run) -> TrainConfig:

@@ -2,16 +2,18 @@
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from seanet_jax.data import DATASETS, is_known
 from seanet_jax.errors import InputError, did_you_mean, is_integer, is_number, store_plain
+from seanet_jax.json_files import check_fields
 from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import NetworkConfig, family_of, find_preset, model_config
 from seanet_jax.models.network import ComputeDtype, NetworkConvMethod, dtype_name
 from seanet_jax.models.seanet import AggregatePlacement
-from seanet_jax.paths import user_path
+from seanet_jax.paths import UserPath, user_path
 
 BatchStatistics = Literal["global", "device"]
 OptimizerName = Literal["sgd", "adam"]
@@ -253,6 +255,24 @@ class TrainConfig(Recipe, _Task):
             name: next((made(value) for kind, made in plain.items() if isinstance(value, kind)), value)
             for name, value in values.items()
         }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, where: str, data_dir: UserPath | None = None) -> Self:
+        """Reads back the values that ``to_json`` returned, except where the data and the run are.
+
+        Args:
+            values: The fields by name. Missing ones have their defaults, as in a file of an earlier version.
+            where: Name of the file, for the error message.
+            data_dir: The field of this name.
+
+        Raises:
+            InputError: If a field is unknown, or has a value that cannot work.
+        """
+        check_fields(values, [field.name for field in dataclasses.fields(cls)], where=where)
+        try:
+            return cls(**{**values, "data_dir": data_dir, "out": None, "resume": False})
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
 
     def differences(self, saved: dict[str, Any], *, harmless: bool = False) -> list[str]:
         """Lists the differences from a saved run, in lines such as ``batch_size: 64 was saved, 32 is asked``.

@@ -31,8 +31,8 @@ from seanet_jax.environment import rounding_changes
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.files import leftovers, write_whole
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.json_files import json_text, parse_json, read_json, with_nan
-from seanet_jax.models import NetworkConfig, config_to_json
+from seanet_jax.json_files import check_fields, json_text, parse_json, read_json, with_nan
+from seanet_jax.models import NetworkConfig, config_from_json, config_to_json
 from seanet_jax.paths import UserPath, exists, is_folder, reading, user_path
 from seanet_jax.training import processes
 from seanet_jax.training.config import TrainConfig
@@ -329,6 +329,9 @@ class RunFolder:
             raise InputError(f"{self.path} holds no run: there is no config.json in it")
         remedy = "restore it, or start over in another folder"
         about = read_json(self._config, remedy=remedy)
+        for name, known in (("config", TrainConfig), ("images", ImageSpec)):
+            if isinstance(fields := about.get(name), dict):
+                check_fields(fields, [field.name for field in dataclasses.fields(known)], where=str(self._config))
         try:
             images, data_sha256 = about.get("images"), about["data_sha256"]
             self._saved = SavedConfig(
@@ -343,6 +346,30 @@ class RunFolder:
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{self._config} is damaged; {remedy}") from None
         return self._saved
+
+    def read_config(self, data_dir: UserPath | None = None) -> TrainConfig:
+        """Returns the configuration of the run. Its ``out`` is None, and it resumes nothing.
+
+        Args:
+            data_dir: The folder that holds the data set. None takes the folder that the run was trained from, if there
+                is one of that name here.
+
+        Raises:
+            InputError: If ``read`` fails, or a field has a value that cannot work.
+        """
+        saved = self.read().config
+        if data_dir is None and isinstance(own := saved.get("data_dir"), str):
+            with contextlib.suppress(InputError):  # it may be a path of another machine
+                data_dir = own if is_folder(user_path(own)) else None
+        return TrainConfig.from_json(saved, where=str(self._config), data_dir=data_dir)
+
+    def read_network_config(self) -> NetworkConfig:
+        """Returns the configuration of the network.
+
+        Raises:
+            InputError: If ``read`` fails, or the network cannot be built by this version and its plugins.
+        """
+        return config_from_json(self.read().model_config, where=str(self._config))
 
     def read_images(self) -> ImageSpec:
         """Returns the specification of the run's images and classes.

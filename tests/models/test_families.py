@@ -123,5 +123,10 @@ def test_a_config_as_json_and_back():
 
 @pytest.mark.parametrize("model_type", ["vit", None, 3, ["seanet"]])
 def test_a_config_of_an_unknown_family_is_refused(model_type):
-    with pytest.raises(InputError, match=r"config is of the model_type .*; it must be seanet or encapnet"):
+    with pytest.raises(InputError, match=r"is of the model_type .*; it must be seanet or encapnet, or one of a plugin"):
         config_from_json({"model_type": model_type, "num_classes": 3})
+
+
+def test_a_config_with_an_unknown_field_is_refused():
+    with pytest.raises(InputError, match=r"^run/config\.json has the field depth, which seanet_jax \S+ does not know"):
+        config_from_json({"model_type": "encapnet", "depth": 3}, where="run/config.json")

@@ -169,7 +169,7 @@ def test_every_wrong_array_is_named_at_once(folder):
         (
             "config.json",
             b'{"model_type": "seanet", "architectures": [], "width": 8}',
-            "fields that no network has: width",
+            "has the field width, which seanet_jax .* does not know",
         ),
         ("config.json", b'{"model_type": "seanet", "architectures": [], "widths": 8}', "widths is 8"),
         ("model.safetensors", b"", "model.safetensors is damaged"),

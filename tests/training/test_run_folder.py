@@ -2,6 +2,7 @@ import dataclasses
 import fcntl
 import json
 import math
+import shutil
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from training_fixtures import assert_same_run, made_dataset
 
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
+from seanet_jax.inference.trained import saved_network
 from seanet_jax.training import images
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.run import fit
@@ -161,3 +163,53 @@ def test_a_record_that_is_still_being_written_is_not_read(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "te')
     assert folder.read_records() == [{"epoch": 1}]
+
+
+def changed(folder, change):
+    about = json.loads((folder / "config.json").read_text())
+    change(about)
+    (folder / "config.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "message"),
+    [
+        (
+            "config",
+            "mixup",
+            0.2,
+            r"/config\.json has the field mixup, which seanet_jax \S+ does not know; use",
+        ),
+        ("model_config", "depth", 3, r"/config\.json has the field depth, which seanet_jax \S+ does not know"),
+        ("images", "depth", 3, r"/config\.json has the field depth, which seanet_jax \S+ does not know"),
+        ("model_config", "model_type", "vit", r"/config\.json is of the model_type 'vit'; .*, or one of a plugin"),
+        ("config", "dataset", "svhn", r"/config\.json: dataset is 'svhn'; it must be one of"),
+        ("config", "batch_size", "ten", r"/config\.json: batch_size is 'ten'; it must be a positive integer"),
+        ("config", "model", "vit", r"/config\.json: there is no model 'vit'"),
+        ("model_config", "widths", 3, r"/config\.json: widths is 3; it must be"),
+    ],
+)
+def test_a_config_of_another_version_is_one_sentence(in_peace, tiny, tmp_path, part, field, value, message):
+    shutil.copy(in_peace().out / "config.json", tmp_path)
+    changed(tmp_path, lambda about: about[part].update({field: value}))
+    with pytest.raises(InputError, match=message):
+        saved_network(tmp_path)
+    if part != "model_config":
+        with pytest.raises(InputError, match=message if field in ("mixup", "depth") else "holds another run"):
+            RunFolder(tmp_path).check(dataclasses.replace(in_peace(), out=tmp_path, resume=True))
+
+
+def test_the_data_are_where_the_run_found_them_unless_another_folder_is_named(in_peace, tiny, tmp_path):
+    shutil.copy(in_peace().out / "config.json", tmp_path)
+    (tmp_path / "data").mkdir()
+    for own, given, expected in [
+        (None, None, None),
+        (str(tmp_path / "data"), None, tmp_path / "data"),
+        (str(tmp_path / "data"), "elsewhere", Path("elsewhere")),
+        (str(tmp_path / "gone"), None, None),  # a run that was copied from another machine
+        ("gs://bucket/data", None, None),
+    ]:
+        changed(tmp_path, lambda about, own=own: about["config"].update(data_dir=own, out="gs://bucket/run"))
+        config = RunFolder(tmp_path).read_config(given)
+        assert (config.data_dir, config.out, config.resume) == (expected, None, False)
+    assert dataclasses.replace(config, out=in_peace().out) == in_peace()
