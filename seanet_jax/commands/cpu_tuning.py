@@ -45,9 +45,9 @@ def restart_tuned() -> None:
 def can_restart() -> bool:
     """Whether this process runs nothing but a command, so that starting the same program again loses nothing.
 
-    It does not if Python reads the program from a pipe, which is empty afterwards; at an interactive prompt or in a
-    notebook, where a user has variables; or if another program runs the command, for example by ``runpy``, in a thread,
-    in a process of ``multiprocessing``, or with arguments of its own.
+    False if Python reads the program from a pipe, which is empty by now; at a prompt or in a notebook, where a user has
+    variables; and if another program runs the command, for example by ``runpy``, under a profiler, in a thread, in a
+    process of ``multiprocessing``, or with arguments that it has changed.
     """
     arguments = sys.argv[1:]
     if hasattr(sys, "ps1") or sys.flags.interactive or sys.flags.inspect or not sys.executable:

@@ -35,8 +35,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                is_jax_s = self._several and number == signal.SIGTERM
-                if not is_jax_s and signal.getsignal(number) is not signal.SIG_IGN:
+                by_jax = self._several and number == signal.SIGTERM
+                if not by_jax and signal.getsignal(number) is not signal.SIG_IGN:
                     self._handlers[number] = signal.signal(number, self._note)
         return self
 
