@@ -5,6 +5,7 @@ from pathlib import Path
 import data_fixtures as made
 import numpy as np
 import pytest
+from path_fixtures import obeying_permissions
 
 from seanet_jax.data import image_spec, load, tfds, train_count
 from seanet_jax.data.cifar import load_cifar
@@ -101,3 +102,14 @@ def test_class_names_are_known_without_the_data(spec):
     if not tfds.is_prepared(spec, prepared.parent.parent):
         pytest.skip(f"no prepared {spec.title} in $TFDS_DATA_DIR")
     assert images.class_names == tuple((prepared / "label.labels.txt").read_text().split())
+
+
+@pytest.mark.parametrize("place", ["folder", "archive"])
+@pytest.mark.parametrize("form", ["binary", "python 2"])
+def test_original_files_that_may_not_be_read_are_not_called_missing_or_damaged(form, place, tmp_path):
+    made.write(SPEC, form, tmp_path, place)
+    closed = sorted(path for path in tmp_path.rglob("*") if path.is_file())[0]
+    closed.chmod(0)
+    with obeying_permissions(), pytest.raises(InputError) as error:
+        load_cifar(SPEC, tmp_path, False)
+    assert str(error.value) == f"{closed} cannot be read (Permission denied)"

@@ -8,6 +8,7 @@ from pathlib import Path
 import data_fixtures as made
 import numpy as np
 import pytest
+from path_fixtures import obeying_permissions
 
 from seanet_jax.data import original, tfds
 from seanet_jax.data.cifar import load_cifar
@@ -304,3 +305,12 @@ def test_the_process_that_finishes_first_wins(served, prepared, tmp_path):
     tfds.download_and_prepare(spec, prepared, lambda path: original.read(spec, spec.binary, path), False)
     assert info.stat().st_ino == before
     assert {path.name for path in prepared.iterdir()} == {"cifar100", "downloads"}
+
+
+@pytest.mark.parametrize("split", ["train", "test", None])
+def test_prepared_data_that_may_not_be_read_are_not_called_damaged(split, prepared):
+    closed = file_of(prepared, split) if split else prepared / SPEC.name / SPEC.version / "dataset_info.json"
+    closed.chmod(0)
+    with obeying_permissions(), pytest.raises(InputError) as error:
+        load_cifar(SPEC, prepared, False)
+    assert str(error.value) == f"{closed} cannot be read (Permission denied)"

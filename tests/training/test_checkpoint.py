@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from path_fixtures import obeying_permissions
 
 from seanet_jax.errors import InputError
 from seanet_jax.training import checkpoint, sharding
@@ -244,3 +245,13 @@ def test_nothing_in_a_checkpoint_is_executed(saved, tmp_path, capfd):
     assert not (tmp_path / "trace").exists()
     pickle.loads(pickle.dumps(Attack()))
     assert (tmp_path / "trace").exists()  # the attack works where a pickle is read
+
+
+def test_a_checkpoint_that_may_not_be_read_is_neither_damaged_nor_passed_over(saved, tmp_path, capfd):
+    run = shutil.copytree(saved, tmp_path / "run")
+    closed = sorted(path for path in (run / "checkpoints/latest/2").rglob("*") if path.is_file())[0]
+    closed.chmod(0)
+    with obeying_permissions(), Checkpoints(run) as checkpoints, pytest.raises(InputError) as error:
+        checkpoints.restore_latest(random_state(0))
+    assert str(error.value) == f"{closed} cannot be read (Permission denied)"
+    assert capfd.readouterr().err == ""
