@@ -833,14 +833,6 @@ def test_weights_of_eight_bits_are_one_sentence(tmp_path):
         load(tmp_path / "weights")
 
 
-def test_an_evaluation_of_one_image_prints_no_empty_rows(tiny):
-    config = tiny(epochs=1, limit_test=1)
-    fit(config)
-    printed = evaluation.text(evaluation.evaluate(config.out))
-    assert "best classes" not in printed and "worst classes" not in printed
-    assert "most confused" in printed and all(re.match(r"  \S.*  \S", line) for line in printed.splitlines()[1:])
-
-
 def test_a_large_image_takes_memory_for_itself_and_no_copies(tmp_path):
     # 16-bit gray of 36 megapixels: 72 MB in memory. Integers and floats of 64 bits took 576 MB more.
     Image.fromarray(np.full((6000, 6000), 0x8080, np.uint16)).save(tmp_path / "gray.png")

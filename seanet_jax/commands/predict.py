@@ -13,8 +13,8 @@ Each image is rotated as its EXIF orientation says, drawn on white if it is tran
 network's aspect ratio, and resized (bilinear, antialiased) to the size of the training images. An image of that size is
 used unchanged. Of an animation, the first frame is used.
 
-Prints each image's path, and below it the most likely classes with their probabilities. --json prints one JSON array
-instead, of an object for each image: its "path" and its "predictions", or the "error" of an image that cannot be read.
+Prints each image's path, and below it the most likely classes with their probabilities. --json prints a JSON array
+instead, with an object for each image: its "path" and its "predictions", or an "error" if it cannot be read.
 Writes no file unless --sheet names one: a picture of the images as the network sees them, with at most five
 classes each.
 

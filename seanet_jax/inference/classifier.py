@@ -28,11 +28,11 @@ class Classifier:
     def __init__(self, trained: Trained, batch_size: int):
         (self._batch_size,) = positive_integers("Classifier", batch_size=batch_size)
         config, images = trained.model.config, trained.images
-        ours, said = (config.in_channels, config.num_classes), (images.channels, len(images.class_names))
-        if ours != said:
+        if (config.in_channels, config.num_classes) != (images.channels, images.num_classes):
             raise InputError(
-                f"the network has {ours[0]} channels and {ours[1]} classes, but its image specification has "
-                f"{said[0]} and {said[1]}; write its folder again with the right ImageSpec"
+                f"the network has {config.in_channels} channels and {config.num_classes} classes, but its image "
+                f"specification has {images.channels} and {images.num_classes}; write its folder again with the right "
+                "ImageSpec"
             )
         self._images = images
         graphdef, *self._state = split_model(trained.model)

@@ -193,7 +193,12 @@ def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> _Turn | None:
-    return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    """Returns how an image is turned upright, or None if it is upright or its metadata is damaged."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises several types of exceptions for damaged metadata.
+        return None
+    return _TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

@@ -279,16 +279,12 @@ class Network(nnx.Module, abc.ABC):
         config = dataclasses.replace(self.config, num_classes=self._num_classes())
         expected = nnx.eval_shape(lambda: type(self)(config, rngs=nnx.Rngs(0)))
         weights.check_arrays(weights.to_arrays(self), weights.shapes(expected), "save_pretrained: the network")
-        if images is not None:
-            ours, theirs = (
-                (config.in_channels, config.num_classes),
-                (images.channels, len(images.class_names)),
+        sizes = config.in_channels, config.num_classes
+        if images is not None and (images.channels, images.num_classes) != sizes:
+            raise InputError(
+                f"save_pretrained: images has {images.channels} channels and {images.num_classes} classes; "
+                f"the network has {sizes[0]} and {sizes[1]}"
             )
-            if ours != theirs:
-                raise InputError(
-                    f"save_pretrained: images has {theirs[0]} channels and {theirs[1]} classes; "
-                    f"the network has {ours[0]} and {ours[1]}"
-                )
         weights.write_folder(user_path(folder), self, config, images)
 
     def _num_classes(self) -> int:

@@ -114,7 +114,7 @@ def write_folder(folder: UserPath, model: Any, config: Any, images: ImageSpec | 
 
 
 def is_folder(folder: UserPath) -> bool:
-    """Whether a folder holds pretrained weights."""
+    """Returns whether a folder holds pretrained weights."""
     folder = user_path(folder)
     return exists(folder / WEIGHTS) and exists(folder / CONFIG)
 

@@ -23,7 +23,7 @@ RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 def read_image(path):
     """The image in RGB and upright, in its own size."""
     with open_image(path) as image:
-        return fit_image(image, ImageOps.exif_transpose(image).size)
+        return fit_image(image, image_file._upright_size(image))
 
 
 def _png16(path, values):
@@ -271,6 +271,25 @@ def test_an_image_with_a_long_comment_is_read(tmp_path):
     image.save(tmp_path / "bomb.png", pnginfo=texts)
     with pytest.raises(InputError, match=r"bomb\.png cannot be read as an image \("):
         read_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg"])
+def test_an_image_with_damaged_metadata_is_read_as_it_is_stored(tmp_path, suffix):
+    image = Image.new("RGB", (12, 8), RED)
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", "<x " * 1000)
+    options = {"exif": b"Exif\0\0garbage", "icc_profile": b"no profile"}
+    image.save(tmp_path / f"a{suffix}", **options, **({"pnginfo": texts} if suffix == ".png" else {}), lossless=True)
+    assert np.abs(np.asarray(read_image(tmp_path / f"a{suffix}"), int) - RED).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5_000_000), (5_000_000, 1)])
+def test_an_image_of_any_shape_is_read(tmp_path, size, pillows_peak):
+    Image.new("1", size, 1).save(tmp_path / "a.png")
+    with open_image(tmp_path / "a.png") as image:
+        pillows_peak.reset()
+        assert (to_pixels(image, SPEC) == 255).all() and preview(image, SPEC, 48).size == (1, 1)
+    assert pillows_peak.bytes() < 1e6
 
 
 def test_what_cannot_be_read_is_named_with_the_reason(tmp_path):
