@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import importlib.util
 import json
+import logging
 import math
 import os
 import re
@@ -18,6 +19,7 @@ import struct
 import subprocess
 import sys
 import termios
+import warnings
 from pathlib import Path
 
 import chex
@@ -25,13 +27,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 from command_fixtures import run_here
 from flax import nnx
 from networks import random_network
 from path_fixtures import obeying_permissions
 from PIL import Image, PngImagePlugin
-from training_fixtures import TINY, TINY_RUN, records, settled
+from training_fixtures import TINY, TINY_RUN, one_second_per_step, raise_at, records, settled
 
 import seanet_jax
 from seanet_jax import (
@@ -54,10 +57,14 @@ from seanet_jax.errors import RunError
 from seanet_jax.inference import evaluation, stablehlo
 from seanet_jax.layers.functional import aggregate
 from seanet_jax.layers.modules import BatchNorm
-from seanet_jax.models import PRESETS, EncapNet, EncapNetConfig, build, model_config
+from seanet_jax.models import PRESETS, EncapNet, EncapNetConfig, build, model_config, weights
 from seanet_jax.models.fold import fold_batch_norm
 from seanet_jax.models.network import split_model
 from seanet_jax.models.pytorch import read_pytorch, state_dict
+from seanet_jax.training import images as training_images
+from seanet_jax.training.interrupt import StoppedError
+from seanet_jax.training.loop import Loop
+from seanet_jax.training.run_folder import RunFolder
 
 SMALL = SEANetConfig(stage_sizes=(1, 1), widths=(8, 16), stem_width=4, reduction=4)
 
@@ -727,6 +734,179 @@ def test_an_exported_network_with_saturated_probabilities_is_checked(is_wrong, t
 # ---- Files under several hands ---------------------------------------------------------------------------------------
 
 
+def _refuse(word):
+    raise AssertionError(f"{word} is not JSON")
+
+
+def test_files_of_a_run_that_diverged_are_json_and_its_evaluation_is_one_sentence(tiny):
+    config = tiny(learning_rate=1e30, on_nan="continue", epochs=1)
+    fit(config)
+    line = json.loads((config.out / "metrics.jsonl").read_text(), parse_constant=_refuse)
+    summary = json.loads((config.out / "summary.json").read_text(), parse_constant=_refuse)
+    assert line["test_loss"] is None and summary["last"]["test_loss"] is None
+    (record,) = RunFolder(config.out).read_records()
+    assert math.isnan(record["test_loss"]) and record["test_accuracy"] == line["test_accuracy"]
+    assert fit(dataclasses.replace(config, resume=True)) == summary
+    with pytest.raises(InputError, match="the network's logits are NaN or infinite"):
+        evaluation.evaluate(config.out)
+
+
+def test_two_processes_write_one_file_and_a_third_reads_only_whole_ones(tmp_path):
+    path, size = tmp_path / "evaluation.json", 20_000
+    path.write_text("a" * size)
+    write = (
+        "import pathlib, sys; from seanet_jax.files import write_whole\n"
+        f"for _ in range(50): write_whole(pathlib.Path(sys.argv[1]), sys.argv[2] * {size})"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", write, path, letter]) for letter in "bc"]
+    while any(writer.poll() is None for writer in writers):
+        text = path.read_text()
+        assert len(text) == size and len(set(text)) == 1
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_starts_while_others_ask_whether_its_folder_is_in_use(tmp_path):
+    config, folder = TrainConfig(dataset="digits", out=tmp_path), RunFolder(tmp_path)
+    with folder.locked(config):
+        pass
+    ask = (
+        "import sys; from seanet_jax.training.run_folder import RunFolder; print(flush=True)\n"
+        "while True: RunFolder(sys.argv[1]).in_use()"
+    )
+    asking = [subprocess.Popen([sys.executable, "-c", ask, tmp_path], stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for process in asking:
+            process.stdout.readline()
+        for _ in range(100):
+            with folder.locked(config):
+                assert folder.in_use()
+        assert [process.poll() for process in asking] == [None, None]
+    finally:
+        for process in asking:
+            process.kill()
+            process.communicate()
+
+
+def test_a_run_whose_best_checkpoint_is_damaged_is_loaded_from_the_latest_of_the_same_step(tiny):
+    config = tiny(epochs=1)
+    fit(config)
+    expected = weights.to_arrays(load(config.out).model)
+    for file in (config.out / "checkpoints" / "best").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    trained = load(config.out)
+    assert trained.step == 5
+    chex.assert_trees_all_equal(weights.to_arrays(trained.model), expected)
+
+
+def test_the_training_time_of_a_run_stopped_inside_an_epoch_is_that_of_both_processes(tiny, monkeypatch):
+    one_second_per_step(monkeypatch)
+    config = tiny(checkpoint_steps=2)
+    with monkeypatch.context() as patch:
+        raise_at(patch, (Loop, "_report"), 2, signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            fit(config)
+    (stop,) = [int(path.name) for path in (config.out / "checkpoints" / "latest").iterdir()]
+    assert 0 < stop < 5
+    assert fit(dataclasses.replace(config, resume=True))["training_seconds"] == 15
+
+
+def test_evaluation_reads_the_images_from_where_the_run_read_them(tiny, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    config = tiny(epochs=1, data_dir=tmp_path / "data")
+    fit(config)
+    asked, real = [], training_images.load
+    monkeypatch.setattr(
+        training_images, "load", lambda name, data_dir, mapped: asked.append(data_dir) or real(name, data_dir, mapped)
+    )
+    evaluation.evaluate(config.out)
+    evaluation.evaluate(config.out, data_dir=tmp_path)
+    assert asked == [tmp_path / "data", tmp_path]
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "words"),
+    [
+        ("config", {"mixup": 0.2}, "has the field mixup, which seanet_jax"),
+        ("model_config", {"depth": 3}, "has the field depth, which seanet_jax"),
+        (
+            "model_config",
+            {"model_type": "vit"},
+            "is of the model_type 'vit'; it must be seanet or encapnet, or one of a plugin",
+        ),
+    ],
+)
+def test_a_run_of_a_newer_version_or_a_plugin_is_one_sentence(tiny, in_peace, tmp_path, part, fields, words):
+    shutil.copy(in_peace().out / "config.json", tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    about[part] |= fields
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    with pytest.raises(InputError) as caught:
+        load(tmp_path)
+    assert f"{tmp_path}/config.json {words}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_copy_of_the_package_without_metadata_trains_evaluates_and_exports(tmp_path):
+    shutil.copytree(
+        Path(seanet_jax.__file__).parent, tmp_path / "seanet_jax", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (tmp_path / "program.py").write_text(
+        """
+import importlib.metadata
+
+def find(name, real=importlib.metadata.distribution):
+    if name in ("seanet-jax", "optax"):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real(name)
+
+importlib.metadata.distribution = find
+
+if __name__ == "__main__":
+    from pathlib import Path
+    from seanet_jax import PRESETS, SEANetConfig, TrainConfig, fit
+    from seanet_jax.inference import evaluation, stablehlo
+
+    PRESETS["tiny"] = SEANetConfig(stage_sizes=(1,), widths=(8,), stem_width=4, reduction=4, aggregate_factor=2)
+    limits = dict(max_steps=1, limit_train=16, limit_test=10, batch_size=8)
+    versions = fit(TrainConfig(dataset="digits", model="tiny", out="run", **limits))["versions"]
+    assert versions["seanet-jax"] == "VERSION" and "optax" not in versions and "jax" in versions, versions
+    evaluation.evaluate("run")
+    stablehlo.write("run", Path("run.stablehlo"))
+""".replace("VERSION", seanet_jax.__version__)
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "report.html").exists() and (tmp_path / "run.stablehlo").exists()
+
+
+def test_loading_a_run_leaves_a_program_its_log_of_orbax_and_its_hooks(tiny):
+    config = tiny(epochs=1)
+    fit(config)
+    before = _process_settings()
+    load(config.out)
+    assert _process_settings() == before
+    heard = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    logger = logging.getLogger("absl")
+    logger.addHandler(handler)
+    try:
+        path = str(Path(orbax.checkpoint.__file__).with_name("checkpoint_manager.py"))
+        logger.handle(logging.LogRecord("absl", logging.ERROR, path, 1, "the program's own save failed", None, None))
+    finally:
+        logger.removeHandler(handler)
+    assert heard == ["the program's own save failed"]
+
+
+def _process_settings():
+    filters = [list(logging.getLogger(name).filters) for name in ("absl", "asyncio")]
+    return filters, list(warnings.filters), sys.unraisablehook
+
+
 # ---- Pictures and weights of others ----------------------------------------------------------------------------------
 
 
@@ -802,7 +982,7 @@ def _change_config(folder, **fields):
         ({"stage_sizes": [1] * 10**6, "widths": [8] * 10**6}, "stage_sizes has 1,000,000 blocks"),
         ({"widths": [10**9]}, "more than 2,147,483,647"),
         ({"model_type": "vit"}, "is of the model_type 'vit'; it must be seanet or encapnet"),
-        ({"hidden_size": 768}, "has fields that no network has: hidden_size"),
+        ({"hidden_size": 768}, "has the field hidden_size, which seanet_jax"),
     ],
 )
 def test_a_hostile_config_of_weights_is_one_sentence(tmp_path, fields, words):

@@ -102,7 +102,7 @@ def test_a_folder_of_another_family_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"widht": 8}, "^the network's config has fields that no network has: widht$"),
+        ({"widht": 8}, "^the network's config has the field widht, which seanet_jax .* does not know"),
         ({"widths": 8}, "^the network's config: widths is 8; it must be a non-empty tuple of positive integers$"),
     ],
 )

@@ -165,7 +165,7 @@ def test_every_wrong_array_is_named_at_once(folder):
         ("config.json", b'{"a":' * 1000 + b"1" + b"}" * 1000, "config.json is damaged .it is nested more than 50"),
         ("config.json", b"[" * 100_000, "config.json is damaged .it is nested more than 50"),
         ("config.json", b'{"model_type": "seanet", "images": {"height": 3}}', "config.json is damaged"),
-        ("config.json", b'{"model_type": "seanet", "\\u001b[31m": 1}', r"no network has: \\x1b\[31m$"),
+        ("config.json", b'{"model_type": "seanet", "\\u001b[31m": 1}', r"the field \\x1b\[31m, which"),
         (
             "config.json",
             b'{"model_type": "seanet", "architectures": [], "width": 8}',
@@ -201,7 +201,7 @@ def change_config(folder, **fields):
         ({"images": SPEC.to_json() | {"height": 10**12}}, "ImageSpec: these sizes give an array of more than"),
         ({"images": SPEC.to_json() | {"mean": [10**400, 0]}}, "it must be a tuple of finite numbers"),
         ({"widths": [8] * 10**5 + ["x"]}, r"widths is \(8, 8, 8, 8, 8, 8, \.\.\.\); it must be"),
-        ({str(number): 1 for number in range(1000)}, "and 980 more$"),
+        ({str(number): 1 for number in range(1000)}, "and 980 more, which"),
     ],
 )
 def test_the_sizes_of_a_config_are_checked_before_anything_is_built(folder, fields, message, monkeypatch):
