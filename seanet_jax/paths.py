@@ -23,25 +23,28 @@ UserPath = str | os.PathLike[str]
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def user_path(path: UserPath) -> Path:
+def user_path(path: UserPath, *, name: str = "") -> Path:
     """Returns a path that a user gave as a ``Path``, with ``~`` and ``~name`` expanded.
 
     A path that was returned by this function is returned unchanged.
 
     Args:
         path: The path.
+        name: Name of the field or variable that holds the path, with which an error begins.
 
     Raises:
         InputError: If the path is a URL, such as ``gs://bucket/run``, is empty or not text, or begins with ``~`` and
             there is no such home folder.
     """
+    start = f"{name}: " if name else ""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str):
-        raise InputError(f"{path!r} is not a path; give a string or a pathlib.Path")
+        raise InputError(f"{start}{path!r} is not a path; give a string or a pathlib.Path")
     if not text or "\0" in text:
-        raise InputError(f"the path {text!r} is {'not a valid name' if text else 'empty'}; name a file or a folder")
+        wrong = "not a valid name" if text else "empty"
+        raise InputError(f"{start}the path {text!r} is {wrong}; name a file or a folder")
     if _URL.match(text):
-        raise InputError(f"{printable(text)} is a URL; only local folders and files can be used")
+        raise InputError(f"{start}{printable(text)} is a URL; only local folders and files can be used")
     given = Path(text)
     try:
         return given.expanduser()
@@ -49,7 +52,8 @@ def user_path(path: UserPath) -> Path:
         # A file may have such a name, as in "~draft.png". A shell leaves it as it is, too.
         if exists(Path(given.parts[0])):
             return given
-        raise InputError(f"{printable(text)}: {given.parts[0]} has no home folder here; give the whole path") from None
+        why = f"{printable(given.parts[0])} has no home folder here; give the whole path"
+        raise InputError(f"{start}{printable(text)}: {why}") from None
 
 
 def home_folder() -> Path | None:

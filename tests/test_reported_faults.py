@@ -398,7 +398,7 @@ def test_a_url_is_refused_before_anything_is_written(arguments, network, place, 
     command, *flags = arguments.format(weights=network[0], picture=network[1]).split()
     status, out, error = run_here(command, flags, monkeypatch, capsys)
     assert (status, out) == (2, "")
-    assert re.fullmatch(r"error: \w+:/\S+ is a URL; only local folders and files can be used\n", error)
+    assert re.fullmatch(r"error: (\w+: )?\w+:/\S+ is a URL; only local folders and files can be used\n", error)
     assert not any(place.iterdir())
 
 

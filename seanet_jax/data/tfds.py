@@ -34,10 +34,7 @@ def default_data_dir() -> Path:
         InputError: If `$TFDS_DATA_DIR` is not a local path, or if it is not set and there is no home folder.
     """
     if chosen := os.environ.get("TFDS_DATA_DIR"):
-        try:
-            return user_path(chosen)
-        except InputError as error:
-            raise InputError(f"TFDS_DATA_DIR: {error}") from None
+        return user_path(chosen, name="TFDS_DATA_DIR")
     home = home_folder()
     if home is None:
         raise InputError("there is no home folder that could hold the data set; name its folder with --data-dir")

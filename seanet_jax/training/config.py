@@ -174,8 +174,8 @@ class TrainConfig(Recipe, _Task):
         if isinstance(self.decay_at, list):  # JSON has no tuples
             object.__setattr__(self, "decay_at", tuple(self.decay_at))
         for name in ("data_dir", "out"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, user_path(getattr(self, name)))
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, user_path(path, name=name))
         object.__setattr__(self, "dtype", dtype_name(self.dtype))  # JSON can hold its name only
         store_plain(self)
         if not is_known(self.dataset):

@@ -15,6 +15,16 @@ def test_the_defaults_are_the_published_recipe():
     assert (config.decay_every, config.decay_factor, config.augment) == (80, 0.1, True)
 
 
+def test_paths_may_be_strings_and_are_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = TrainConfig(out="runs/x", data_dir="~/data")
+    assert config == TrainConfig(out=Path("runs/x"), data_dir=tmp_path / "data")
+    assert config.run_folder == Path("runs/x") and config.to_json()["data_dir"] == str(tmp_path / "data")
+    for name in ("out", "data_dir"):
+        with pytest.raises(InputError, match=f"^{name}: gs:/bucket/x is a URL; only local folders"):
+            TrainConfig(**{name: Path("gs://bucket/x")})
+
+
 def test_json_and_back():
     config = TrainConfig(out=Path("runs/x"), max_steps=3, decay_every=None, decay_at=(2, 3))
     values = json.loads(json.dumps(config.to_json()))
@@ -117,9 +127,9 @@ def test_the_optimizer_is_one_that_there_is():
         TrainConfig(optimizer="rmsprop")
 
 
-# Any path will do, and a flag without a value cannot be wrong.
+# A flag without a value cannot be wrong.
 CHECKED = {field.name for field in dataclasses.fields(TrainConfig)} - {
-    *("data_dir", "out", "augment", "resume", "require_gpu"),
+    *("augment", "resume", "require_gpu"),
 }
 
 
