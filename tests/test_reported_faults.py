@@ -608,6 +608,27 @@ def test_training_needs_no_promotion_of_ranks_or_dtypes(name, flags):
     chex.assert_trees_all_equal(found, expected)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_an_exported_network_is_that_of_the_platform_asked_for(platform):
+    model = create_model("seanet20", stage_sizes=(1,), widths=(16,), stem_width=16, reduction=4, rngs=nnx.Rngs(0))
+    model.eval()
+    artifact = jax.export.export(jax.jit(lambda x: model(x)), platforms=[platform])(jnp.ones((4, 16, 16, 3)))
+    text = artifact.mlir_module()
+    # The stem's and, on CUDA, the block's two, which are of one shape and lowered once. On a CPU they are Winograd's.
+    assert text.count("stablehlo.convolution") == {"cpu": 1, "cuda": 2}[platform]
+
+
+def test_a_network_is_exported_for_images_of_any_size():
+    model = create_model("seanet20", stage_sizes=(1, 1), widths=(16, 32), stem_width=16, reduction=4, rngs=nnx.Rngs(0))
+    model.eval()
+    batch, height, width = jax.export.symbolic_shape("batch, height, width")
+    shape = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32)
+    artifact = jax.export.export(jax.jit(lambda x: model(x)))(shape)
+    for size in ((2, 16, 16, 3), (1, 9, 14, 3)):
+        x = jax.random.normal(jax.random.key(0), size)
+        np.testing.assert_allclose(artifact.call(x), model(x), rtol=1e-4, atol=1e-4)
+
+
 def test_squeeze_excitation_of_one_map_is_that_of_a_batch():
     module = SqueezeExcite(8, 4, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (3, 5, 4, 8))

@@ -6,6 +6,8 @@ patches of the input ("patches"), or for 3x3 kernels of stride 1 by Winograd's m
 ``winograd.py``), which needs a quarter of the multiplications and speeds up all three passes.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal, get_args
 
@@ -44,16 +46,17 @@ def conv2d(
       gradient. A 1x1 convolution, one of more than 3x3, and one in wide groups (a product for each group) are matrix
       products altogether.
     * "winograd4": Winograd's F(4x4, 3x3), for float32, 3x3 kernels, stride 1, and height and width divisible by 4.
-    * "auto": The fastest. On a CPU (``jax.default_backend()`` when the function is traced) in float32, that is
-      "winograd4" where it is possible and pays, else "patches"; on other devices, "lax". If the batch size is symbolic
-      (``jax.export``), the choice is made for each platform when the function is lowered, on a CPU as for a large
-      batch.
+    * "auto": The fastest. On a CPU in float32, that is "winograd4" where it is possible and pays, else "patches"; on
+      other devices, "lax". The choice is made for the platform that the function is lowered for, which ``jax.export``
+      may choose; derivatives are computed as on ``jax.default_backend()``. If the batch size is symbolic, the choice is
+      that for a large batch; if height or width is symbolic, it is "lax".
 
     Except by "lax", groups of few channels are computed as one convolution whose kernel is zero between groups. On a
     CPU, XLA's own convolution in groups is slower than all these zeros.
 
-    "patches" and "winograd4" define their own gradient (``jax.custom_vjp``), which supports reverse mode, once. Use
-    "lax" for ``jax.jvp``, ``jax.jacfwd`` or derivatives of derivatives.
+    "patches" and "winograd4", and so "auto" on a CPU, define their own gradient (``jax.custom_vjp``). It supports
+    reverse mode, also under ``jax.hessian`` and ``jax.grad`` of ``jax.grad``. ``jax.jvp`` and ``jax.jacfwd`` of the
+    convolution itself raise a TypeError. For them, use "lax", which is ``conv_method="lax"`` in a network.
 
     Rounding: in float32 the root-mean-square error of the result and of both gradients, relative to their
     root-mean-square, stays below 2e-6 for "lax" and "patches", and below 1e-5 for "winograd4" (measured for 3 to 512
@@ -97,12 +100,11 @@ def conv2d(
         function = partial(conv2d, stride=stride, groups=groups, method=method)
         return partition_automatically(function, x, kernel, result=result)
     if method == "auto":
-        if export.is_symbolic_dim(x.shape[0]):
-            # An exported function may run on another platform than this process does.
-            on_cpu = partial(conv2d, stride=stride, groups=groups, method=_fastest_on_cpu(x, kernel, stride, groups))
-            elsewhere = partial(_conv_lax, stride=stride, groups=groups)
-            return lax.platform_dependent(x, kernel, cpu=on_cpu, default=elsewhere)
-        method = _fastest_method(x, kernel, stride, groups)
+        method = _fastest_on_cpu(x, kernel, stride, groups)
+        if method != "lax":
+            x, kernel = vary_alike(x, kernel)
+            with _error_of_forward_mode():
+                return _conv_auto(x, kernel, stride, groups, method)
     if groups > 1 and method != "lax":
         if method == "patches" and _groups_are_wide(kernel, groups):
             return _conv_groups(x, kernel, stride, groups)
@@ -111,13 +113,32 @@ def conv2d(
         obstacle = winograd.obstacle(x, kernel, stride)
         if obstacle is not None:
             raise InputError(f"conv2d: method {method!r} {obstacle}")
-        return winograd.conv2d(*vary_alike(x, kernel))
+        with _error_of_forward_mode():
+            return winograd.conv2d(*vary_alike(x, kernel))
     if method == "patches":
         if size == 1:
             return _conv_1x1(x, kernel, stride)
         x, kernel = vary_alike(x, kernel)
-        return _conv_patches(x, kernel, stride) if size == 3 else _conv_products(x, kernel, stride)
+        with _error_of_forward_mode():
+            return _conv_patches(x, kernel, stride) if size == 3 else _conv_products(x, kernel, stride)
     return _conv_lax(x, kernel, stride, groups)
+
+
+@contextlib.contextmanager
+def _error_of_forward_mode() -> Iterator[None]:
+    """Says what to use instead if a gradient that is defined for reverse mode alone is asked for in forward mode.
+
+    Where the convolution is jitted, JAX raises its own error instead, when it compiles.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "conv2d: on a CPU, the fast methods have no forward-mode derivatives (jax.jvp, jax.jacfwd); pass "
+            "method='lax', or conv_method='lax' to a network"
+        ) from error
 
 
 def conv_transpose2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMethod = "auto") -> jax.Array:
@@ -154,19 +175,92 @@ def _groups_are_wide(kernel: jax.Array, groups: int) -> bool:
     return min(kernel.shape[2], kernel.shape[3] // groups) >= _WIDE_GROUP
 
 
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _conv_of_platform(x: jax.Array, kernel: jax.Array, stride: int, groups: int, on_cpu: ConvMethod) -> jax.Array:
+    """Computes the convolution by the method that is fastest on the platform for which this is lowered."""
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=partial(conv2d, stride=stride, groups=groups, method=on_cpu),
+        default=partial(_conv_lax, stride=stride, groups=groups),
+    )
+
+
 def _fastest_method(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> ConvMethod:
     """Returns the method that "auto" stands for, on the device that JAX uses by default."""
     return _fastest_on_cpu(x, kernel, stride, groups) if jax.default_backend() == "cpu" else "lax"
 
 
+def _conv_auto(x: jax.Array, kernel: jax.Array, stride: int, groups: int, on_cpu: ConvMethod) -> jax.Array:
+    """Computes the convolution by the fastest method.
+
+    An exported function may run on another platform than this process does, so the platform is left open. The
+    derivatives are those of the method for this process's own device: with the platform left open, both methods would
+    be differentiated.
+
+    Args:
+        x: Feature map.
+        kernel: Kernel of the same dtype.
+        stride: Step in both spatial directions.
+        groups: Number of groups of channels.
+        on_cpu: The fastest method on a CPU.
+    """
+    if export.is_symbolic_dim(x.shape[0]):
+        return _conv_of_platform(x, kernel, stride, groups, on_cpu)
+    return (_auto_on_cpu if jax.default_backend() == "cpu" else _auto_elsewhere)(x, kernel, stride, groups, on_cpu)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _auto_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, groups: int, on_cpu: ConvMethod) -> jax.Array:
+    return _conv_of_platform(x, kernel, stride, groups, on_cpu)
+
+
+def _auto_on_cpu_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, groups: int, on_cpu: ConvMethod
+) -> tuple[jax.Array, Callable[[jax.Array], tuple[jax.Array, jax.Array]]]:
+    return jax.vjp(partial(conv2d, stride=stride, groups=groups, method=on_cpu), x, kernel)
+
+
+def _auto_on_cpu_backward(
+    stride: int,
+    groups: int,
+    on_cpu: ConvMethod,
+    adjoint: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    dy: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    return adjoint(dy)
+
+
+_auto_on_cpu.defvjp(_auto_on_cpu_forward, _auto_on_cpu_backward)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _auto_elsewhere(x: jax.Array, kernel: jax.Array, stride: int, groups: int, on_cpu: ConvMethod) -> jax.Array:
+    return _conv_of_platform(x, kernel, stride, groups, on_cpu)
+
+
+@_auto_elsewhere.defjvp
+def _auto_elsewhere_jvp(
+    stride: int,
+    groups: int,
+    on_cpu: ConvMethod,
+    primals: tuple[jax.Array, jax.Array],
+    tangents: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    return jax.jvp(partial(_conv_lax, stride=stride, groups=groups), primals, tangents)
+
+
 def _fastest_on_cpu(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> ConvMethod:
     """Returns the method that "auto" stands for on a CPU."""
+    batch, height, width, channels = x.shape
+    # The methods round sizes up by different formulas, which JAX cannot prove to be equal for a symbolic size.
+    if export.is_symbolic_dim(height) or export.is_symbolic_dim(width):
+        return "lax"
     # XLA's own convolution in groups is the slowest in every dtype.
     if groups > 1 and (x.dtype != jnp.float32 or _groups_are_wide(kernel, groups)):
         return "patches"
     if x.dtype != jnp.float32:
         return "lax"
-    batch, height, width, channels = x.shape
     tiles = batch * height * width // winograd.TILE**2
     if (
         winograd.obstacle(x, kernel, stride) is None

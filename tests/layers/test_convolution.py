@@ -138,8 +138,9 @@ def test_groups_are_convolutions_of_their_own(shape, groups):
 def test_groups_on_a_cpu_are_never_xlas():
     def groups_of_xla(method, dtype, groups):
         kernel = jnp.ones((3, 3, 64 // groups, 64))
-        made = jax.make_jaxpr(lambda x: conv2d(x, kernel, groups=groups, method=method))(jnp.ones((2, 8, 8, 64), dtype))
-        return set(re.findall(r"feature_group_count=(\d+)", str(made)))
+        function = jax.jit(lambda x: conv2d(x, kernel, groups=groups, method=method))
+        compiled_from = function.lower(jnp.ones((2, 8, 8, 64), dtype)).as_text()
+        return set(re.findall(r"feature_group_count = (\d+)", compiled_from))
 
     for dtype in (jnp.float32, jnp.bfloat16):
         assert groups_of_xla("auto", dtype, 32) <= {"1"}
@@ -295,6 +296,81 @@ def test_auto_for_any_batch_is_each_platforms_own():
     for count in (1, 3):
         found = exported("cpu", "cuda", "tpu").call(x[:count], kernel)
         np.testing.assert_allclose(found, conv2d(x[:count], kernel, method="lax"), atol=1e-4)
+
+
+def test_auto_is_that_of_the_platform_asked_for():
+    x, kernel, _ = example((4, 16, 16, 16, 16, 3, 1))
+
+    def exported(*platforms):
+        return export.export(jax.jit(conv2d), platforms=platforms)(x, kernel)
+
+    # One platform is Winograd's, the other XLA's own, whatever this process runs on.
+    for platform, convolutions in (("cpu", 0), ("cuda", 1), ("tpu", 1)):
+        module = exported(platform).mlir_module()
+        assert module.count("stablehlo.convolution") == convolutions, platform
+        assert ("stablehlo.dot" in module) == (not convolutions)
+    found = exported("cpu", "cuda").call(x, kernel)
+    np.testing.assert_allclose(found, conv2d(x, kernel, method="lax"), atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_maps_of_any_size_are_exported(stride, groups):
+    batch, height, width = export.symbolic_shape("batch, height, width")
+    kernel = jnp.asarray(example((1, 8, 8, 16, 16, 3, 1))[1][:, :, : 16 // groups])
+
+    def both(x):
+        three = conv2d(x, kernel, stride=stride, groups=groups)
+        return three + conv2d(x, kernel[:1, :1], stride=stride, groups=groups)
+
+    artifact = export.export(jax.jit(both))(jax.ShapeDtypeStruct((batch, height, width, 16), jnp.float32))
+    for shape in ((2, 8, 8, 16, 16, 3, 1), (1, 9, 6, 16, 16, 3, 1)):
+        x = example(shape)[0]
+        np.testing.assert_allclose(artifact.call(x), both(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["auto", "winograd4", "patches"])
+@pytest.mark.parametrize("transform", [lambda f: f, jax.vmap])
+def test_forward_mode_names_the_method_that_has_it(method, transform):
+    if method == "auto" and jax.default_backend() != "cpu":
+        pytest.skip("elsewhere, auto has forward mode")
+    x, kernel, _ = (jnp.asarray(a)[None] for a in example((1, 8, 8, 16, 16, 3, 1)))
+
+    def function(x):
+        return conv2d(x, kernel[0], method=method)
+
+    if transform is not jax.vmap:
+        x = x[0]
+    with pytest.raises(TypeError, match=r"forward-mode .* method='lax', or conv_method='lax' to a network"):
+        jax.jvp(transform(function), (x,), (x,))
+
+
+@pytest.mark.parametrize("method", ["auto", "winograd4", "patches"])
+def test_second_derivatives_are_those_of_lax(method):
+    x, kernel, dy = (jnp.asarray(a) for a in example((1, 4, 4, 2, 2, 3, 1)))
+
+    def loss(kernel, method=method):
+        return (jnp.sin(conv2d(x, kernel, method=method)) * dy).sum()
+
+    expected = jax.jit(jax.hessian(functools.partial(loss, method="lax")))(kernel)
+    np.testing.assert_allclose(jax.jit(jax.hessian(loss))(kernel), expected, rtol=1e-3, atol=1e-3)
+    reverse = jax.jit(jax.jacrev(jax.grad(loss)))(kernel)
+    np.testing.assert_allclose(reverse, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_auto_has_all_derivatives_where_it_is_lax(monkeypatch, order):
+    x, kernel, _ = (jnp.asarray(a) for a in example((1, 4, 4, 2, 2, 3, 1)))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+    def loss(kernel, method="auto"):
+        return jnp.sin(conv2d(x, kernel, method=method)).sum()
+
+    for method in (jax.jacfwd, jax.jacrev):
+        function, right = loss, functools.partial(loss, method="lax")
+        for _ in range(order):
+            function, right = method(function), method(right)
+        np.testing.assert_allclose(function(kernel), right(kernel), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("on_cpu")
