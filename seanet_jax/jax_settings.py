@@ -42,6 +42,10 @@ _RECORDED: Mapping[str, Any] = {
     "jax_use_direct_linearize": True,
     "jax_use_hlo_logistic_lowering": None,
     "jax_accurate_erf_inv": False,
+    # Checks of values become part of the compiled program.
+    "jax_error_checking_behavior_nan": "ignore",
+    "jax_error_checking_behavior_divide": "ignore",
+    "jax_error_checking_behavior_oob": "ignore",
 }
 
 

@@ -41,6 +41,9 @@ RECORDED_VALUES = {
     "jax_use_direct_linearize": False,
     "jax_use_hlo_logistic_lowering": True,
     "jax_accurate_erf_inv": True,
+    "jax_error_checking_behavior_nan": "raise",
+    "jax_error_checking_behavior_divide": "raise",
+    "jax_error_checking_behavior_oob": "raise",
 }
 
 
