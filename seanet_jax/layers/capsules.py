@@ -54,7 +54,8 @@ def squash(x: jax.Array, groups: int | None = None) -> jax.Array:
     """
     vectors = x if groups is None else as_capsules(x, groups)
     length = euclidean_norm(vectors, keepdims=True)
-    return (vectors * (length / (1 + jnp.square(length)))).astype(x.dtype).reshape(x.shape)
+    squashed = vectors.astype(length.dtype) * (length / (1 + jnp.square(length)))
+    return squashed.astype(x.dtype).reshape(x.shape)
 
 
 def as_capsules(x: jax.Array, groups: int) -> jax.Array:

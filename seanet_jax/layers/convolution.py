@@ -94,7 +94,8 @@ def conv2d(
     if size != kernel.shape[1] or size % 2 == 0:
         raise InputError(f"conv2d: the kernel is {kernel.shape[0]}x{kernel.shape[1]}; it must be square and odd")
     kernel = kernel.astype(x.dtype)
-    if method != "lax" and has_explicit_axes(x, kernel):
+    # JAX shards its own convolution there by itself, but not the gradient of one with groups.
+    if (method != "lax" or groups > 1) and has_explicit_axes(x, kernel):
         # The images are sharded as x, and the output channels as the kernel.
         result = PartitionSpec(jax.typeof(x).sharding.spec[0], None, None, jax.typeof(kernel).sharding.spec[3])
         function = partial(conv2d, stride=stride, groups=groups, method=method)

@@ -28,6 +28,12 @@ _conv_init = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 # uniform(+-1/sqrt(fan_in)), PyTorch's default for linear layers. JAX asks for its variance, which is 1/(3 fan_in).
 _linear_init = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
+# Compiled even where a module is called outside of jit: Python's numbers beside single operations are transfers to the
+# device, which jax_transfer_guard can forbid, but not in a compiled program.
+_batch_norm = jax.jit(functional.batch_norm, static_argnames="epsilon")
+_conv2d = jax.jit(functional.conv2d, static_argnames=("stride", "groups", "method"))
+_conv_transpose2d = jax.jit(functional.conv_transpose2d, static_argnames=("stride", "method"))
+
 
 class Linear(nnx.Linear):
     """``nnx.Linear`` with PyTorch's default initialization: kernel and bias uniform(+-1/sqrt(in_features)).
@@ -130,12 +136,15 @@ class Conv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]`` in x's dtype."""
-        y = functional.conv2d(x, self.kernel[...], stride=self.stride, groups=self.groups, method=self.method)
+        y = _conv2d(x, self.kernel[...], stride=self.stride, groups=self.groups, method=self.method)
         return self._with_bias(y)
 
     def _with_bias(self, y: jax.Array) -> jax.Array:
-        # The bias is float32 whatever the compute dtype, so the sum is cast back.
-        return y if self.bias is None else (y + functional.per_channel(self.bias[...], y)).astype(y.dtype)
+        if self.bias is None:
+            return y
+        # The bias is float32 whatever the compute dtype, so the sum is computed in float32 and cast back.
+        dtype = functional.at_least_float32(y)
+        return (y.astype(dtype) + functional.per_channel(self.bias[...].astype(dtype), y)).astype(y.dtype)
 
 
 class ConvTranspose(Conv):
@@ -146,7 +155,7 @@ class ConvTranspose(Conv):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[N, H, W, in_channels]`` to ``[N, stride * H, stride * W, out_channels]``, of x's dtype."""
-        y = functional.conv_transpose2d(x, self.kernel[...], stride=self.stride, method=self.method)
+        y = _conv_transpose2d(x, self.kernel[...], stride=self.stride, method=self.method)
         return self._with_bias(y)
 
 
@@ -250,17 +259,23 @@ class BatchNorm(nnx.Module):
         return jax.vmap(self._normalize)(grouped, mean, var).reshape(x.shape)
 
     def _normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-        return functional.batch_norm(x, mean, var, self.scale[...], self.bias[...], epsilon=self.epsilon)
+        return _batch_norm(x, mean, var, self.scale[...], self.bias[...], epsilon=self.epsilon)
 
     def _move_averages(self, mean: jax.Array, var: jax.Array, count: int) -> None:
         # The batch is normalized by its biased variance, but the running average estimates that of all images, for
         # which n - 1 is the unbiased divisor. The published network's evaluation depends on it.
-        unbiased = var * (count / (count - 1))
-        for average, new in ((self.mean, mean), (self.var, unbiased)):
-            moved = self.momentum * average.get_value() + (1 - self.momentum) * jax.lax.stop_gradient(new)
-            # The statistics of a float64 batch are float64. A state whose dtype changes cannot be carried by lax.scan.
-            moved = moved.astype(average.dtype)
+        for average, new, factor in ((self.mean, mean, 1.0), (self.var, var, count / (count - 1))):
+            moved = _moved_average(average.get_value(), new, factor, self.momentum)
             average.set_value(moved)  # "average[...] = moved" would compare shardings, which is slow to trace
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _moved_average(average: jax.Array, new: jax.Array, factor: float, momentum: float) -> jax.Array:
+    if factor != 1:
+        new = new * factor
+    moved = momentum * average + (1 - momentum) * jax.lax.stop_gradient(new)
+    # The statistics of a float64 batch are float64. A state whose dtype changes cannot be carried by lax.scan.
+    return moved.astype(average.dtype)
 
 
 class SqueezeExcite(nnx.Module):

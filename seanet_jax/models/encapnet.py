@@ -18,7 +18,7 @@ from seanet_jax.layers.capsules import class_capsules, euclidean_norm, flatten_c
 from seanet_jax.layers.functional import at_least_float32
 from seanet_jax.layers.modules import BatchNorm, Conv, ConvTranspose
 from seanet_jax.layers.transport import transport_divergence
-from seanet_jax.models.network import Network, NetworkConfig
+from seanet_jax.models.network import Network, NetworkConfig, no_term
 from seanet_jax.models.scores import LENGTHS, Scores
 
 _STRIDES = (1, 2, 2, 2)
@@ -31,6 +31,17 @@ _AIDE_MARGIN = 4
 # group and the fan-out of all; JAX counts alike, because a kernel of groups has the shape [k, k, C / groups, F].
 _kernel_init = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 _bias_init = jax.nn.initializers.normal(1.0)
+
+# Compiled even outside of jit, as in seanet_jax.layers.modules.
+_squash = jax.jit(squash, static_argnames="groups")
+_route = jax.jit(route)
+_transport_divergence = jax.jit(transport_divergence)
+
+
+@jax.jit
+def _class_lengths(capsules: jax.Array, kernel: jax.Array) -> jax.Array:
+    # In float32 whatever the compute dtype, whose few digits would let scores tie.
+    return euclidean_norm(class_capsules(capsules.astype(at_least_float32(capsules)), kernel))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,9 +156,9 @@ class MasterAideConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[N, H, W, in_channels]`` to ``[N, ceil(H / stride), ceil(W / stride), out_channels]``."""
-        master = squash(jax.nn.relu(self.master_bn(self.master(x))), self.groups)
-        aide = squash(jax.nn.relu(self.aide_bn(self.aide(x))), self.groups)
-        return route(master, aide, self.master_coefficients(master), self.aide_coefficients(aide))
+        master = _squash(jax.nn.relu(self.master_bn(self.master(x))), groups=self.groups)
+        aide = _squash(jax.nn.relu(self.aide_bn(self.aide(x))), groups=self.groups)
+        return _route(master, aide, self.master_coefficients(master), self.aide_coefficients(aide))
 
 
 class CapsuleBlock(nnx.Module):
@@ -211,7 +222,7 @@ class CapsuleBlock(nnx.Module):
             x = core(x)
             if position == len(self.cores):
                 x = x + shortcut
-            x = squash(jax.nn.relu(norm(x)), self.groups)
+            x = _squash(jax.nn.relu(norm(x)), groups=self.groups)
             found.append(x)
         return found
 
@@ -289,7 +300,7 @@ class Agreement(nnx.Module):
             early: The earlier map, ``[N, stride * h, stride * w, early_channels]``.
         """
         late = jax.nn.relu(self.back_bn(self.back(late)))
-        return transport_divergence(self._embed(late), self._embed(early))
+        return _transport_divergence(self._embed(late), self._embed(early))
 
     def _embed(self, x: jax.Array) -> jax.Array:
         x = jax.nn.relu(self.critic1_bn(self.critic1(x)))
@@ -318,8 +329,7 @@ class CapsuleClassifier(nnx.Module):
 
     def __call__(self, capsules: jax.Array) -> jax.Array:
         """Maps ``[N, capsules, size]`` to scores ``[N, num_classes]`` from 0 to 1, in float32."""
-        # In float32 whatever the compute dtype, whose few digits would let scores tie.
-        return euclidean_norm(class_capsules(capsules.astype(at_least_float32(capsules)), self.kernel[...]))
+        return _class_lengths(capsules, self.kernel[...])
 
 
 class EncapNet(Network):
@@ -405,7 +415,7 @@ class EncapNet(Network):
             InputError: If x is not a batch of floating-point images with the config's size and channels.
         """
         maps = self._maps(x)
-        scores, agreement = self._classify(maps[-1][-1]), jnp.zeros(())
+        scores, agreement = self._classify(maps[-1][-1]), no_term()
         if self.agreement3 is not None and self.agreement4 is not None:
             (main, _, third), (_, half, _) = maps[-2:]
             agreement = self.agreement3(third, main) + self.agreement4(half, third)
