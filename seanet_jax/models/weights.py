@@ -66,8 +66,8 @@ def check_arrays(found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...
         where: Name of the arrays' source, for the error message.
 
     Raises:
-        InputError: If an array is missing, superfluous, of a wrong shape, or not floating point of 16, 32 or 64 bits.
-          The message names these arrays.
+        InputError: If an array is missing, superfluous, of a wrong shape, or not floating point. The message names
+          these arrays.
     """
     wrong = [f"{name} is missing" for name in expected if name not in found]
     wrong += [f"{name} is not in this network" for name in found if name not in expected]
@@ -77,8 +77,8 @@ def check_arrays(found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...
         array = found[name]
         if tuple(array.shape) != shape:
             wrong.append(f"{name} has shape {tuple(array.shape)} and must have {shape}")
-        elif not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize < 2:
-            wrong.append(f"{name} is {array.dtype} and must be floating point of 16, 32 or 64 bits")
+        elif not jnp.issubdtype(array.dtype, jnp.floating):
+            wrong.append(f"{name} is {array.dtype} and must be floating point")
     if wrong:
         raise InputError(f"{where} does not fit the network: {printable_list(wrong, '; ')}")
 

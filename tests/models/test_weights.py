@@ -240,7 +240,7 @@ def _safetensors(dtype, sizes, tensors):
         ),
         ("F8_E5M2", 1, "has numbers of fewer than 16 bits"),
         ("F8_E8M0", 1, "has numbers of fewer than 16 bits"),
-        ("I8", 1, r"classifier\.bias is int8 and must be floating point of 16, 32 or 64 bits"),
+        ("I8", 1, r"classifier\.bias is int8 and must be floating point"),
         ("BOOL", 1, r"classifier\.bias is bool and must be floating point"),
         ("C64", 8, r"classifier\.bias is complex64 and must be floating point"),
         ("I64", 8, r"classifier\.bias is int64 and must be floating point"),
