@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import filelock
 import pytest
@@ -155,6 +156,7 @@ def test_variants_and_seeds_are_added_to_the_folders_study(study, trained):
     study.run()
     Study(study.folder, BASE, {"plain": VARIANTS["plain"]}, 1, (0.1, 0.02)).write()
     assert Study.read(study.folder) == study
+    assert Study.read(study.folder, data_dir="data").base.data_dir == Path("data")
 
 
 def test_processes_that_begin_together_write_one_study(study):
