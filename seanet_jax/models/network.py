@@ -278,7 +278,11 @@ class Network(nnx.Module, abc.ABC):
         # A classifier that was assigned, or removed, after the network was built.
         config = dataclasses.replace(self.config, num_classes=self._num_classes())
         expected = nnx.eval_shape(lambda: type(self)(config, rngs=nnx.Rngs(0)))
-        weights.check_arrays(weights.to_arrays(self), weights.shapes(expected), "save_pretrained: the network")
+        weights.check_arrays(
+            weights.to_arrays(self),
+            weights.shapes(expected),
+            "save_pretrained: the model has other modules than its config builds, so it",
+        )
         sizes = config.in_channels, config.num_classes
         if images is not None and (images.channels, images.num_classes) != sizes:
             raise InputError(

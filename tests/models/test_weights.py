@@ -105,7 +105,7 @@ def test_a_network_whose_classifier_was_removed_is_saved_as_a_backbone(folder, t
 def test_a_classifier_that_could_not_be_read_back_is_not_written(folder, tmp_path):
     backbone = SEANet.from_pretrained(folder, num_classes=0)
     backbone.classifier = nnx.Linear(backbone.num_features, 5, use_bias=False, rngs=nnx.Rngs(1))
-    with pytest.raises(InputError, match=r"save_pretrained: the network .*: classifier.bias is missing"):
+    with pytest.raises(InputError, match=r"save_pretrained: the model .*: classifier.bias is missing"):
         backbone.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
