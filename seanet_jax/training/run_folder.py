@@ -398,6 +398,8 @@ class RunFolder:
             lines = self._metrics.read_bytes().split(b"\n")
         # A newline is written last. What follows the last one is a record that is being written, or was never finished.
         records = [parse_json(line, where=str(self._metrics), remedy=remedy) for line in lines[:-1]]
+        if not all({"epoch", "step", "test_accuracy"} <= record.keys() for record in records):
+            raise InputError(f"{self._metrics} is damaged (a record has no epoch, step or test_accuracy); {remedy}")
         return [with_nan(record) for record in records]
 
     def check_records(self) -> None:
@@ -423,7 +425,7 @@ class RunFolder:
             summary = read_json(self._summary, remedy="")
         except InputError:
             return None
-        return summary if "last" in summary else None
+        return summary if "finished" in summary and isinstance(summary.get("last"), dict) else None
 
     def append(self, record: Record) -> None:
         """Appends a record to ``metrics.jsonl``. The record is on disk when this returns.

@@ -148,21 +148,32 @@ def test_what_config_json_holds_comes_back(tiny):
 
 def test_records_with_losses_that_are_not_finite_are_json_and_come_back_as_nan(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.append({"epoch": 1, "test_loss": math.inf, "test_accuracy": 0.5})
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1, "test_loss": null, "test_accuracy": 0.5}\n'
+    folder.append({"epoch": 1, "step": 5, "test_loss": math.inf, "test_accuracy": 0.5})
+    line = '{"epoch": 1, "step": 5, "test_loss": null, "test_accuracy": 0.5}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == line
     # Version 0.1.0 wrote the word NaN.
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 2, "test_loss": NaN, "test_accuracy": 0.5}\n')
+        file.write('{"epoch": 2, "step": 10, "test_loss": NaN, "test_accuracy": 0.5}\n')
     for epoch, record in enumerate(folder.read_records(), start=1):
         assert record["epoch"] == epoch and record["test_accuracy"] == 0.5 and math.isnan(record["test_loss"])
 
 
 def test_a_record_that_is_still_being_written_is_not_read(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.append({"epoch": 1})
+    record = {"epoch": 1, "step": 5, "test_accuracy": 0.5}
+    folder.append(record)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "te')
-    assert folder.read_records() == [{"epoch": 1}]
+    assert folder.read_records() == [record]
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"last": 3, "finished": true}', '{"finished": true}', "NaN", "["])
+def test_damaged_summaries_and_records_are_no_traceback(content, tmp_path):
+    (tmp_path / "summary.json").write_text(content)
+    (tmp_path / "metrics.jsonl").write_text(content + "\n")
+    assert RunFolder(tmp_path).read_summary() is None
+    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged \(.*\); --resume writes it anew"):
+        RunFolder(tmp_path).read_records()
 
 
 def changed(folder, change):
