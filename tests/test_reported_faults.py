@@ -629,6 +629,15 @@ def test_a_network_is_exported_for_images_of_any_size():
         np.testing.assert_allclose(artifact.call(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+def test_a_network_evaluates_outside_jit_without_transfers_to_the_device():
+    model = create_model("seanet20", stage_sizes=(1, 1), widths=(8, 8), stem_width=4, reduction=2, rngs=nnx.Rngs(0))
+    model.eval()
+    x = jnp.ones((2, 8, 8, 3))
+    with jax.transfer_guard("disallow"):
+        scores = jax.block_until_ready(model(x))
+    np.testing.assert_allclose(scores, jax.jit(lambda x: model(x))(x), rtol=1e-4, atol=1e-4)
+
+
 def test_squeeze_excitation_of_one_map_is_that_of_a_batch():
     module = SqueezeExcite(8, 4, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), (3, 5, 4, 8))

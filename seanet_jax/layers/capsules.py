@@ -4,6 +4,8 @@ Capsules are stored as channels. A channels-last map of ``groups * size`` channe
 components at every position, group by group: channels ``g * size`` to ``g * size + size - 1`` are capsule g.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -28,6 +30,12 @@ def euclidean_norm(x: jax.Array, *, keepdims: bool = False) -> jax.Array:
     """
     if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"euclidean_norm: x is {x.dtype} {x.shape}; it must be floating point [..., D]")
+    return _norm(x, keepdims)
+
+
+# Jitted, so that a call outside jit sends no constant to the device, which jax_transfer_guard may forbid.
+@partial(jax.jit, static_argnums=1)
+def _norm(x: jax.Array, keepdims: bool) -> jax.Array:
     squared = jnp.square(x.astype(at_least_float32(x))).sum(-1, keepdims=keepdims)
     # The derivative of a square root at zero is infinite, and infinity times zero is NaN, even in the branch that
     # ``where`` does not select. The inner ``where`` therefore replaces zeros before the root is taken.
@@ -53,9 +61,12 @@ def squash(x: jax.Array, groups: int | None = None) -> jax.Array:
         InputError: If x is not a floating-point array with a last axis, or if the groups do not divide the channels.
     """
     vectors = x if groups is None else as_capsules(x, groups)
-    length = euclidean_norm(vectors, keepdims=True)
-    squashed = vectors.astype(length.dtype) * (length / (1 + jnp.square(length)))
-    return squashed.astype(x.dtype).reshape(x.shape)
+    return _shorten(vectors, euclidean_norm(vectors, keepdims=True)).astype(x.dtype).reshape(x.shape)
+
+
+@jax.jit
+def _shorten(vectors: jax.Array, length: jax.Array) -> jax.Array:
+    return vectors.astype(length.dtype) * (length / (1 + jnp.square(length)))
 
 
 def as_capsules(x: jax.Array, groups: int) -> jax.Array:

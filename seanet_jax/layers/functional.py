@@ -6,6 +6,7 @@ A function whose map is written ``[..., C]`` or ``[..., H, W, C]`` takes any num
 others, such as ``conv2d`` with its ``[N, H, W, C]``, take a map of exactly this rank, and raise an error for another.
 """
 
+from functools import partial
 from typing import Literal, get_args
 
 import jax
@@ -170,6 +171,14 @@ def batch_norm(
     # Without this check, wrong shapes could broadcast silently.
     for name, array in (("mean", mean), ("var", var), ("scale", scale), ("bias", bias)):
         _check_shape("batch_norm", name, array, x.shape[-1:])
+    return _normalize(x, mean, var, scale, bias, epsilon)
+
+
+# Jitted, so that a call outside jit sends no constant to the device, which jax_transfer_guard may forbid.
+@partial(jax.jit, static_argnums=5)
+def _normalize(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> jax.Array:
     # One multiplier per channel, so that each pixel costs one subtraction, one multiplication and one addition.
     multiplier = lax.rsqrt(var + epsilon) * scale
     mean, multiplier, bias = (per_channel(values, x) for values in (mean, multiplier, bias))

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import chex
@@ -284,6 +285,20 @@ def test_other_ranks_are_errors_where_a_function_takes_one(name):
     for wrong in (x, x[0, 0]):
         with pytest.raises(InputError, match="must be"):
             function(wrong)
+
+
+@pytest.mark.parametrize("name", OF_ANY_RANK)
+def test_a_call_outside_jit_sends_nothing_to_the_device(name):
+    function, shape = OF_ANY_RANK[name]
+    if name in ("squeeze_excite", "batch_norm"):
+        arrays = jax.device_put(squeeze_excite_parameters(8, 2) if name == "squeeze_excite" else [jnp.ones(8)] * 4)
+        function = functools.partial(lambda f, x: f(x, *arrays), getattr(functional, name))
+    elif name == "route":
+        function = lambda x: capsules.route(x, x, *coefficients)  # noqa: E731
+        coefficients = [jnp.ones((2, 3, 2))] * 2
+    x = jnp.asarray(normal(3, 2, 3, *shape))
+    with jax.transfer_guard("disallow"):
+        jax.block_until_ready(function(x))
 
 
 def test_batch_statistics_are_over_all_leading_axes():
