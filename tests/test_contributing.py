@@ -80,6 +80,7 @@ def test_the_recipes_are_those_of_the_document():
     assert in_recipes == TEXT.count("```python"), "a block of Python is in no recipe"
 
 
+@pytest.mark.slow
 def test_a_data_set_is_added(run):
     _, evaluation, prediction = run("Add a data set")
     assert config_of("runs/brightness")["dataset"] == "brightness"

@@ -90,6 +90,7 @@ def test_conv2d(x, kernel, stride, groups, method):
         functional.conv_transpose2d(x, kernel, stride=stride)
 
 
+@pytest.mark.slow
 @given(
     st.tuples(sizes, sizes, sizes, st.integers(0, 3)),
     dtypes,

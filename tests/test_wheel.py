@@ -93,6 +93,7 @@ def test_the_sdist_has_what_its_tests_need(sdist, source):
     assert any(name.endswith("_golden.npz") for name in files(sdist))
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_sdist_are_collected(sdist):
     environment = {"PYTHONPATH": str(sdist), "PYTEST_ADDOPTS": ""}
     collected = run("-m", "pytest", "--collect-only", "-q", "-n0", "-m", "slow or not slow", cwd=sdist, **environment)

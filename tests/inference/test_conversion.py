@@ -30,6 +30,7 @@ from seanet_jax.training.optimizer import optimizer
 from seanet_jax.training.run import fit
 
 
+@pytest.mark.slow
 def test_the_data_set_is_that_of_the_images_or_of_the_number_of_classes(tmp_path):
     model = random_network(model_config("resnet20", num_classes=10))
 

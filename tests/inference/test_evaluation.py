@@ -149,6 +149,7 @@ def test_pretrained_weights_give_the_numbers_of_their_run(evaluated, copy, tmp_p
     assert load(tmp_path / "weights").step is None  # still a folder of weights
 
 
+@pytest.mark.slow
 def test_a_converted_run_is_evaluated_before_and_after_it_is_trained(evaluated, copy, tiny):
     config = tiny("converted", epochs=2)
     trained = load(copy)

@@ -58,6 +58,7 @@ def test_a_distance_of_zero_has_a_finite_gradient():
     np.testing.assert_array_equal(gradient, np.zeros((4, 3)))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_the_plan_is_that_of_the_plain_iteration(n, m, seed):
     cost = np.abs(samples(n, m, seed=seed)) * 3

@@ -72,6 +72,7 @@ def configs(draw):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(configs())
 def test_any_architecture_is_found_in_names_and_shapes(config):

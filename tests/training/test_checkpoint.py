@@ -139,6 +139,7 @@ def test_any_file_of_the_newest_checkpoint_may_be_damaged(saved, tmp_path, capfd
     assert {"history/metadata", "state/manifest.ocdbt", arrays} <= noticed
 
 
+@pytest.mark.slow
 def test_any_byte_of_the_saved_arrays_may_flip(saved, tmp_path, capfd):
     (arrays,) = (saved / "checkpoints" / "latest" / "2" / "state" / "d").iterdir()
     for number, share in enumerate(np.linspace(0, 0.999, 24)):

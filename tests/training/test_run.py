@@ -49,6 +49,7 @@ def test_records_hold_each_epoch_once(tiny):
         assert line["test_accuracy"] * 23 == pytest.approx(round(line["test_accuracy"] * 23))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tiny):
     one, again, other = tiny("one"), tiny("again"), tiny("other", seed=1)
     for config in (one, again, other):
@@ -57,7 +58,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tiny):
     assert records(one.out) != records(other.out)
 
 
-@pytest.mark.parametrize("stop", [2, STEPS_PER_EPOCH, 8])
+@pytest.mark.parametrize("stop", [STEPS_PER_EPOCH, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (2, 8))])
 def test_a_resumed_run_equals_one_never_stopped(tiny, stop):
     whole, parts = tiny("whole"), tiny("parts", max_steps=stop)
     fit(whole)
@@ -121,6 +122,7 @@ def test_a_checkpoint_of_a_version_that_saved_no_times_is_continued(tiny, monkey
     assert fit(dataclasses.replace(config, resume=True))["training_seconds"] == 15 - step
 
 
+@pytest.mark.slow
 def test_more_epochs_continue_a_finished_run(tiny):
     fit(tiny("long", epochs=4))
     fit(tiny("short", epochs=2))
