@@ -9,9 +9,8 @@ Where to start:
                                   has the names, ``PRESETS`` their configs. ``from_pretrained`` reads a folder of
                                   weights.
     Training                      ``fit(TrainConfig(dataset="digits", epochs=12))`` leaves a run folder behind, and
-                                  ``load(folder)`` returns its network. ``fit`` and
-                                  ``TrainConfig`` need the extra "train", ``load`` the
-                                  extra "predict".
+                                  ``load(folder)`` returns its network. ``fit`` and ``TrainConfig``
+                                  need the extra "train", ``load`` the extra "predict".
     Command line                  ``seanet --help``, or ``python -m seanet_jax --help``.
 
 The folders are layers, models, data, training, inference, studies and commands. Each imports only from those before it.
@@ -19,6 +18,8 @@ The folders are layers, models, data, training, inference, studies and commands.
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from seanet_jax.version import __version__ as __version__
 
 # What type checkers and editors read; _HOMES is what happens when the program runs.
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     )
     from seanet_jax.training.config import TrainConfig
     from seanet_jax.training.run import fit
-
-__version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",

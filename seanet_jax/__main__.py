@@ -4,8 +4,9 @@ import importlib
 import sys
 from typing import NoReturn
 
-from seanet_jax import __version__, console
+from seanet_jax import console
 from seanet_jax.errors import did_you_mean
+from seanet_jax.version import __version__
 
 # Each command is a module of seanet_jax.commands with a function main().
 COMMANDS = {

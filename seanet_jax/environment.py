@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import jax
 
-import seanet_jax
 from seanet_jax import jax_settings
 from seanet_jax.errors import InputError
+from seanet_jax.version import __version__
 
 # GLIBC_TUNABLES changes the speed of a run. The others also change how results are rounded.
 _REPORTED_VARIABLES = ("GLIBC_TUNABLES", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
     A package without metadata, such as one whose folder was copied, is left out.
     """
     # Not the metadata of this package: a folder that was copied has none, or those of another version.
-    found = {"python": platform.python_version(), "seanet-jax": seanet_jax.__version__}
+    found = {"python": platform.python_version(), "seanet-jax": __version__}
     for name in _REPORTED_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)

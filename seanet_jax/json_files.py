@@ -9,6 +9,7 @@ from typing import Any
 from seanet_jax.errors import InputError
 from seanet_jax.files import printable_list
 from seanet_jax.paths import reading
+from seanet_jax.version import __version__
 
 # The files of this package have at most six levels. Code that recurses, such as ``repr``, fails on a thousand levels.
 _MOST_LEVELS = 50
@@ -101,8 +102,6 @@ def check_fields(found: Iterable[str], known: Iterable[str], *, where: str) -> N
     Raises:
         InputError: If a field is unknown. The message names all of them.
     """
-    from seanet_jax import __version__
-
     if unknown := sorted(set(found) - set(known)):
         fields = f"the field{'s' if len(unknown) > 1 else ''} {printable_list(unknown)}"
         raise InputError(

@@ -42,12 +42,6 @@ def test_requirements_are_those_of_the_package_and_of_training():
     assert set(listed) == declared and len(listed) == len(declared)
 
 
-def test_the_version_is_the_same_everywhere():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert seanet_jax.__version__ == project["version"]
-    assert f"version: {project['version']}\n" in (ROOT / "CITATION.cff").read_text()
-
-
 def test_public_names_exist():
     assert all(hasattr(seanet_jax, name) for name in seanet_jax.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Aggregator'"):
