@@ -28,9 +28,11 @@ _hook_before: Callable[["sys.UnraisableHookArgs"], object] = sys.unraisablehook
 def raised_only() -> Iterator[None]:
     """While the context is open, drops reports of Orbax's errors by this thread and by threads that start meanwhile.
 
-    Python cannot tell which thread started another. Those that exist already are taken for the host program's.
+    Python cannot tell which thread started another. Those that exist already are taken for the host program's, except
+    threads that Python did not start: TensorStore keeps its own from one use to the next.
     """
-    others = set(threading.enumerate()) - {threading.current_thread()}
+    others = {thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)}
+    others.discard(threading.current_thread())
     with _lock:
         if not _open:
             _install()

@@ -1,5 +1,6 @@
 """Orbax's reports of errors are dropped while this package uses Orbax, and only then and there."""
 
+import _thread
 import logging
 import sys
 import threading
@@ -69,6 +70,26 @@ def test_the_program_and_its_threads_keep_theirs(heard):
     thread.join()
     report("after")
     assert heard == ["before", "of the program's thread", "after"]
+
+
+def test_a_thread_that_python_did_not_start_may_report_in_one_context_after_another(heard):
+    use, done, again = (threading.Semaphore(0) for _ in range(3))
+
+    def of_tensorstore():
+        for _ in range(2):
+            use.acquire()
+            # The logger asks for the current thread, by which Python takes note of a foreign one until it ends.
+            report("save failed")
+            done.release()
+        again.acquire()
+
+    _thread.start_new_thread(of_tensorstore, ())
+    for _ in range(2):
+        with raised_only():
+            use.release()
+            done.acquire()
+    again.release()
+    assert heard == []
 
 
 def state():
