@@ -355,7 +355,8 @@ def test_a_view_of_a_block_evaluates_without_moving_its_averages():
     run(block, x)
     view, stats = nnx.view(block, use_running_average=True), nnx.to_pure_dict(nnx.state(block, nnx.BatchStat))
     found = run(view, x)
-    chex.assert_trees_all_equal(run(view, x[:1]), found[:1])
+    # Products of another batch size are rounded otherwise by some versions of XLA.
+    chex.assert_trees_all_close(run(view, x[:1]), found[:1], rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_equal(nnx.to_pure_dict(nnx.state(block, nnx.BatchStat)), stats)
     assert not block.bn1.use_running_average
     block.eval()
