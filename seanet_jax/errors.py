@@ -7,7 +7,7 @@ hashed, and written as JSON.
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 MOST_VALUES = 2**31 - 1
@@ -96,10 +96,7 @@ def positive_integers(where: str, **values: Any) -> tuple[int, ...]:
     Raises:
         InputError: If a value is not a positive integer.
     """
-    for name, value in values.items():
-        if not is_integer(plain(value), minimum=1):
-            raise InputError(f"{where}: {name} is {value!r}; it must be a positive integer")
-    return plain(tuple(values.values()))
+    return _plain_values(where, values, lambda value: is_integer(value, minimum=1), "a positive integer")
 
 
 def check_array_size(where: str, shape: Sequence[int]) -> None:
@@ -129,7 +126,13 @@ def finite_numbers(where: str, **values: Any) -> tuple[float, ...]:
     Raises:
         InputError: If a value is not a finite number.
     """
+    return _plain_values(where, values, is_number, "a finite number")
+
+
+def _plain_values(
+    where: str, values: Mapping[str, Any], is_allowed: Callable[[Any], bool], allowed: str
+) -> tuple[Any, ...]:
     for name, value in values.items():
-        if not is_number(plain(value)):
-            raise InputError(f"{where}: {name} is {value!r}; it must be a finite number")
+        if not is_allowed(plain(value)):
+            raise InputError(f"{where}: {name} is {value!r}; it must be {allowed}")
     return plain(tuple(values.values()))
