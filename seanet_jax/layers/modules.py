@@ -30,7 +30,6 @@ _linear_init = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 # Compiled even where a module is called outside of jit: Python's numbers beside single operations are transfers to the
 # device, which jax_transfer_guard can forbid, but not in a compiled program.
-_batch_norm = jax.jit(functional.batch_norm, static_argnames="epsilon")
 _conv2d = jax.jit(functional.conv2d, static_argnames=("stride", "groups", "method"))
 _conv_transpose2d = jax.jit(functional.conv_transpose2d, static_argnames=("stride", "method"))
 
@@ -50,7 +49,6 @@ class Linear(nnx.Linear):
 
     def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         in_features, out_features = positive_integers("Linear", in_features=in_features, out_features=out_features)
-
         check_array_size("Linear", (in_features, out_features))
 
         def bias_init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
@@ -259,7 +257,7 @@ class BatchNorm(nnx.Module):
         return jax.vmap(self._normalize)(grouped, mean, var).reshape(x.shape)
 
     def _normalize(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-        return _batch_norm(x, mean, var, self.scale[...], self.bias[...], epsilon=self.epsilon)
+        return functional.batch_norm(x, mean, var, self.scale[...], self.bias[...], epsilon=self.epsilon)
 
     def _move_averages(self, mean: jax.Array, var: jax.Array, count: int) -> None:
         # The batch is normalized by its biased variance, but the running average estimates that of all images, for
