@@ -1,10 +1,10 @@
 import json
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax_contexts import under_other_settings
 
 from seanet_jax import ImageSpec, InputError
 
@@ -79,11 +79,7 @@ def test_json_with_other_fields_is_refused(changes):
         ImageSpec.from_json(values)
 
 
-@pytest.mark.parametrize(
-    "context",
-    [jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")],
-    ids=["x64", "strict dtype promotion", "no rank promotion"],
-)
+@under_other_settings
 def test_settings_of_jax_change_no_normalized_image(context):
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 32, 24, 2), np.uint8))
     expected = ImageSpec(**FIELDS).normalize(images)

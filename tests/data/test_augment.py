@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax_contexts import under_other_settings
 
 from seanet_jax.data.augment import PADDING, augment
 
@@ -112,11 +113,7 @@ def test_shape_and_dtype_are_kept(flip, dtype):
 
 
 @pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize(
-    "context",
-    [jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")],
-    ids=["x64", "strict dtype promotion", "no rank promotion"],
-)
+@under_other_settings
 def test_settings_of_jax_change_no_crop_and_no_mirror_image(context, jit):
     function = jax.jit(augment, static_argnames="flip") if jit else augment
     images, key = jnp.asarray(numbered_images(64, channels=3)), jax.random.key(5)

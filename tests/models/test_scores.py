@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from jax_contexts import under_other_settings
 
 from seanet_jax.errors import InputError
 from seanet_jax.models.scores import LENGTHS, LOGITS, cross_entropy, margin_loss
@@ -69,11 +70,7 @@ def test_the_probabilities_of_logits_sum_to_one_and_lengths_are_probabilities_th
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, margin_loss])
-@pytest.mark.parametrize(
-    "context",
-    [jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")],
-    ids=["x64", "strict dtype promotion", "no rank promotion"],
-)
+@under_other_settings
 def test_settings_of_jax_change_no_loss(loss, context):
     random = np.random.default_rng(0)
     scores, labels = jnp.asarray(random.random((6, 4), np.float32)), jnp.asarray([0, 1, 2, 3, -1, 4], jnp.int32)
