@@ -187,11 +187,6 @@ def _conv_of_platform(x: jax.Array, kernel: jax.Array, stride: int, groups: int,
     )
 
 
-def _fastest_method(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> ConvMethod:
-    """Returns the method that "auto" stands for, on the device that JAX uses by default."""
-    return _fastest_on_cpu(x, kernel, stride, groups) if jax.default_backend() == "cpu" else "lax"
-
-
 def _conv_auto(x: jax.Array, kernel: jax.Array, stride: int, groups: int, on_cpu: ConvMethod) -> jax.Array:
     """Computes the convolution by the fastest method.
 

@@ -14,7 +14,7 @@ from jax import export
 
 from seanet_jax import InputError, create_model
 from seanet_jax.layers import functional
-from seanet_jax.layers.convolution import CONV_METHODS, _fastest_method, conv2d
+from seanet_jax.layers.convolution import CONV_METHODS, _fastest_on_cpu, conv2d
 from seanet_jax.models import SEANetConfig
 from seanet_jax.training.config import TrainConfig
 
@@ -263,7 +263,7 @@ def on_cpu():
 def test_auto_on_a_cpu():
     def chosen(shape, dtype=np.float32):
         x, kernel, _ = example(shape)
-        return _fastest_method(x.astype(dtype), kernel.astype(dtype), shape[-1])
+        return _fastest_on_cpu(x.astype(dtype), kernel.astype(dtype), shape[-1])
 
     assert chosen((1, 32, 32, 16, 32, 3, 1)) == "winograd4"
     assert chosen((16, 8, 8, 64, 64, 3, 1)) == "winograd4"
@@ -278,9 +278,12 @@ def test_auto_on_a_cpu():
 
 def test_auto_elsewhere_is_lax(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    x, kernel, _ = example((1, 32, 32, 16, 32, 3, 1))
-    assert _fastest_method(x, kernel, 1) == "lax"
-    assert _fastest_method(x, kernel[:1, :1], 1) == "lax"
+    x, kernel, dy = example((1, 32, 32, 16, 32, 3, 1))
+    for some in (kernel, kernel[:1, :1]):
+        traced = jax.jit(functools.partial(with_gradients, stride=1, method="auto")).trace(x, some, dy)
+        module = traced.lower(lowering_platforms=("cuda",)).as_text()
+        # The result and both gradients are XLA's own convolutions.
+        assert (module.count("stablehlo.convolution"), module.count("stablehlo.dot")) == (3, 0)
 
 
 def test_auto_for_any_batch_is_each_platforms_own():
