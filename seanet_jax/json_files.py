@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from seanet_jax.errors import InputError
-from seanet_jax.files import printable_list
 from seanet_jax.paths import reading
+from seanet_jax.printable import printable_list
 from seanet_jax.version import __version__
 
 # The files of this package have at most six levels. Code that recurses, such as ``repr``, fails on a thousand levels.

@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from seanet_jax.durable import make_folders
 from seanet_jax.errors import InputError
-from seanet_jax.files import printable
+from seanet_jax.printable import printable
 
 UserPath = str | os.PathLike[str]
 """A path as a user gives it."""
@@ -141,7 +142,7 @@ def make_folder(path: Path) -> None:
         InputError: If the folder cannot be created or written.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folders(path)
         # A file system may be mounted read-only, or a quota used up, which the permissions of the folder do not show.
         with tempfile.TemporaryFile(dir=path):
             pass

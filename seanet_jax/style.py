@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seanet_jax.files import write_whole
+from seanet_jax.durable import write_whole
 from seanet_jax.paths import UserPath, user_path
 
 if TYPE_CHECKING:

@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from seanet_jax import console
 from seanet_jax.commands.cli import Arguments, command, keep_what_is_compiled
+from seanet_jax.durable import write_whole
 from seanet_jax.errors import InputError, RunError
-from seanet_jax.files import printable, write_whole
 from seanet_jax.paths import exists, is_folder, user_path
+from seanet_jax.printable import printable
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,9 +14,9 @@ from PIL import Image
 
 from seanet_jax import jax_settings, style
 from seanet_jax.data import DATASETS, Dataset
+from seanet_jax.durable import write_whole
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, RunError
-from seanet_jax.files import printable, write_whole
 from seanet_jax.inference import metrics
 from seanet_jax.inference.classifier import Classifier
 from seanet_jax.inference.contact_sheet import Cell, Line, contact_sheet
@@ -27,6 +27,7 @@ from seanet_jax.json_files import json_text
 from seanet_jax.models import PRESETS, NetworkConfig, weights
 from seanet_jax.models.scores import Scores
 from seanet_jax.paths import UserPath, user_path
+from seanet_jax.printable import printable
 from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.curves import Quantity, curves_figure

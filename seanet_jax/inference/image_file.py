@@ -17,9 +17,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError, features
 
 from seanet_jax.errors import InputError
-from seanet_jax.files import printable
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.paths import UserPath, is_file, reading, user_path
+from seanet_jax.printable import printable
 
 # The largest 16-bit value, which is white.
 _WHITE = 65535

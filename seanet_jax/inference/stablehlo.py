@@ -16,9 +16,9 @@ from flax import nnx
 from jax import export
 
 from seanet_jax import jax_settings
+from seanet_jax.durable import write_whole
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, RunError
-from seanet_jax.files import write_whole
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.inference.trained import Trained, load
 from seanet_jax.json_files import json_text

@@ -12,12 +12,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from seanet_jax.errors import MOST_VALUES, InputError, is_integer, plain, store_plain
-from seanet_jax.files import printable_list
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.json_files import check_fields
 from seanet_jax.models import weights
 from seanet_jax.models.scores import LOGITS, Scores
 from seanet_jax.paths import UserPath, user_path
+from seanet_jax.printable import printable_list
 
 ComputeDtype = Literal["float32", "bfloat16"]
 # The methods of ``conv2d`` that can compute every convolution of a network. Winograd's needs certain kernels and sizes.

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from seanet_jax.durable import write_whole
 from seanet_jax.errors import InputError, is_integer, plain
 from seanet_jax.extras import explain
-from seanet_jax.files import write_whole
 from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import weights
 from seanet_jax.models.network import Network

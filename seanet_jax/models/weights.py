@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from seanet_jax.durable import write_whole
 from seanet_jax.errors import InputError
-from seanet_jax.files import printable_list, write_whole
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.json_files import json_text, read_json
 from seanet_jax.paths import UserPath, check_readable, exists, user_path
+from seanet_jax.printable import printable_list
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 

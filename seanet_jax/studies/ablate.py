@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from seanet_jax.durable import write_whole
 from seanet_jax.errors import InputError
-from seanet_jax.files import write_whole
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.training.flags import StudyCommand

@@ -15,9 +15,9 @@ import numpy as np
 
 from seanet_jax import jax_settings, style
 from seanet_jax.data import Dataset
+from seanet_jax.durable import write_whole
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, positive_integers
-from seanet_jax.files import write_whole
 from seanet_jax.inference.trained import load_model
 from seanet_jax.json_files import json_text
 from seanet_jax.models import SEANet, SEANetConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import filelock
 
 from seanet_jax.data import load
-from seanet_jax.files import write_whole
+from seanet_jax.durable import write_whole
 from seanet_jax.json_files import json_text
 from seanet_jax.studies.comparison import measured_speeds
 from seanet_jax.studies.comparison_tables import write_tables

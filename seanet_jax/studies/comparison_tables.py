@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from seanet_jax.files import write_whole
+from seanet_jax.durable import write_whole
 from seanet_jax.studies.comparison import MATCHED_WITHIN, Row, comparisons, rows
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Study

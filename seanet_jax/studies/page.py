@@ -13,8 +13,8 @@ from typing import Any
 import jinja2
 
 from seanet_jax import data, style
+from seanet_jax.durable import write_whole
 from seanet_jax.errors import InputError
-from seanet_jax.files import write_whole
 from seanet_jax.json_files import read_json
 from seanet_jax.paths import UserPath, exists, user_path
 from seanet_jax.studies import ablate, comparison, comparison_tables

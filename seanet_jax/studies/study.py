@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import filelock
 import jax
 
+from seanet_jax.durable import write_whole
 from seanet_jax.environment import start_devices
 from seanet_jax.errors import InputError, is_integer, store_plain
-from seanet_jax.files import write_whole
 from seanet_jax.json_files import check_fields, json_text, read_json
 from seanet_jax.paths import UserPath, exists, make_folder, user_path
 from seanet_jax.training.config import TrainConfig

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Literal
 
 from seanet_jax import style
-from seanet_jax.files import write_whole
+from seanet_jax.durable import write_whole
 from seanet_jax.models.scores import LOGITS, Scores
 from seanet_jax.paths import UserPath, user_path
 from seanet_jax.training.run_folder import Record

@@ -27,9 +27,9 @@ from typing import Any
 import filelock
 import jax
 
+from seanet_jax.durable import append, leftovers, make_folders, write_whole
 from seanet_jax.environment import rounding_changes
 from seanet_jax.errors import InputError, RunError
-from seanet_jax.files import leftovers, write_whole
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.json_files import check_fields, json_text, parse_json, read_json, with_nan
 from seanet_jax.models import NetworkConfig, config_from_json, config_to_json
@@ -167,7 +167,7 @@ class RunFolder:
             InputError: If the folder cannot be written, or ``check`` fails.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folders(self.path)
             # Another process may be in the middle of in_use, which takes microseconds.
             lock = filelock.FileLock(self._lock).acquire(timeout=_LOCK_SECONDS, poll_interval=0.01)
         except filelock.Timeout:
@@ -433,10 +433,8 @@ class RunFolder:
         Raises:
             RunError: If the file cannot be written.
         """
-        with self.writing(self._metrics), self._metrics.open("a") as file:
-            file.write(json_text(record, indent=None))
-            file.flush()
-            os.fsync(file.fileno())
+        with self.writing(self._metrics):
+            append(self._metrics, json_text(record, indent=None))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``.

@@ -16,10 +16,10 @@ from training_fixtures import made_dataset
 from seanet_jax import InputError
 from seanet_jax.commands import predict
 from seanet_jax.errors import RunError
-from seanet_jax.files import printable
 from seanet_jax.inference.classifier import Classifier
 from seanet_jax.inference.contact_sheet import MOST, SIDE
 from seanet_jax.inference.trained import load
+from seanet_jax.printable import printable
 from seanet_jax.training.run import fit
 
 

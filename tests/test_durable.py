@@ -1,4 +1,7 @@
+import contextlib
+import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -6,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from seanet_jax.files import leftovers, printable, printable_list, write_whole
+from seanet_jax.durable import append, folder_written_whole, leftovers, make_folders, sync_folder, write_whole
+
+
+def path_of(descriptor):
+    """Returns the path of an open file, on Linux."""
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
 @pytest.mark.parametrize(("content", "expected"), [("é\n", b"\xc3\xa9\n"), (b"\x00\xff", b"\x00\xff"), ("", b"")])
@@ -39,17 +47,76 @@ def test_a_failed_write_leaves_the_old_file(function, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_the_file_is_on_disk_before_it_has_its_name_and_its_name_when_writing_ends(tmp_path, monkeypatch):
     path, seen = tmp_path / "file", []
-    monkeypatch.setattr(os, "fsync", lambda _: seen.append((path.exists(), *map(Path.read_text, leftovers(path)))))
+
+    def fsync(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        seen.append(("folder" if is_folder else "file", path.exists(), *map(Path.read_text, leftovers(path))))
+
+    monkeypatch.setattr(os, "fsync", fsync)
     write_whole(path, "new")
-    assert seen == [(False, "new")]
+    assert seen == [("file", False, "new"), ("folder", True)]
+
+
+def test_a_folder_and_its_files_are_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    target, seen = tmp_path / "folder", []
+
+    def fsync(descriptor):
+        seen.append((path_of(descriptor).name, target.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with folder_written_whole(target) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "file").write_text("content")
+        (folder / "link").symlink_to("deep")
+        os.mkfifo(folder / "pipe")
+        temporary = folder.name
+    assert seen == [("file", False), ("deep", False), (temporary, False), (tmp_path.name, True)]
+    assert (target / "deep" / "file").read_text() == "content" and list(tmp_path.iterdir()) == [target]
+
+
+def test_nothing_is_left_of_a_folder_whose_writing_fails(tmp_path):
+    with pytest.raises(ValueError, match="half"), folder_written_whole(tmp_path / "folder") as folder:
+        (folder / "file").write_text("content")
+        raise ValueError("half")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_names_of_new_folders_are_on_disk(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(path_of(descriptor)))
+    make_folders(tmp_path / "a" / "b")
+    assert set(seen) == {tmp_path, tmp_path / "a"} and (tmp_path / "a" / "b").is_dir()
+    make_folders(tmp_path / "a" / "b")
+    assert len(seen) == 2
+
+
+def test_what_is_appended_is_on_disk_and_so_is_the_name_of_a_new_file(tmp_path, monkeypatch):
+    path, seen = tmp_path / "file", []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((os.fstat(descriptor).st_ino, path.read_text())))
+    append(path, "a\n")
+    append(path, "é\n")
+    file, folder = path.stat().st_ino, tmp_path.stat().st_ino
+    assert seen == [(file, "a\n"), (folder, "a\n"), (file, "a\né\n")]
+
+
+@pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_that_cannot_synchronize_folders_is_no_error_but_a_failing_disk_is(
+    number, fails, tmp_path, monkeypatch
+):
+    def fsync(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="error") if fails else contextlib.nullcontext():
+        sync_folder(tmp_path)
 
 
 def test_what_a_killed_process_leaves_is_found_by_the_name_of_its_file_and_harms_no_later_writer(tmp_path):
     for name in ("lr0.1", "lr0", "lr0.1-a"):
         killed = (
-            "import os, pathlib, sys; from seanet_jax.files import write_whole; os.fsync = lambda _: os._exit(9);"
+            "import os, pathlib, sys; from seanet_jax.durable import write_whole; os.fsync = lambda _: os._exit(9);"
             "write_whole(pathlib.Path(sys.argv[1]), 'new')"
         )
         assert subprocess.run([sys.executable, "-c", killed, tmp_path / name], check=False).returncode == 9
@@ -95,24 +162,3 @@ def test_two_writers_and_a_reader_of_one_file_see_whole_files_and_no_error(tmp_p
     assert not errors
     assert {(len(text), len(set(text))) for text in read} <= {(size, 1)}
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("plain é 字", "plain é 字"),
-        ("a\nb\tc", r"a\nb\tc"),
-        ("\x1b[31mred", r"\x1b[31mred"),
-        ("\udcff", r"\udcff"),
-        (Path("a\rb"), r"a\rb"),
-        ("\u202eleft", r"\u202eleft"),
-    ],
-)
-def test_what_would_break_a_line_or_command_a_terminal_is_escaped(text, expected):
-    assert printable(text) == expected
-
-
-def test_a_list_of_texts_is_cut_and_printable():
-    assert printable_list(["a", "b\n"], "; ") == r"a; b\n" and printable_list([]) == ""
-    assert printable_list([str(number) for number in range(22)]).endswith("18, 19, and 2 more")
-    assert printable_list(["x" * 301]) == "x" * 300 + "…"

@@ -1,0 +1,189 @@
+"""Writes that a power cut does not undo. Every file and folder that matters is written by these functions.
+
+A file system keeps what was written in memory for a while, the names of files apart from their contents. After a power
+cut, a file may have its name and no content, or the name of a folder may be gone with all that is in it. Each function
+here returns only once the contents are on disk, and then the names: files first, then their folders, then the rename,
+then the folder that holds the new name.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+_SUFFIX = ".tmp"
+_LONGEST = 50  # letters, each of up to four bytes
+
+# What file systems answer that cannot synchronize a folder, or anything (POSIX's fsync, and some of FUSE).
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file completely or not at all, even if the process is killed or the machine stops.
+
+    Several processes may write the same file at once. Each version is whole, and the last one stays.
+
+    Args:
+        path: The file to write. It is replaced if it exists.
+        content: The content. Text is written as UTF-8.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    temporary = unique_beside(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def append(path: Path, text: str) -> None:
+    """Appends to a file, which is created if it is missing. What is appended is on disk when this returns.
+
+    A power cut before that may leave a part of the text.
+
+    Args:
+        path: The file.
+        text: The text, which is written as UTF-8.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with path.open("ab") as file:
+        is_new = file.tell() == 0
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Gives an empty folder to fill, which gets its name at the end, complete and on disk.
+
+    Nothing is left of it after an error.
+
+    Args:
+        path: The folder to write. It must not exist, or be empty.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    temporary = unique_beside(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        sync_tree(temporary)
+        replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def replace(source: Path, target: Path) -> None:
+    """Renames a file or folder whose content is on disk. A reader sees the old one or the new one, also after a cut.
+
+    Args:
+        source: The file or folder.
+        target: Its new name, on the same file system. A file is replaced, and so is an empty folder by a folder.
+
+    Raises:
+        OSError: If it cannot be renamed.
+    """
+    source.replace(target)  # atomic on POSIX
+    sync_folder(target.parent)
+    if source.parent != target.parent:
+        sync_folder(source.parent)
+
+
+def make_folders(path: Path) -> None:
+    """Creates a folder and its missing parents. Their names are on disk when this returns.
+
+    Args:
+        path: The folder. It may exist.
+
+    Raises:
+        OSError: If the folder cannot be created.
+    """
+    try:
+        path.mkdir()
+    except FileNotFoundError:
+        make_folders(path.parent)
+        path.mkdir(exist_ok=True)
+    except FileExistsError:
+        path.mkdir(exist_ok=True)  # raises the error again unless it is a folder
+        return
+    sync_folder(path.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Puts all files below a folder on disk, then the folders. The folder's own name is its parent's to keep.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        OSError: If a file cannot be read or written to disk.
+    """
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before the folder
+        kind = path.lstat().st_mode
+        if stat.S_ISREG(kind) or stat.S_ISDIR(kind):  # opening a pipe would wait for its writer
+            _sync(path)
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Puts the names of the files in a folder on disk, not their contents.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        OSError: If the folder cannot be written to disk.
+    """
+    # A folder may be writable and not readable, which nothing can synchronize.
+    with contextlib.suppress(PermissionError):
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def unique_beside(path: Path) -> Path:
+    """Returns a name beside a path that no other process takes, for a file or folder that is renamed to it later.
+
+    Args:
+        path: The path.
+    """
+    # Not by tempfile, whose files only their owner can read. Cut, because a file system allows names of 255 bytes.
+    return path.with_name(f".{path.name[:_LONGEST]}-{os.urandom(8).hex()}{_SUFFIX}")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Returns what killed processes left in the folder of ``path`` while they wrote it.
+
+    If another process is writing ``path`` now, its unfinished file or folder is among them.
+
+    Args:
+        path: The file or folder that they were writing.
+    """
+    pattern = re.compile(re.escape(f".{path.name[:_LONGEST]}-") + "[0-9a-f]{16}" + re.escape(_SUFFIX))
+    return [other for other in path.parent.iterdir() if pattern.fullmatch(other.name)]

@@ -1,0 +1,30 @@
+"""Texts of others, such as names in a file, made safe for a terminal and for one line."""
+
+from collections.abc import Sequence
+
+_MOST_LISTED, _LONGEST_LISTED = 20, 300
+
+
+def printable_list(texts: Sequence[str], separator: str = ", ") -> str:
+    """Joins texts of a file, such as the names in it. Long texts are cut, and long lists end in their number.
+
+    Args:
+        texts: The texts, in order.
+        separator: Text between two of them.
+    """
+    cut = (text if len(text) <= _LONGEST_LISTED else f"{text[:_LONGEST_LISTED]}…" for text in texts[:_MOST_LISTED])
+    shown = [printable(text) for text in cut]
+    if (others := len(texts) - _MOST_LISTED) > 0:
+        shown.append(f"and {others:,} more")
+    return separator.join(shown)
+
+
+def printable(text: object) -> str:
+    r"""Returns a text in which every unprintable character is escaped, for example as ``\n`` or ``\x1b``.
+
+    Unescaped, these would break the line or send commands to the terminal.
+
+    Args:
+        text: A name, or a path. A path may hold bytes that are not UTF-8.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
