@@ -14,6 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _SUFFIX = ".tmp"
 _LONGEST = 50  # letters, each of up to four bytes
@@ -34,10 +35,26 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
+    with file_written_whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def file_written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Gives an open file to write to, which gets its name at the end; see ``write_whole``.
+
+    Nothing is left of it after an error.
+
+    Args:
+        path: The file to write. It is replaced if it exists.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
     temporary = unique_beside(path)
     try:
         with temporary.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         replace(temporary, path)

@@ -785,7 +785,7 @@ def test_two_processes_write_one_file_and_a_third_reads_only_whole_ones(tmp_path
     path, size = tmp_path / "evaluation.json", 20_000
     path.write_text("a" * size)
     write = (
-        "import pathlib, sys; from seanet_jax.printable import write_whole\n"
+        "import pathlib, sys; from seanet_jax.durable import write_whole\n"
         f"for _ in range(50): write_whole(pathlib.Path(sys.argv[1]), sys.argv[2] * {size})"
     )
     writers = [subprocess.Popen([sys.executable, "-c", write, path, letter]) for letter in "bc"]

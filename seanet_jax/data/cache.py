@@ -4,7 +4,6 @@ import functools
 import hashlib
 import os
 import struct
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,14 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from seanet_jax.data.progress import print_to_stderr
+from seanet_jax.durable import file_written_whole
 from seanet_jax.errors import InputError
 from seanet_jax.paths import home_folder, make_folder
 
 Arrays = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[tuple[int, ...], str]]
 
-# Part of every fingerprint. Increase it when the stored arrays change, so that older files are rebuilt.
-_FORMAT = 1
+# Part of every fingerprint. Increase it when the stored arrays change, so that older files are rebuilt. Files of
+# format 1 got their names before they were on disk. After a power cut they may hold zeros, which a mapped array would
+# pass on as images, because its checksum is not compared.
+_FORMAT = 2
 
 
 def cache_dir() -> Path | None:
@@ -158,12 +160,5 @@ def _map(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    # A name of its own, because several processes may write the same cache at once. The last to finish wins.
-    descriptor, temporary = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with file_written_whole(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)

@@ -11,7 +11,6 @@ import io
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from seanet_jax.data.original import SIDE, CifarSpec, Original, Split
 from seanet_jax.data.progress import progress_bar, shows_bar
+from seanet_jax.durable import make_folders, replace, sync_tree, unique_beside
 from seanet_jax.errors import InputError
 from seanet_jax.paths import check_readable, exists, home_folder, is_file, user_path
 
@@ -218,8 +218,9 @@ def download_and_prepare(
 
     with _removed_on_failure(data_dir / spec.name) as folder:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(prefix=f".{spec.name}-", dir=data_dir))
+            make_folders(folder)
+            work = unique_beside(data_dir / spec.name)
+            work.mkdir()
         except OSError as error:
             raise InputError(
                 f"{data_dir} cannot be written ({error.strerror}); --data-dir must name a folder in which "
@@ -294,8 +295,9 @@ def _examples(split: str, examples: Split) -> Iterator[tuple[int, dict[str, Any]
 
 
 def _move_into_place(spec: CifarSpec, work: Path, data_dir: Path) -> None:
+    sync_tree(work)
     try:
-        prepared_folder(spec, work).rename(prepared_folder(spec, data_dir))
+        replace(prepared_folder(spec, work), prepared_folder(spec, data_dir))
     except OSError:
         if not is_prepared(spec, data_dir):  # another process may have finished first
             raise
@@ -303,5 +305,5 @@ def _move_into_place(spec: CifarSpec, work: Path, data_dir: Path) -> None:
         for path in (work / "downloads").rglob("*"):
             if is_file(path):
                 target = data_dir / path.relative_to(work)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
+                make_folders(target.parent)
+                replace(path, target)

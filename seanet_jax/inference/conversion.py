@@ -5,7 +5,7 @@
 
 import contextlib
 import dataclasses
-import tempfile
+import errno
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ import optax
 from flax import nnx
 
 from seanet_jax import data
+from seanet_jax.durable import folder_written_whole, make_folders
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.inference.trained import load, load_model
@@ -84,7 +85,7 @@ def convert_to_run(
     dataset = find_dataset(found.model.config, source, asked=dataset, images=images)
     network = find_preset(found.model.config, source)
     config = dataclasses.replace(recipe, dataset=dataset, out=target, **network)
-    with _written_whole(target) as folder:
+    with _writing(target) as place, folder_written_whole(place) as folder:
         step = write_run(
             folder,
             config,
@@ -116,8 +117,8 @@ def convert_to_pytorch(source: UserPath, target: UserPath, which: str = "best") 
     import_torch()
     model = from_pretrained(source) if weights.is_folder(source) else load_model(source, which)
     arrays = state_dict(model)
-    with _written_whole(target) as path:
-        write_pytorch(path, arrays)
+    with _writing(target) as place:
+        write_pytorch(place, arrays)
     return model
 
 
@@ -138,7 +139,7 @@ def convert_to_weights(source: UserPath, target: UserPath, which: str = "best") 
     """
     source, target = user_path(source), user_path(target)
     trained = load(source, which)
-    with _written_whole(target) as folder:
+    with _writing(target) as place, folder_written_whole(place) as folder:
         trained.model.save_pretrained(folder, trained.images)
     return trained.model
 
@@ -156,7 +157,7 @@ def write_run(
     """Writes the folder of a run for a network that was trained elsewhere, as if the run had just finished an epoch.
 
     Args:
-        folder: The folder to create.
+        folder: The folder to write. It must not exist, or be empty.
         config: The run's configuration.
         model: The trained network. Its architecture must be the configuration's.
         images: Specification of the network's images and classes.
@@ -169,7 +170,7 @@ def write_run(
 
     Raises:
         InputError: If weights or momentum do not fit the configuration's network, or there are too few images or too
-            many epochs.
+            many epochs, or the folder holds something already.
         RunError: If a file of the run could not be written.
         OSError: If the folder could not be created.
     """
@@ -192,9 +193,11 @@ def write_run(
     opt_state = optax.tree_utils.tree_set(state.opt_state, **progress)
     state = state._replace(step=jnp.int32(step), opt_state=opt_state)
 
-    folder.mkdir()
+    run = RunFolder(folder)
+    run.check(config)
+    make_folders(folder)
     # Nobody here has seen the images of the earlier epochs, so the run has no hash of them and no records.
-    RunFolder(folder).open(
+    run.open(
         config,
         model_config,
         images,
@@ -296,25 +299,22 @@ def _path_name(path: Any) -> str:
 
 
 @contextlib.contextmanager
-def _written_whole(target: Path) -> Iterator[Path]:
-    """Gives a path to write to, which becomes the target at the end. Nothing is left of it after an error.
+def _writing(target: Path) -> Iterator[Path]:
+    """Creates the folder in which the target is written, and gives the target's absolute path.
 
     Raises:
-        InputError: If nothing can be written beside the target.
-        RunError: In place of any OSError or RunError raised inside.
+        InputError: If nothing can be written in the folder, or another process has written the target meanwhile.
+        RunError: In place of any other OSError or RunError raised inside.
     """
     place = target.absolute()
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        # A rename replaces the target in one step only on the same file system.
-        scratch = tempfile.TemporaryDirectory(prefix=".convert-", dir=place.parent)
+        make_folders(place.parent)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error.strerror}); name another target") from None
-    with scratch:
-        path = Path(scratch.name) / place.name
-        try:
-            yield path
-            path.replace(place)
-        except (OSError, RunError) as error:
-            why = reason(error.__cause__ or error)
-            raise RunError(f"{target} could not be written ({why}); nothing is left of it") from error
+    try:
+        yield place
+    except (OSError, RunError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise InputError(f"{target} was written by another process meanwhile; name another target") from None
+        raise RunError(f"{target} could not be written ({reason(cause)}); nothing is left of it") from error

@@ -89,6 +89,26 @@ def test_an_edited_source_is_built_again_and_replaces_the_cache(source):
     assert len(files()) == 1 and files() != old
 
 
+def test_a_cache_that_got_its_name_before_it_was_on_disk_is_built_again(source, monkeypatch):
+    build = Build()
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_FORMAT", 1)
+        check(source, build)
+    (old,) = files()
+    check(source, build)
+    assert build.calls == 2 and not old.exists()
+
+
+def test_a_cache_is_on_disk_before_it_has_its_name_so_that_a_mapped_one_holds_no_zeros(source, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((os.fstat(descriptor).st_size, files())))
+    cache.cache_dir().mkdir(parents=True)
+    check(source, Build())
+    (path,) = files()
+    size, names = seen[-2]  # the last one is the folder
+    assert size == path.stat().st_size and path not in names
+
+
 def test_caches_of_other_data_sets_stay(source):
     build = Build()
     cache.cached("made2", [source], SHAPES, build)

@@ -19,6 +19,7 @@ from training_fixtures import TINY, latest_state, made_dataset, records
 from seanet_jax import InputError, SEANetConfig
 from seanet_jax.data import image_spec
 from seanet_jax.errors import RunError
+from seanet_jax.inference import conversion
 from seanet_jax.inference.conversion import convert_to_run, find_preset, write_run
 from seanet_jax.inference.trained import load, load_model
 from seanet_jax.models import PRESETS, model_config
@@ -133,6 +134,21 @@ def test_if_writing_fails_nothing_is_left(tmp_path, monkeypatch, name):
     message = f"{tmp_path}/run could not be written (No space left on device); nothing is left of it"
     assert str(caught.value) == message
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+def test_of_two_conversions_to_one_folder_the_second_is_refused_and_the_first_stays(tmp_path, monkeypatch):
+    random_network(model_config("resnet20", num_classes=10)).save_pretrained(tmp_path / "weights")
+
+    def write_after_another(folder, *_, **__):
+        (folder / "config.json").write_text("the second")
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.json").write_text("the first")
+
+    monkeypatch.setattr(conversion, "write_run", write_after_another)
+    with pytest.raises(InputError, match=r"run was written by another process meanwhile; name another target"):
+        convert_to_run(tmp_path / "weights", tmp_path / "run", TrainConfig())
+    assert (tmp_path / "run" / "config.json").read_text() == "the first"
+    assert {path.name for path in tmp_path.iterdir()} == {"weights", "run"}
 
 
 def random_batch(seed):
