@@ -1,0 +1,89 @@
+"""A power cut at any moment leaves what was promised: every moment of the writes, every state that it may leave."""
+
+import pytest
+from crash_states import explore, record, why_not
+
+from seanet_jax.durable import leftovers
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
+
+# Each leaves out one of the synchronizations of a program.
+WITHOUT_ONE = """
+import itertools
+count, real = itertools.count(), os.fsync
+os.fsync = lambda descriptor: None if next(count) == {} else real(descriptor)
+"""
+
+WRITE = "from seanet_jax.durable import write_whole; mark('nothing'); write_whole(root / 'file', 'new'); mark('saved')"
+APPEND = "from seanet_jax.durable import append; mark('nothing'); append(root / 'file', 'new\\n'); mark('saved')"
+FILL = """
+from seanet_jax.durable import folder_written_whole
+mark("nothing")
+with folder_written_whole(root / "folder") as folder:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "file").write_text("new")
+    (folder / "link").symlink_to("deep/file")
+mark("saved")
+"""
+MAKE = "from seanet_jax.durable import make_folders; mark('nothing'); make_folders(root / 'a' / 'b'); mark('saved')"
+
+
+def content(folder):
+    """Returns the content of the file; None if there is none. Nothing but unfinished files may be beside it."""
+    path = folder / "file"
+    assert {*folder.iterdir()} <= {path, *leftovers(path)}
+    return path.read_text() if path.exists() else None
+
+
+def lines(folder):
+    """Returns the whole lines of the file, which a reader goes by."""
+    found = content(folder)
+    return None if found is None else tuple(found.split("\n")[:-1])
+
+
+def filled(folder):
+    path = folder / "folder"
+    assert {*folder.iterdir()} <= {path, *leftovers(path)}
+    if not path.exists():
+        return None
+    assert {one.name for one in path.iterdir()} == {"deep", "link"}
+    return (path / "link").read_text()
+
+
+def made(folder):
+    return True if (folder / "a" / "b").is_dir() else None
+
+
+# What is written, what was there, how it is read, what is read before and after, and the number of synchronizations.
+WRITES = {
+    "new file": (WRITE, None, content, None, "new", 2),
+    "file in place of another": (WRITE, "old", content, "old", "new", 2),
+    "first line": (APPEND, None, lines, None, ("new",), 2),
+    "line": (APPEND, "old\n", lines, ("old",), ("old", "new"), 1),
+    "folder": (FILL, None, filled, None, "new", 4),
+    "folders": (MAKE, None, made, None, True, 2),
+}
+
+
+def after_all_cuts(root, program, old, look, before, after):
+    root.mkdir()
+    if old is not None:
+        (root / "file").write_text(old)
+    # A new file is there before its first line is.
+    either = {before, after, ()} if program == APPEND and old is None else {before, after}
+    return explore(record(root, program), look, lambda found, marks: found in ({after} if "saved" in marks else either))
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_a_write_is_there_as_soon_as_it_is_said_to_be_and_until_then_whole_or_not(what, tmp_path):
+    program, old, look, before, after, _ = WRITES[what]
+    explored = after_all_cuts(tmp_path / "disk", program, old, look, before, after)
+    assert explored.broken == []
+    assert {before, after} <= explored.found and explored.prefixes >= 4
+
+
+@pytest.mark.parametrize(("what", "missing"), [(what, n) for what, row in WRITES.items() for n in range(row[-1])])
+def test_no_synchronization_is_superfluous(what, missing, tmp_path):
+    program, old, look, before, after, _ = WRITES[what]
+    explored = after_all_cuts(tmp_path / "disk", WITHOUT_ONE.format(missing) + program, old, look, before, after)
+    assert explored.broken != []
