@@ -17,10 +17,11 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from file_calls import UNKNOWN, Call, traced
 
 _MARK = b"mark: "
 
@@ -32,53 +33,6 @@ root = Path(sys.argv[1])
 def mark(text):
     os.write(2, {_MARK!r} + str(text).encode() + b"\\n")
 """
-
-_CHANGES = (
-    *("open", "openat", "creat", "write", "writev", "pwrite64", "pwritev", "pwritev2", "lseek", "truncate", "ftruncate"),
-    *("rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat", "unlink", "unlinkat", "rmdir"),
-    *("mkdir", "mkdirat", "fsync", "fdatasync"),
-)
-# Other ways to change a file. A program that uses one on a recorded file needs a model of it first.
-_UNKNOWN = (
-    *("mmap", "sendfile", "copy_file_range", "splice", "fallocate", "io_uring_setup", "mknod", "mknodat", "openat2"),
-    *("sync", "syncfs"),
-)
-_STRACE = ("strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", str(2**22), "-e", f"trace={','.join(_CHANGES + _UNKNOWN)}")
-
-_BYTES = r"((?:\\x[0-9a-f]{2})*)"
-_STRING = re.compile(rf'"{_BYTES}"(\.\.\.)?')
-_DESCRIPTOR = re.compile(rf"\b(AT_FDCWD|\d+)<{_BYTES}>(\(deleted\))?")
-
-
-def why_not() -> str | None:
-    """Returns why programs cannot be recorded here, or None if they can."""
-    if shutil.which("strace") is None:
-        return "strace is not installed"
-    tried = subprocess.run([*_STRACE, "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
-    return f"strace may not trace here: {tried.stderr.strip()}" if tried.returncode else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """A system call that succeeded.
-
-    Attributes:
-        name: Its name.
-        descriptors: Numbers and paths of its file descriptors; -1 is the working directory.
-        strings: Its strings: paths, or what is written.
-        rest: Its other arguments, as text.
-        result: Its result.
-    """
-
-    name: str
-    descriptors: list[tuple[int, str]]
-    strings: list[bytes]
-    rest: str
-    result: int
-
-    def __str__(self) -> str:
-        paths = [path for _, path in self.descriptors if path] or [os.fsdecode(string) for string in self.strings]
-        return f"{self.name} {' '.join(paths)}"
 
 
 @dataclasses.dataclass(eq=False)
@@ -112,7 +66,7 @@ class Record:
     Attributes:
         root: The folder.
         before: The folder before the program started, all of it on disk.
-        calls: The program's calls in order. Each is there twice: when it starts (False) and when it has ended (True).
+        calls: The program's calls, as ``traced`` returns them.
     """
 
     root: Path
@@ -152,72 +106,20 @@ def record(root: Path, program: str, *arguments: str) -> Record:
     """
     root = root.resolve()
     before = _read(root)
-    path = root.with_name(f"{root.name}.strace")
-    command = [*_STRACE, "-o", path, sys.executable, "-c", _PRELUDE + program, root, *arguments]
     support = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": support}, cwd=root, capture_output=True, text=True, check=False
+    calls = traced(
+        [sys.executable, "-c", _PRELUDE + program, root, *arguments],
+        root.with_name(f"{root.name}.strace"),
+        env=os.environ | {"PYTHONPATH": support},
+        cwd=root,
     )
-    if done.returncode:
-        raise RuntimeError(f"the recorded program failed:\n{done.stderr}")
-    found = Record(root, before, _parse(path.read_text()))
-    path.unlink()
+    found = Record(root, before, calls)
     disk = _Disk(root, before)
     for call, ended in found.calls:
         disk.apply(call, ended)
     if disk.tree(_current, _data) != _read(root):
         raise ValueError("the replayed record does not give the files that the program left")
     return found
-
-
-def _parse(text: str) -> list[tuple[Call, bool]]:
-    """Parses the output of strace."""
-    calls: list[tuple[Call, bool]] = []
-    started: dict[str, tuple[int, str]] = {}  # by thread: its place in ``calls`` and the start of its line
-    placeholder = Call("", [], [], "", 0)
-    for line in text.splitlines():
-        thread, _, line = line.partition(" ")
-        line = line.strip()
-        if line.startswith(("+++", "---")):
-            continue
-        if line.endswith("<unfinished ...>"):
-            started[thread] = len(calls), line.removesuffix("<unfinished ...>")
-            calls.append((placeholder, False))
-            continue
-        place = len(calls)
-        if resumed := re.match(r"<\.\.\. \w+ resumed>", line):
-            place, start = started.pop(thread)
-            line = start + line[resumed.end() :]
-        else:
-            calls.append((placeholder, False))
-        call = _parse_call(line)
-        if call is not None:
-            calls[place] = call, False
-            calls.append((call, True))
-    return [(call, ended) for call, ended in calls if call is not placeholder]
-
-
-def _parse_call(line: str) -> Call | None:
-    """Parses a line of strace. Returns None if the call failed."""
-    match = re.fullmatch(r"(\w+)\((.*)\)\s+= (-?\w+|\?)(.*)", line)
-    if match is None:
-        raise ValueError(f"not a line of strace: {line[:200]}")
-    name, text, result, _ = match.groups()
-    if result in ("-1", "?"):
-        return None
-    descriptors = [
-        (-1 if number == "AT_FDCWD" else int(number), "" if deleted else os.fsdecode(_bytes(path)))
-        for number, path, deleted in _DESCRIPTOR.findall(text)
-    ]
-    text = _DESCRIPTOR.sub("", text)
-    found = _STRING.findall(text)
-    if any(cut for _, cut in found):
-        raise ValueError(f"strace cut what {name} wrote")
-    return Call(name, descriptors, [_bytes(string) for string, _ in found], _STRING.sub("", text), int(result, 0))
-
-
-def _bytes(escaped: str) -> bytes:
-    return bytes.fromhex(escaped.replace(r"\x", ""))
 
 
 def _current(folder: _Folder) -> dict[str, _Node]:
@@ -293,7 +195,7 @@ class _Disk:
     def apply(self, call: Call, ended: bool) -> bool:
         """Replays the start or the end of a call. Returns whether that may change what a power cut leaves."""
         name = call.name
-        if name in _UNKNOWN:
+        if name in UNKNOWN:
             used = [path for _, path in call.descriptors if self._inside(path) is not None] + list(self._paths(call))
             changes = name != "mmap" or ("MAP_SHARED" in call.rest and "PROT_WRITE" in call.rest)
             if changes and (any(path is not None for path in used) or not (call.descriptors or call.strings)):

@@ -1,7 +1,8 @@
 """A power cut at any moment leaves what was promised: every moment of the writes, every state that it may leave."""
 
 import pytest
-from crash_states import explore, record, why_not
+from crash_states import explore, record
+from file_calls import why_not
 
 from seanet_jax.durable import leftovers
 
