@@ -208,8 +208,7 @@ def write_run(
         converted_from=converted_from,
     )
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save_latest(step, state, [])
-        checkpoints.save_best(step, state, [])
+        checkpoints.save(step, state, [])
     return step
 
 

@@ -32,7 +32,8 @@ from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.curves import Quantity, curves_figure
 from seanet_jax.training.images import load_dataset
-from seanet_jax.training.run_folder import Record, RunFolder, SavedConfig
+from seanet_jax.training.records import Record
+from seanet_jax.training.run_folder import RunFolder, SavedConfig
 
 _BINS = 15
 _PAIRS = 20

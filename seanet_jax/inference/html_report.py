@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from seanet_jax.training.progress import format_duration
-from seanet_jax.training.run_folder import Record
+from seanet_jax.training.records import Record
 
 # With more classes than this, the page shows only the best and the worst, and folds the full table away.
 _MOST_CLASSES = 20

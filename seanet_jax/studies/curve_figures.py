@@ -10,7 +10,7 @@ from seanet_jax.data import DATASETS
 from seanet_jax.errors import InputError, positive_integers
 from seanet_jax.studies.line_styles import line_style
 from seanet_jax.training.curves import published_curves
-from seanet_jax.training.run_folder import Record
+from seanet_jax.training.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -28,7 +28,7 @@ from seanet_jax.studies.talk_errors import TALK_ERRORS
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.flags import as_flags
 from seanet_jax.training.progress import format_duration
-from seanet_jax.training.run_folder import Record
+from seanet_jax.training.records import Record
 
 # The assumed shares of the roofline that a GPU reaches, lowest and highest. Nobody has measured them for this network.
 _REACHED = (0.1, 0.3)

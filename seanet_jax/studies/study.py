@@ -24,8 +24,9 @@ from seanet_jax.paths import UserPath, exists, make_folder, user_path
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.loop import TrainingDivergedError
 from seanet_jax.training.progress import print_once
+from seanet_jax.training.records import Record
 from seanet_jax.training.run import fit
-from seanet_jax.training.run_folder import Record, RunFolder, RunInUseError
+from seanet_jax.training.run_folder import RunFolder, RunInUseError
 
 _SECONDS_BETWEEN_CHECKS = 5
 

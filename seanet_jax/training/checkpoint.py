@@ -1,10 +1,16 @@
 """The checkpoints of a run. This is the only file that uses Orbax.
 
-``checkpoints/latest/<step>`` and ``checkpoints/best/<step>`` each hold the whole training state, the records of the
-epochs that led to it, and the SHA-256 of both. A checkpoint is restored bit for bit or, if it is damaged, not at all.
-It may be restored on other devices, and by another number of processes, than it was saved by. Checkpoints are written
-in the background; leaving the context waits until they are complete. If several processes train together, each of them
-must call every method, in the same order.
+``checkpoints/<step>`` holds the whole training state, and the records of the epochs that led to it. The file
+``complete`` in it, written last, holds the SHA-256 of both: without it, a checkpoint does not count. A checkpoint is
+restored bit for bit or, if it is damaged, not at all. It may be restored on other devices, and by another number of
+processes, than it was saved by.
+
+Checkpoints are written in the background; leaving the context waits until they are complete. When one is complete, a
+power cut does not undo it, and only then those that it replaces are deleted. The two newest are kept, and the best
+epoch according to the records of each, which is usually one of them.
+
+Version 0.1.0 wrote ``checkpoints/latest/<step>`` and ``checkpoints/best/<step>``. These are read, and deleted once
+newer ones replace them. If several processes train together, each of them must call every method, in the same order.
 """
 
 import contextlib
@@ -16,26 +22,35 @@ import re
 import shutil
 import textwrap
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
-from seanet_jax import console
+from seanet_jax import console, durable
 from seanet_jax.errors import InputError, RunError
-from seanet_jax.json_files import json_value, with_nan
-from seanet_jax.paths import UserPath, check_readable, is_folder, reading, user_path
+from seanet_jax.json_files import json_text, json_value, with_nan
+from seanet_jax.paths import UserPath, check_readable, exists, is_file, is_folder, reading, user_path
 from seanet_jax.training import orbax_errors, processes, sharding
+from seanet_jax.training.records import Record, best_record
 
 State = TypeVar("State")
-Records = list[dict[str, Any]]
 
-# After a crash of the machine the newest one may be damaged. The one before it is then still there.
-_KEEP_LATEST = 2
+# A disk may damage the newest one, which a resume finds out by its SHA-256. The one before it is then still there.
+_KEEP_NEWEST = 2
+
+_MARKER = "complete"
+
+# Ends the name of a checkpoint while another of the same step is written.
+_PREVIOUS = ".previous"
+
+# Folders of version 0.1.0.
+_EARLIER = ("best", "latest")
 
 
 class Checkpoints:
@@ -47,7 +62,9 @@ class Checkpoints:
 
     def __init__(self, run_folder: UserPath):
         self._folder = user_path(run_folder).absolute() / "checkpoints"
-        self._managers: dict[str, ocp.CheckpointManager] = {}
+        self._manager: ocp.CheckpointManager | None = None
+        self._policy = _Preservation()
+        self._unfinished: tuple[Any, list[Any]] | None = None  # the state and records that are being written
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Checkpoints":
@@ -68,28 +85,27 @@ class Checkpoints:
                     raise
 
     def wait(self) -> None:
-        """Waits until all checkpoints are written.
+        """Waits until all checkpoints are complete and on disk.
 
         Raises:
             RunError: If one could not be written.
         """
-        for manager in self._managers.values():
-            self._attempt(manager.wait_until_finished)
+        if self._manager is not None:
+            self._attempt(self._finish)
 
     def close(self) -> None:
-        """Waits until all checkpoints are written, and ends Orbax's threads.
+        """Waits until all checkpoints are complete and on disk, and ends Orbax's threads.
 
         Raises:
             RunError: If one could not be written.
         """
-        managers = list(self._managers.values())
-        self._managers.clear()
-        with contextlib.ExitStack() as stack:  # closes all of them, even if one fails
-            for manager in managers:
-                stack.callback(self._attempt, manager.close)
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            self._attempt(manager.close)
+            self._attempt(self._drop_replaced)
 
-    def save_latest(self, step: int, state: Any, history: Records) -> None:
-        """Saves a state to continue from.
+    def save(self, step: int, state: Any, history: Sequence[Record]) -> None:
+        """Saves a state to continue from. If the last epoch is the best of the records, it is the best checkpoint too.
 
         Args:
             step: Optimizer steps done.
@@ -100,18 +116,27 @@ class Checkpoints:
         Raises:
             RunError: If this or an earlier checkpoint could not be written. Those before it stay.
         """
-        self._save("latest", step, state, history)
 
-    def save_best(self, step: int, state: Any, history: Records) -> None:
-        """Saves the best state so far, in place of the previous best. Takes the arguments of ``save_latest``."""
-        self._save("best", step, state, history)
+        def save() -> None:
+            manager = self._manager or self._start()
+            self._finish()
+            if processes.from_first(self._make_way(step)):
+                manager.reload()
+            epochs = json_value(list(history))
+            # Copied, because Orbax's own copy cannot be had, and the SHA-256 is computed while training goes on.
+            copied = _copy(state)
+            self._policy.history, self._unfinished = epochs, (copied, epochs)
+            items = {"state": ocp.args.StandardSave(copied), "history": ocp.args.JsonSave({"epochs": epochs})}
+            manager.save(step, args=ocp.args.Composite(**items))
+
+        self._attempt(save)
 
     def exist(self) -> bool:
         """Whether there is any checkpoint, intact or damaged."""
-        return bool(processes.from_first(self._steps("latest") or self._steps("best")))
+        return bool(processes.from_first(bool(self._listed())))
 
-    def restore_latest(self, template: State) -> tuple[State, Records]:
-        """Restores the newest intact checkpoint, latest or best. Prints a warning for each newer one that is damaged.
+    def restore_latest(self, template: State) -> tuple[State, list[Record]]:
+        """Restores the newest intact checkpoint. Prints a warning for each newer one that is damaged.
 
         Args:
             template: A state of the same structure, of arrays or of ``jax.ShapeDtypeStruct``. The restored arrays have
@@ -123,62 +148,120 @@ class Checkpoints:
         Raises:
             InputError: If there is no checkpoint, all are damaged, or the newest may not be read.
         """
+        return self._restore(self._newest_first, template, "every checkpoint is damaged; restore one from a copy")
 
-        def newest_first() -> list[tuple[str, int]]:
-            found = [(step, kind) for kind in ("best", "latest") for step in self._steps(kind)]
-            return [(kind, step) for step, kind in sorted(found, reverse=True)]
-
-        return self._restore(newest_first, template, "latest", "best")
-
-    def restore_best(self, template: State) -> tuple[State, Records]:
-        """Restores the best checkpoint, or the latest of the same step, which holds the same.
+    def restore_best(self, template: State) -> tuple[State, list[Record]]:
+        """Restores the best epoch according to the newest checkpoint's records. Without any, the newest is the best.
 
         Takes the arguments of ``restore_latest``, and returns and raises the same.
         """
+        damage = "the best checkpoint is damaged or gone; restore it from a copy, take the latest instead"
+        return self._restore(self._best, template, damage)
 
-        def best_first() -> list[tuple[str, int]]:
-            latest = self._steps("latest")
-            kinds = {step: ("best", "latest") if step in latest else ("best",) for step in self._steps("best")}
-            return [(kind, step) for step in sorted(kinds, reverse=True) for kind in kinds[step]]
+    def _listed(self) -> dict[int, list[str]]:
+        """Lists the checkpoints that count: their paths in the folder by step, the one to prefer first."""
+        found: dict[int, list[str]] = {}
+        for part in ("", *_EARLIER):
+            folder = self._folder / part
+            if not is_folder(folder):
+                continue
+            with reading(folder):
+                names = sorted(path.name for path in folder.iterdir())  # "5" comes before "5.previous"
+            for name in names:
+                step = name.removesuffix("" if part else _PREVIOUS)
+                if _is_step(step) and (part or exists(folder / name / _MARKER)):
+                    found.setdefault(int(step), []).append(str(Path(part) / name))
+        return found
 
-        return self._restore(best_first, template, "best")
+    def _newest_first(self) -> list[str]:
+        listed = self._listed()
+        return [name for step in sorted(listed, reverse=True) for name in listed[step]]
 
-    def _steps(self, kind: str) -> list[int]:
-        """Lists the steps of all complete checkpoints. Orbax's own list leaves out some that are damaged."""
-        folder = self._folder / kind
-        if not is_folder(folder):
-            return []
-        with reading(folder):
-            return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    def _best(self) -> list[str]:
+        listed = self._listed()
+        for step in sorted(listed, reverse=True):
+            for name in listed[step]:
+                file = self._folder / name / "history" / "metadata"
+                if not is_file(file):
+                    continue
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                    best = best_record(json.loads(file.read_bytes())["epochs"])
+                    return listed.get(step if best is None else best["step"], [])
+        return self._newest_first()
 
-    def _manager(self, kind: str) -> ocp.CheckpointManager:
-        if kind not in self._managers:
-            # Both kinds may be written at the same time, so each needs its own barriers between processes.
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=_KEEP_LATEST if kind == "latest" else 1,
-                cleanup_tmp_directories=True,
-                multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=kind),
-            )
-            self._managers[kind] = _Manager(self._folder / kind, options=options)
-        return self._managers[kind]
+    def _start(self) -> ocp.CheckpointManager:
+        """Starts Orbax's manager. Deletes what does not count, as its writing was interrupted."""
+        with processes.failing_together():
+            if processes.is_first():
+                durable.make_folders(self._folder)
+                for path in self._folder.iterdir():
+                    if _is_step(path.name) and not exists(path / _MARKER):
+                        shutil.rmtree(path)
+        checkpoints = self
 
-    def _save(self, kind: str, step: int, state: Any, history: Records) -> None:
-        def save() -> None:
-            manager = self._manager(kind)
-            manager.wait_until_finished()
-            # Checkpoints of later steps are damaged, or were saved before the run was killed and resumed further back.
-            if stale := processes.from_first([later for later in self._steps(kind) if later >= step]):
-                with processes.failing_together():
-                    for later in stale if processes.is_first() else ():
-                        shutil.rmtree(self._folder / kind / str(later))
-                manager.reload()
-            epochs = json_value(history)
-            records = {"epochs": epochs, "sha256": _sha256(state, epochs)}
-            manager.save(
-                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), history=ocp.args.JsonSave(records))
-            )
+        class DurablePath(ocp.path.atomicity.AtomicRenameTemporaryPath):
+            """Orbax's temporary folder of a checkpoint, which counts only once all of it is on disk."""
 
-        self._attempt(save)
+            async def finalize(self) -> None:
+                await super().finalize()
+                path = Path(self.get_final())
+                if path.parent == checkpoints._folder:  # or else it is a part of a checkpoint
+                    checkpoints._complete(path)
+
+        self._manager = _Manager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy, cleanup_tmp_directories=True, temporary_path_class=DurablePath
+            ),
+        )
+        return self._manager
+
+    def _complete(self, path: Path) -> None:
+        """Puts a checkpoint on disk and marks it as complete. Runs in Orbax's thread, in the first process alone."""
+        assert self._unfinished is not None
+        durable.sync_tree(path)
+        durable.sync_folder(path.parent)
+        durable.write_whole(path / _MARKER, json_text({"sha256": _sha256(*self._unfinished)}))
+
+    def _finish(self) -> None:
+        assert self._manager is not None
+        self._manager.wait_until_finished()
+        self._drop_replaced()
+
+    def _drop_replaced(self) -> None:
+        """Deletes what the newest complete checkpoint replaces and Orbax does not know of."""
+        if self._unfinished is None or not processes.is_first():
+            self._unfinished = None
+            return
+        self._unfinished = None
+        listed = self._listed()
+        kept = self._policy.kept(listed)
+        for step, names in listed.items():
+            for name in names:
+                if not _is_step(name) and (str(step) in names or step not in kept):
+                    shutil.rmtree(self._folder / name)
+        for part in _EARLIER:
+            with contextlib.suppress(OSError):  # it is missing, or holds a checkpoint
+                (self._folder / part).rmdir()
+
+    def _make_way(self, step: int) -> bool:
+        """Deletes later checkpoints, which are damaged, and renames one of the same step. Returns whether any was.
+
+        Every process must call this.
+        """
+        changed = False
+        with processes.failing_together():
+            for other, names in self._listed().items() if processes.is_first() else ():
+                for name in names if other > step else ():
+                    shutil.rmtree(self._folder / name)
+                    changed = True
+                if other == step and str(step) in names:
+                    # It counts until the new one does. A run is saved again at a step if it was stopped before the
+                    # evaluation of an epoch.
+                    shutil.rmtree(self._folder / f"{step}{_PREVIOUS}", ignore_errors=True)
+                    durable.replace(self._folder / str(step), self._folder / f"{step}{_PREVIOUS}")
+                    changed = True
+        return changed
 
     def _attempt(self, write: Callable[[], object]) -> None:
         try:
@@ -192,23 +275,22 @@ class Checkpoints:
             ) from error
 
     def _restore(
-        self, candidates: Callable[[], list[tuple[str, int]]], template: State, *kinds: str
-    ) -> tuple[State, Records]:
+        self, candidates: Callable[[], list[str]], template: State, damage_of_all: str
+    ) -> tuple[State, list[Record]]:
         self.wait()
         here = SingleDeviceSharding(jax.local_devices()[0])
         local = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), template)
-        tried: list[tuple[str, int]] = []
+        tried: list[str] = []
         # Listed again each time, because a process that trains may replace a checkpoint while this one reads it.
-        while fresh := [one for one in self._listed(candidates) if one not in tried]:
-            kind, step = fresh[0]
-            tried.append((kind, step))
-            path = self._folder / kind / str(step)
+        while fresh := [name for name in processes.from_first(candidates()) if name not in tried]:
+            tried.append(fresh[0])
+            path = self._folder / fresh[0]
             restored, damage = None, ""
             try:
                 # Orbax would call a file that may not be read damaged, and an older checkpoint would be taken.
                 with processes.failing_together():
                     check_readable(path)
-                restored = self._read(kind, step, local)
+                restored = self._read(path, local)
             except InputError:
                 if self._is_there(path):
                     raise
@@ -223,21 +305,14 @@ class Checkpoints:
             gc.collect()  # what Orbax abandoned is reported now or never, see orbax_errors
             if self._is_there(path) and processes.is_first():
                 print(f"warning: the checkpoint {path} is damaged ({damage})", file=console.stderr, flush=True)
-        where = " and ".join(str(self._folder / kind) for kind in kinds)
-        if not tried:
-            raise InputError(f"{where}: there is no checkpoint; train first, or name the folder of a run")
-        instead = "take the latest instead of the best, " if "latest" not in kinds and self._steps("latest") else ""
-        raise InputError(
-            f"{where}: every checkpoint is damaged; restore one from a copy, {instead}or start over elsewhere"
-        )
-
-    def _listed(self, candidates: Callable[[], list[tuple[str, int]]]) -> list[tuple[str, int]]:
-        return [(kind, step) for kind, step in processes.from_first(candidates())]
+        if not self.exist():
+            raise InputError(f"{self._folder}: there is no checkpoint; train first, or name the folder of a run")
+        raise InputError(f"{self._folder}: {damage_of_all}, or start over elsewhere")
 
     def _is_there(self, path: Path) -> bool:
         return bool(processes.from_first(is_folder(path)))
 
-    def _read(self, kind: str, step: int, abstract: State) -> tuple[State, Records]:
+    def _read(self, path: Path, abstract: State) -> tuple[State, list[Record]]:
         # A CheckpointManager is not used: it would delete what another process is writing as a leftover. Each process
         # reads on its own: in a joint read, one that fails would leave the others waiting.
         this = jax.process_index()
@@ -250,13 +325,40 @@ class Checkpoints:
         )
         with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
             restored = reader.restore(
-                self._folder / kind / str(step),
+                path,
                 args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), history=ocp.args.JsonRestore()),
             )
-        history: Records = restored.history["epochs"]
-        if _sha256(restored.state, history) != restored.history["sha256"]:
+        history: list[Record] = restored.history["epochs"]
+        marker = path / _MARKER
+        # Version 0.1.0 wrote it beside the records.
+        saved = json.loads(marker.read_bytes()) if exists(marker) else restored.history
+        if _sha256(restored.state, history) != saved["sha256"]:
             raise ValueError("its SHA-256 is not that of what was saved")
         return restored.state, [with_nan(record) for record in history]
+
+
+class _Preservation:
+    """Which checkpoints Orbax keeps.
+
+    Attributes:
+        history: Records of the newest checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.history: list[Record] = []
+
+    def kept(self, steps: Iterable[int]) -> set[int]:
+        """Returns the steps of the newest checkpoints, and of the best epoch at each of these.
+
+        Without the latter, the best epoch would be lost if the newest checkpoint is the best and is damaged.
+        """
+        newest = sorted(steps)[-_KEEP_NEWEST:]
+        best = [best_record([record for record in self.history if record["step"] <= step]) for step in newest]
+        return {*newest, *(record["step"] for record in best if record is not None)}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        kept = self.kept(checkpoint.step for checkpoint in checkpoints)
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 class _Manager(ocp.CheckpointManager):
@@ -271,13 +373,22 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
+@jax.jit
+def _copy(state: Any) -> Any:
+    return jax.tree.map(jnp.copy, state)
+
+
+def _is_step(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
 def _like(template: Any, restored: jax.Array) -> jax.Array:
     """Places a restored array like its template, or leaves it on the first device if that has no sharding."""
     placement = getattr(template, "sharding", None)
     return restored if placement is None else sharding.place(np.asarray(restored), placement)
 
 
-def _sha256(state: Any, history: Records) -> str:
+def _sha256(state: Any, history: Sequence[Record]) -> str:
     """Returns the SHA-256 of a checkpoint: its records, and the names, dtypes, shapes and bytes of its arrays."""
     digest = hashlib.sha256(json.dumps(history).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):

@@ -10,7 +10,7 @@ from seanet_jax import style
 from seanet_jax.durable import write_whole
 from seanet_jax.models.scores import LOGITS, Scores
 from seanet_jax.paths import UserPath, user_path
-from seanet_jax.training.run_folder import Record
+from seanet_jax.training.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,8 @@ from seanet_jax.training import processes
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.interrupt import StoppedError, StopRequest
 from seanet_jax.training.progress import Progress
-from seanet_jax.training.run_folder import Record, RunFolder
+from seanet_jax.training.records import Record, best_record
+from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.step import Metrics, TrainState
 from seanet_jax.training.tensorboard import Events
 from seanet_jax.training.trainer import Trainer, loss_and_accuracy
@@ -113,7 +114,7 @@ class Loop:
                 state, step = self._take_steps(state, order, step, self._next_pause(step, end))
                 self._check_finite(state, step)
                 if step < end:
-                    self._save_latest(state, step)
+                    self._save(state, step)
                     self._stop_if_asked(state, step)
             self._end_epoch(state, step)
         return self._records
@@ -171,12 +172,12 @@ class Loop:
             "the last checkpoint stays. A smaller --learning-rate usually helps"
         )
 
-    def _save_latest(self, state: TrainState, step: int) -> None:
+    def _save(self, state: TrainState, step: int) -> None:
         if self._saved != (step, len(self._records)):
             records = list(self._records)
             if not records or records[-1]["step"] != step:
                 records.append({"step": step, "seconds": self._progress.seconds})
-            self._checkpoints.save_latest(step, state, records)
+            self._checkpoints.save(step, state, records)
             self._saved = (step, len(self._records))
 
     def _check_finite(self, state: TrainState, step: int) -> None:
@@ -188,7 +189,7 @@ class Loop:
     def _stop_if_asked(self, state: TrainState, step: int) -> None:
         if self._stop.signal is None:
             return
-        self._save_latest(state, step)
+        self._save(state, step)
         self._checkpoints.close()
         raise StoppedError(
             self._stop.signal,
@@ -216,10 +217,6 @@ class Loop:
             record |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
         record |= timing
 
-        accuracy_name = f"{trainer.selection_split}_accuracy"
-        is_best = all(record[accuracy_name] > earlier[accuracy_name] for earlier in self._records)
-        # A run that ends inside an epoch forgets that record when it is continued. It must not replace a whole epoch.
-        is_best = is_best and (whole or not self._records)
         # Earlier checkpoints are written before this epoch is recorded, so records of two epochs prove that there was a
         # checkpoint (see RunFolder.check_records). An epoch is long enough to write one, so this rarely waits.
         self._checkpoints.wait()
@@ -229,8 +226,7 @@ class Loop:
             with self._folder.writing(self._folder.tensorboard):
                 self._events.write(record)
         self._progress.end_epoch(record)
-        if is_best:
-            self._checkpoints.save_best(step, state, self._records)
-        if step == trainer.last_step or (whole and record["epoch"] % trainer.config.checkpoint_every == 0):
-            self._save_latest(state, step)
+        is_due = step == trainer.last_step or (whole and record["epoch"] % trainer.config.checkpoint_every == 0)
+        if is_due or best_record(self._records) is record:
+            self._save(state, step)
         self._stop_if_asked(state, step)

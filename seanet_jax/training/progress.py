@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from seanet_jax import console
 from seanet_jax.training import processes
-from seanet_jax.training.run_folder import Record
+from seanet_jax.training.records import Record
 
 
 def format_duration(seconds: float) -> str:

@@ -17,7 +17,8 @@ from seanet_jax.training.images import check_images, load_in_turn
 from seanet_jax.training.interrupt import StopRequest
 from seanet_jax.training.loop import Loop
 from seanet_jax.training.progress import format_duration, print_once
-from seanet_jax.training.run_folder import Record, RunFolder
+from seanet_jax.training.records import Record, best_record
+from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.step import TrainState
 from seanet_jax.training.tensorboard import Events
 from seanet_jax.training.trainer import Trainer
@@ -146,8 +147,8 @@ def _finished(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
 def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dict[str, Any]:
     """Writes the curves and the summary of a finished run, and prints its results."""
     config, last = trainer.config, records[-1]
-    whole = [record for record in records if record["step"] % trainer.steps_per_epoch == 0]
-    best = max(whole or records, key=lambda record: record[f"{trainer.selection_split}_accuracy"])
+    best = best_record(records)
+    assert best is not None
     summary = {
         "dataset": config.dataset,
         "model": config.model,
@@ -156,7 +157,7 @@ def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
         "finished": trainer.last_step == trainer.total_steps,
         "last": last,
         "best": best,
-        "best_chosen_on": {"val": "validation", "test": "test"}[trainer.selection_split],
+        "best_chosen_on": "validation" if "val" in trainer.evaluations else "test",
         "training_seconds": round(sum(record["seconds"] for record in records), 3),
         "environment": process_settings(trainer.compiler_options),
         "device": sharding.describe_devices(),

@@ -36,8 +36,7 @@ from seanet_jax.models import NetworkConfig, config_from_json, config_to_json
 from seanet_jax.paths import UserPath, exists, is_folder, reading, user_path
 from seanet_jax.training import processes
 from seanet_jax.training.config import TrainConfig
-
-Record = dict[str, Any]
+from seanet_jax.training.records import Record
 
 # Prefix of the empty files by which processes see whether they share a folder.
 _TOKEN = ".shared-"

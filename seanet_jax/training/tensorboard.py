@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from seanet_jax.training.run_folder import Record
+from seanet_jax.training.records import Record
 
 
 class Events:

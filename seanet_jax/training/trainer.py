@@ -106,7 +106,6 @@ class Trainer:
         augment_key: The run's random key for augmentation.
         all_finite: Jitted function: whether a training state is free of NaN and infinity.
         evaluations: Evaluations by the name of their split: "val", if there are validation images, and "test".
-        selection_split: The split that chooses the best epoch, "val" or "test".
     """
 
     def __init__(self, config: TrainConfig, dataset: Dataset, mesh: Mesh, compiler_options: Mapping[str, str]):
@@ -153,8 +152,6 @@ class Trainer:
         if dataset.val_images is not None and dataset.val_labels is not None:
             self.evaluations["val"] = Evaluation(eval_step, dataset.val_images, dataset.val_labels, size, mesh)
         self.evaluations["test"] = Evaluation(eval_step, dataset.test_images, dataset.test_labels, size, mesh)
-        # The first of the splits: "val" where there are validation images, else "test".
-        self.selection_split = next(iter(self.evaluations))
 
     def initial_state(self) -> TrainState:
         """Returns the training state before the first step, drawn from the seed."""
