@@ -57,7 +57,7 @@ from seanet_jax.errors import RunError
 from seanet_jax.inference import evaluation, stablehlo
 from seanet_jax.layers.functional import aggregate
 from seanet_jax.layers.modules import BatchNorm
-from seanet_jax.models import PRESETS, EncapNet, EncapNetConfig, build, model_config, weights
+from seanet_jax.models import PRESETS, EncapNet, EncapNetConfig, build, model_config
 from seanet_jax.models.fold import fold_batch_norm
 from seanet_jax.models.network import split_model
 from seanet_jax.models.pytorch import read_pytorch, state_dict
@@ -818,18 +818,6 @@ def test_a_run_starts_while_others_ask_whether_its_folder_is_in_use(tmp_path):
             process.communicate()
 
 
-def test_a_run_whose_best_checkpoint_is_damaged_is_loaded_from_the_latest_of_the_same_step(tiny):
-    config = tiny(epochs=1)
-    fit(config)
-    expected = weights.to_arrays(load(config.out).model)
-    for file in (config.out / "checkpoints" / "best").rglob("*"):
-        if file.is_file():
-            file.write_bytes(b"")
-    trained = load(config.out)
-    assert trained.step == 5
-    chex.assert_trees_all_equal(weights.to_arrays(trained.model), expected)
-
-
 def test_the_training_time_of_a_run_stopped_inside_an_epoch_is_that_of_both_processes(tiny, monkeypatch):
     one_second_per_step(monkeypatch)
     config = tiny(checkpoint_steps=2)
@@ -837,7 +825,7 @@ def test_the_training_time_of_a_run_stopped_inside_an_epoch_is_that_of_both_proc
         raise_at(patch, (Loop, "_report"), 2, signal.SIGTERM)
         with pytest.raises(StoppedError):
             fit(config)
-    (stop,) = [int(path.name) for path in (config.out / "checkpoints" / "latest").iterdir()]
+    (stop,) = [int(path.name) for path in (config.out / "checkpoints").iterdir()]
     assert 0 < stop < 5
     assert fit(dataclasses.replace(config, resume=True))["training_seconds"] == 15
 

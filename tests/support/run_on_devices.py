@@ -78,7 +78,7 @@ def resumed(folder, state, before, after):
     # Sharded as in training.
     saved = jax.device_put(state, new_trainer("tiny", before).abstract_state().step.sharding)
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save_latest(int(state.step), saved, [])
+        checkpoints.save(int(state.step), saved, [])
     trainer = new_trainer("tiny", after)
     with Checkpoints(folder) as checkpoints:
         state, _ = checkpoints.restore_latest(trainer.abstract_state())

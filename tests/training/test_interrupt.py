@@ -38,7 +38,7 @@ def test_a_run_asked_to_stop_saves_and_goes_on_from_there(tiny, in_peace, monkey
             fit(stopped)
     assert error.value.signal == number
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    steps = [int(path.name) for path in (stopped.out / "checkpoints" / "latest").iterdir()]
+    steps = [int(path.name) for path in (stopped.out / "checkpoints").iterdir()]
     assert f"at step {max(steps)}," in str(error.value)
     fit(dataclasses.replace(stopped, resume=True))
     assert_same_run(whole, stopped)
@@ -100,4 +100,4 @@ def test_the_command_says_how_to_go_on(tmp_path, number, status):
     assert process.returncode == status
     name = signal.Signals(number).name
     assert complaint.startswith(f"stopped by {name} at step ") and complaint.count("\n") == 1
-    assert any((tmp_path / "run" / "checkpoints" / "latest").iterdir())
+    assert any((tmp_path / "run" / "checkpoints").iterdir())

@@ -1,0 +1,32 @@
+import math
+
+import pytest
+
+from seanet_jax.training.records import best_record, selection_accuracy
+
+
+def epoch(number, test, **more):
+    return {"epoch": number, "step": 4 * number, "test_accuracy": test} | more
+
+
+@pytest.mark.parametrize(
+    ("records", "best"),
+    [
+        ([], None),
+        ([{"step": 3, "seconds": 1.0}], None),
+        ([epoch(1, 0.2), epoch(2, 0.5), epoch(3, 0.5), {"step": 13, "seconds": 1.0}], 2),
+        # Validation images choose, not test images.
+        ([epoch(1, 0.2, val_accuracy=0.9), epoch(2, 0.5, val_accuracy=0.8)], 1),
+        # A run that ends inside an epoch.
+        ([epoch(1, 0.2), epoch(1.75, 0.9)], 1),
+        ([epoch(0.75, 0.9)], 0.75),
+    ],
+)
+def test_the_best_is_the_first_whole_epoch_of_the_highest_accuracy(records, best):
+    found = best_record(records)
+    assert found is None if best is None else found["epoch"] == best
+
+
+def test_the_accuracy_that_chooses_is_of_validation_images_where_there_are_any():
+    assert math.isclose(selection_accuracy(epoch(1, 0.2)), 0.2)
+    assert math.isclose(selection_accuracy(epoch(1, 0.2, val_accuracy=0.9)), 0.9)
