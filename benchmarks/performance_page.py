@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import roofline
+import saving
 import scaling
 import startup
 import train_step
@@ -127,6 +128,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "loop": loop,
         "tuning": tuning,
         "startup": startup.markdown,
+        "saving": saving.markdown,
         "roofline": lambda: roofline.markdown("seanet20", (64, 256, 1024)).strip(),
     },
     "scaling.md": {
