@@ -2,9 +2,10 @@
 
     seanet predict runs/cifar100-seanet20-seed0 photo.jpg holiday/ --top 3 --sheet predictions.png
 
-FOLDER is the folder of a run or of pretrained weights. IMAGES are files in any format that Pillow reads, and folders.
-Folders are searched recursively for files with the suffix of a format that Pillow can load here (.png, .jpg, .webp,
-.tif and so on), in the order of their paths; hidden files and links to folders are skipped.
+FOLDER is the folder of a run or of pretrained weights. IMAGES are image files (AVIF, BMP, GIF, JPEG, JPEG 2000, PNG,
+PPM, TIFF or WebP) and folders. Folders are searched recursively for files with the suffix of such a format (.png, .jpg,
+.webp, .tif and so on), in the order of their paths; hidden files and links to folders are skipped. An image whose
+decoding would take more than 2.1 GB of memory is not read.
 
 If a file that IMAGES names cannot be read, the command names it and prints no predictions. A file in a folder that
 cannot be read is named on standard error, the other images are classified, and the exit status is 1.

@@ -1,4 +1,4 @@
-"""Reads image files in any format that Pillow can load, and turns them into the pixels that a network takes.
+"""Reads image files, and turns them into the pixels that a network takes.
 
 A decoded image is held once, in the pixel format of its file. It is rotated, converted to 8-bit RGB and reduced in
 strips of rows, so that all further memory depends on the size of the result.
@@ -7,17 +7,17 @@ strips of rows, so that all further memory depends on the size of the result.
 import contextlib
 import math
 import os
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
+from seanet_jax.inference import image_formats
 from seanet_jax.paths import UserPath, is_file, reading, user_path
 from seanet_jax.printable import printable
 
@@ -58,9 +58,9 @@ _TURNS = {
 def find_images(folder: UserPath) -> Sequence[Path]:
     """Returns the image files in a folder and its subfolders, sorted by path.
 
-    An image file is one with the suffix of a format that Pillow can load here. Files and folders whose names begin with
-    a dot are skipped, because they are an operating system's own. Links to folders are not followed. A subfolder that
-    cannot be listed is returned as if it were an image, so that it is not passed over in silence.
+    An image file is one with the suffix of a format that is read; see ``image_formats``. Files and folders whose names
+    begin with a dot are skipped, because they are an operating system's own. Links to folders are not followed. A
+    subfolder that cannot be listed is returned as if it were an image, so that it is not passed over in silence.
 
     Args:
         folder: The folder to search.
@@ -71,7 +71,7 @@ def find_images(folder: UserPath) -> Sequence[Path]:
     folder = user_path(folder)
     with reading(folder):
         next(folder.iterdir(), None)
-    suffixes = _loadable_suffixes()
+    suffixes = image_formats.suffixes()
     found: list[Path] = []
     unlisted: list[OSError] = []
     for parent, folders, names in os.walk(folder, onerror=unlisted.append):
@@ -83,18 +83,6 @@ def find_images(folder: UserPath) -> Sequence[Path]:
     if not found:
         raise InputError(f"{printable(folder)} holds no image; name a folder with files such as .png or .jpg in it")
     return found
-
-
-def _loadable_suffixes() -> set[str]:
-    """Returns the suffixes of the formats that can be loaded here. Pillow identifies more than it can load."""
-    Image.init()
-    # Pillow opens these files, but loads their pixels by another program or library, or not at all.
-    loads = {"EPS": shutil.which("gs") is not None, "JPEG2000": features.check("jpg_2000"), "MPEG": False}
-    formats = {"MPO"}  # is opened as a JPEG
-    for name, (factory, _) in Image.OPEN.items():
-        if not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)) and loads.get(name, True):
-            formats.add(name)
-    return {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
 
 
 def _may_be_file(path: Path) -> bool:
@@ -115,26 +103,49 @@ def open_image(path: UserPath) -> Iterator[Image.Image]:
         path: The image file.
 
     Raises:
-        InputError: If there is no such file, it is not an image, it is damaged or larger than Pillow opens, its pixel
-            format does not define black and white, or the code inside the context cannot convert it.
+        InputError: If there is no such file, its format is not read, it is damaged, decoding it would take too much
+            memory, its pixel format does not define black and white, or the code inside the context cannot convert it.
     """
     path = user_path(path)
     try:
         # Pillow warns about oddities of files that it can still read.
-        with warnings.catch_warnings(action="ignore"), _long_texts(), Image.open(path) as image:
-            image.load()
-            _check_white(image)
-            yield image
+        with warnings.catch_warnings(action="ignore"), _long_texts():
+            _check_length(path)
+            with Image.open(path, formats=image_formats.readable()) as image:
+                _check_memory(image)
+                image.load()
+                _check_white(image)
+                yield image
         return
     except InputError as error:
         reason = str(error)
     except UnidentifiedImageError:
-        reason = "its format is none that Pillow knows"
+        reason = f"its format is none of {image_formats.readable_names()}"
     except Image.DecompressionBombError:
-        reason = f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        reason = f"it has more than {most:,} pixels, which take more than {_gigabytes(4 * most)} in RGB"
     except Exception as error:  # Pillow raises a dozen types of exceptions for damaged files.
         reason = (isinstance(error, OSError) and error.strerror) or printable(error) or type(error).__name__
     raise InputError(f"{printable(path)} cannot be read as an image ({reason})")
+
+
+def _check_length(path: Path) -> None:
+    """Raises an InputError if a file is too long. The decoders of some formats read the whole file into memory."""
+    if (length := path.stat().st_size) > image_formats.MOST_MEMORY:
+        raise InputError(f"it is {_gigabytes(length)} long; at most {_gigabytes(image_formats.MOST_MEMORY)} are read")
+
+
+def _check_memory(image: ImageFile.ImageFile) -> None:
+    """Raises an InputError if an image that is not decoded yet would take too much memory."""
+    if (needed := image_formats.decoding_memory(image)) > image_formats.MOST_MEMORY:
+        raise InputError(
+            f"decoding its {image.width:,} x {image.height:,} pixels can take {_gigabytes(needed)} of memory; at most "
+            f"{_gigabytes(image_formats.MOST_MEMORY)} are used"
+        )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB"
 
 
 @contextlib.contextmanager

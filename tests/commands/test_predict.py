@@ -148,7 +148,7 @@ def test_what_cannot_be_classified_is_refused(folder, pictures, tmp_path, monkey
     for arguments, words in [
         ([folder, tmp_path / "no.png"], r"no\.png: there is no such file"),
         ([folder, tmp_path / "empty"], "empty holds no image; name a folder"),
-        ([folder, pictures / "notes.txt"], r"notes\.txt .* \(its format is none that Pillow knows\)"),
+        ([folder, pictures / "notes.txt"], r"notes\.txt .* \(its format is none of AVIF, BMP, .* and WebP\)"),
         ([folder, good, "--top", 0], "--top is 0; it must be a positive integer"),
         ([folder, good, "--sheet", "sheet.jpg"], "no name of a PNG file"),
         ([folder, good, "--sheet", good], "is one of the images"),

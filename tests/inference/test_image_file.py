@@ -4,7 +4,6 @@ import itertools
 import os
 import struct
 import tracemalloc
-import warnings
 import zlib
 
 import numpy as np
@@ -17,6 +16,7 @@ from seanet_jax import ImageSpec, InputError
 from seanet_jax.inference import image_file
 from seanet_jax.inference.image_file import find_images, fit_image, open_image, preview, to_pixels
 
+FORMATS = "AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF and WebP"
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
 
 
@@ -108,7 +108,7 @@ def test_pixels_without_a_white_are_refused(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=words):
             read_image(tmp_path / name)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
-    with pytest.raises(InputError, match="it has more than 2 pixels"):
+    with pytest.raises(InputError, match=r"it has more than 2 pixels, which take more than 0\.0 GB in RGB"):
         read_image(tmp_path / "long.tiff")
 
 
@@ -131,28 +131,14 @@ def test_pictures_are_cropped_to_their_centre_and_averaged():
         to_pixels(exact, ImageSpec(8, 12, (0.5,) * 2, (0.5,) * 2, ("a",)))
 
 
-def test_only_what_can_be_loaded_here_is_found_in_a_folder(tmp_path, monkeypatch):
+def test_only_formats_that_are_read_are_found_in_a_folder(tmp_path, monkeypatch):
     stubs = ["clip.mpg", "a.h5", "a.hdf", "a.bufr", "a.grib", "a.wmf", "a.emf", "figure.eps", "figure.ps"]
-    for name in [*stubs, "a.png", "a.JPG", "a.mpo", "a.jp2", "a.txt"]:
+    others = ["a.psd", "a.icns", "a.ico", "a.tga", "a.fits", "a.dds", "a.pcx", "a.xpm"]
+    for name in [*stubs, *others, "a.png", "a.JPG", "a.mpo", "a.jp2", "a.txt"]:
         (tmp_path / name).touch()
-    monkeypatch.setattr("shutil.which", lambda program: None)
     assert [path.name for path in find_images(tmp_path)] == ["a.JPG", "a.jp2", "a.mpo", "a.png"]
-    monkeypatch.setattr("shutil.which", lambda program: program)
-    assert {path.name for path in find_images(tmp_path)} >= {"figure.eps", "figure.ps"}
     monkeypatch.setattr(features, "check", lambda name: False)
-    assert "a.jp2" not in {path.name for path in find_images(tmp_path)}
-
-
-def test_every_format_that_is_searched_for_can_be_loaded(tmp_path):
-    saved = 0
-    for suffix in image_file._loadable_suffixes() - {".eps", ".ps"}:
-        if Image.EXTENSION[suffix] in Image.SAVE:
-            image = Image.new({".xbm": "1", ".msp": "1", ".blp": "P"}.get(suffix, "RGB"), (16, 16))
-            with warnings.catch_warnings(action="ignore"):  # some formats are about to leave Pillow
-                image.save(tmp_path / f"a{suffix}")
-            assert read_image(tmp_path / f"a{suffix}").mode == "RGB"
-            saved += 1
-    assert saved > 20
+    assert [path.name for path in find_images(tmp_path)] == ["a.JPG", "a.mpo", "a.png"]
 
 
 def _in_two_steps(image, size):
@@ -306,7 +292,7 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path):
     for path, reason in [
         (tmp_path, "Is a directory"),
         (tmp_path / "no.png", "No such file or directory"),
-        (tmp_path / "stub.h5", "cannot find loader for this HDF5 file"),
+        (tmp_path / "stub.h5", f"its format is none of {FORMATS}"),
     ]:
         with pytest.raises(InputError) as caught:
             read_image(path)
