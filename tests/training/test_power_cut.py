@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,14 @@ def test_without_mkfs_the_reason_is_named(tmp_path, monkeypatch):
     assert missing("xfs", tmp_path) == "there is no mkfs.xfs"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert missing("xfs", tmp_path) == "only root may mount images"
+
+
+@pytest.mark.slow
+def test_what_was_said_to_be_saved_survives_cuts_and_the_run_ends_like_one_left_in_peace(tmp_path, monkeypatch):
+    skip_unless_mountable("ext4", tmp_path)
+    # Here it is the steps that take long.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    command = [sys.executable, SUPPORT / "cut_power.py", "--cuts", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "equals the one left in peace bit for bit" in done.stdout
