@@ -8,9 +8,9 @@ again, and what a process had said to be saved must be there:
 
 - A printed epoch is a line of metrics.jsonl. All lines are those of the run left in peace.
 - The line of an epoch says that the checkpoint of the step before that epoch's last one is saved, because the loop
-  waits for it; the line of a step says so of the checkpoint two steps before. A run never resumes further back. The
-  best of the epochs up to there is the best checkpoint, or a later one is.
-- A checkpoint that has its final name is intact, whether anything was said of it or not.
+  waits for it; the line of a step says so of the checkpoint two steps before. A run never resumes further back.
+- A checkpoint that counts is intact, whether anything was said of it or not. The best epoch of the newest one's records
+  has a checkpoint too.
 - config.json is whole once a step is printed, and never torn; so is summary.json once the end of the run is.
 - What a command says to have written is there, byte by byte (the arrays, where these are a run's). Until then, a file
   or folder of a final name is whole too. The run that the command reads still loads.
@@ -173,11 +173,9 @@ class Training:
                     (step - 1) // STEPS_PER_EPOCH,
                 }:
                     problems.append(f"the records in the checkpoint of step {step} are wrong")
-                if counted >= STEPS_PER_EPOCH:
-                    best_state, _ = checkpoints.restore_best(template)
-                    expected = best_step(self._peaceful[: counted // STEPS_PER_EPOCH])
-                    if int(best_state.step) < expected:
-                        problems.append(f"the best checkpoint is of step {int(best_state.step)}, not {expected}")
+                best, _ = checkpoints.restore_best(template)
+                if epochs and int(best.step) != best_step(epochs):
+                    problems.append(f"the best checkpoint is of step {int(best.step)}, not {best_step(epochs)}")
         problems += warnings.getvalue().splitlines()
         if step < counted:
             problems.append(f"the newest checkpoint is of step {step}, and that of step {counted} was saved")
@@ -200,8 +198,10 @@ TRAINING = {
 
 
 def unfinished(folder: Path) -> bool:
-    """Whether a checkpoint is being written. Its folder gets its final name at the end."""
-    return any("tmp" in path.name for path in (folder / "checkpoints").rglob("*"))
+    """Whether a checkpoint is being written. It gets its name after its content, and then its marker."""
+    paths = list((folder / "checkpoints").glob("*"))
+    marked = {path.parent for path in (folder / "checkpoints").glob("*/complete")}
+    return any("tmp" in path.name or (path.name.isdigit() and path not in marked) for path in paths)
 
 
 def best_step(epochs: Records) -> int:
