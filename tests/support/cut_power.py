@@ -49,12 +49,12 @@ from seanet_jax.training.run_folder import RunFolder
 # Two steps make an epoch, and every step is saved. The batches are small, so that most moments are inside a write.
 STEPS_PER_EPOCH = 2
 FLAGS = ("--batch-size", "8", "--limit-train", "16", "--limit-test", "20")
-EPOCHS_PER_CUT = 5
+EPOCHS_PER_CUT = 3
 
 Records = list[dict[str, Any]]
 
 # What a run prints.
-COMPILED, RESUMED = "compiled", r"resuming .* at step (\d+)"
+COMPILED, RESUMED, ENDED = "compiled", r"resuming .* at step (\d+)", ".*; everything is in"
 STEP, EPOCH = r"  epoch (\d+)/\d+, step (\d+)", r"epoch (\d+)/"
 LAST_STEP = rf"  epoch \d+/\d+, step {STEPS_PER_EPOCH}/"
 
@@ -280,6 +280,8 @@ def main() -> None:
                 moment = lambda process, what=what: training.moment(what, process)  # noqa: E731
                 process, doing, problems = cut(disk, training.command(), moment)
                 problems += training.problems(process)
+                if process.printed(ENDED):
+                    raise SystemExit(f"error: the run ended after {cuts.total()} cuts; it is too short for so many")
                 if problems:
                     training.start_anew()
             else:

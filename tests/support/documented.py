@@ -43,7 +43,7 @@ _SMALLER = {
 }
 _DROPPED = ("--require-gpu", "--distributed")
 # Programs that another test runs; this test checks that they have the documented flags.
-_RUN_ELSEWHERE = ("tests/support/kill_and_resume.py",)
+_RUN_ELSEWHERE = ("tests/support/kill_and_resume.py", "tests/support/cut_power.py")
 # Programs without flags that tests/test_examples.py runs; this test checks that they exist.
 _EXAMPLES = ("examples/flax_nnx.py", "examples/flax_linen.py", "examples/plain_jax.py")
 # The sections of CONTRIBUTING.md whose blocks tests/test_contributing.py runs.
