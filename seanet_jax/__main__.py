@@ -23,20 +23,20 @@ COMMANDS = {
 
 def main() -> NoReturn:
     """Runs the command that the first argument names, with the arguments after it."""
-    console.prepare()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in COMMANDS:
+        # The command's --help and errors show this as the name of the program.
+        sys.argv = [f"seanet {name}", *sys.argv[2:]]
+        importlib.import_module(f"seanet_jax.commands.{name}").main()
+        raise AssertionError(f"{name} did not exit")
+    console.prepare()  # a command does so itself
     if name in ("-h", "--help", "--version"):
         text = f"seanet_jax {__version__}" if name == "--version" else _help()
         print(text, file=console.stdout)
         sys.exit(0)
-    if name not in COMMANDS:
-        hint = did_you_mean(name, COMMANDS) or f"the commands are {', '.join(COMMANDS)}"
-        print(f"error: there is no command {name!r}; {hint}", file=console.stderr)
-        sys.exit(2)
-    # The command's --help and errors show this as the name of the program.
-    sys.argv = [f"seanet {name}", *sys.argv[2:]]
-    importlib.import_module(f"seanet_jax.commands.{name}").main()
-    raise AssertionError(f"{name} did not exit")
+    hint = did_you_mean(name, COMMANDS) or f"the commands are {', '.join(COMMANDS)}"
+    print(f"error: there is no command {name!r}; {hint}", file=console.stderr)
+    sys.exit(2)
 
 
 def _help() -> str:

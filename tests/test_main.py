@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import seanet_jax
-from seanet_jax.__main__ import COMMANDS
+from seanet_jax import console
+from seanet_jax.__main__ import COMMANDS, main
 
 
 def run(*arguments):
@@ -52,6 +53,16 @@ def test_an_unknown_command_is_one_line_with_the_nearest_name(word, hint):
     done = run(word, "--epochs", "1")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: there is no command '{word}'; {hint}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["tain"], ["evaluate", "--help"]])
+def test_the_streams_are_prepared_once(arguments, monkeypatch):
+    calls = []
+    monkeypatch.setattr(console, "prepare", lambda: calls.append(1))
+    monkeypatch.setattr("sys.argv", ["seanet", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert calls == [1]
 
 
 def test_every_command_is_a_module():
