@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from module_fixtures import normal
 
 from seanet_jax import InputError, aggregate, squeeze_excite
 from seanet_jax.layers import capsules, functional, transport
@@ -20,10 +21,6 @@ jitted_aggregate = jax.jit(aggregate, static_argnames=("factor", "op"))
 jitted_squeeze_excite = jax.jit(squeeze_excite)
 NUMPY_OPS = {"sum": np.sum, "mean": np.mean, "max": np.max}
 ops = pytest.mark.parametrize("op", AGGREGATE_OPS)
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 @st.composite
