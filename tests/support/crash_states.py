@@ -12,12 +12,15 @@ This is what ALICE (Pillai et al., OSDI 2014) and CrashMonkey (Mohan et al., OSD
 systems. It needs no root and no file system of its own, but strace and the permission to trace.
 """
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -264,19 +267,28 @@ class _Disk:
     def _opened(self, call: Call) -> tuple[_Node, list[int], bool] | None:
         """Returns the open file of a call, or None if it is outside the root."""
         number, path = call.descriptors[0]
-        inside, opened = self._inside(path), self._open.get(number)
-        if inside is None:
+        opened = self._open.get(number)
+        if self._inside(path) is None:
             return opened if opened and not path else None  # deleted files have no path
-        if opened is None or opened[0] is not self._find(inside):
+        if opened is None or opened[0] is not self._named(call):
             raise ValueError(f"{call}: the record has no such open file")
         return opened
+
+    def _named(self, call: Call) -> _Node | None:
+        """Returns what has the path of a call's descriptor now, or None if that is outside the root."""
+        inside = self._inside(call.descriptors[0][1])
+        return None if inside is None else self._find(inside)
 
     def _write(self, call: Call) -> bool:
         if call.name == "write" and call.descriptors[:1] and call.descriptors[0][0] == 2:
             marks = [line for line in call.strings[0].splitlines() if line.startswith(_MARK)]
             self.marks += [line.removeprefix(_MARK).decode() for line in marks]
             return bool(marks)
-        if not call.descriptors or (opened := self._opened(call)) is None:
+        if not call.descriptors:
+            return False
+        if call.name == "lseek" and not isinstance(self._named(call), _File):
+            return False  # a folder is read, maybe by a copy of its descriptor
+        if (opened := self._opened(call)) is None:
             return False
         node, offset, appends = opened
         if call.name == "lseek":
@@ -434,25 +446,44 @@ def explore(
     found: dict[str, object] = {}
     judged: set[tuple[str, tuple[str, ...]]] = set()
     explored, prefixes = Explored(0, 0, [], set()), set()
-    for state in crash_states(recorded):
-        prefixes.add(state.prefix)
-        key = hashlib.sha256(repr(sorted(state.tree.items())).encode()).hexdigest()
-        if (key, state.marks) in judged:
-            continue
-        judged.add((key, state.marks))
-        if key not in found:
-            # A name of its own, because libraries remember what they read by its path.
-            folder = recorded.root.with_name(f"{recorded.root.name}-{len(found)}")
-            _write(state.tree, folder)
-            try:
-                found[key] = look(folder)
-            except Exception as error:  # whatever a reader raises, it did not find what was promised
-                found[key] = f"{type(error).__name__}: {error}".replace(str(folder), "")
-            shutil.rmtree(folder)
-        if not allowed(found[key], state.marks):
-            explored.broken.append(f"{state.prefix}, {state.where}; promised: {state.marks[-1]}; found: {found[key]!r}")
+    # Thousands of files are made and removed, which is fast in memory.
+    memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory, prefix="crash-states-") as temporary, _frozen():
+        for state in crash_states(recorded):
+            prefixes.add(state.prefix)
+            key = hashlib.sha256(repr(sorted(state.tree.items())).encode()).hexdigest()
+            if (key, state.marks) in judged:
+                continue
+            judged.add((key, state.marks))
+            if key not in found:
+                # A name of its own, because libraries remember what they read by its path.
+                folder = Path(temporary, str(len(found)))
+                _write(state.tree, folder)
+                found[key] = _look(look, folder)
+                shutil.rmtree(folder)
+            if not allowed(found[key], state.marks):
+                explored.broken.append(
+                    f"{state.prefix}, {state.where}; promised: {state.marks[-1]}; found: {found[key]!r}"
+                )
     explored.prefixes, explored.states, explored.found = len(prefixes), len(found), set(found.values())
     return explored
+
+
+def _look(look: Callable[[Path], object], folder: Path) -> object:
+    try:
+        return look(folder)
+    except Exception as error:  # whatever a reader raises, it did not find what was promised
+        return f"{type(error).__name__}: {error}".replace(str(folder), "")
+
+
+@contextlib.contextmanager
+def _frozen() -> Iterator[None]:
+    """Hides the objects that there are now from the garbage collector, which a reader of damaged files may call."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _read(folder: Path) -> Tree:
