@@ -1,10 +1,15 @@
 """A power cut at any moment leaves what was promised: every moment of the writes, every state that it may leave."""
 
+import dataclasses
+
 import pytest
 from crash_states import explore, record
 from file_calls import why_not
+from training_fixtures import TINY_RUN, made_record
 
 from seanet_jax.durable import leftovers
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
 
@@ -88,3 +93,65 @@ def test_no_synchronization_is_superfluous(what, missing, tmp_path):
     program, old, look, before, after, _ = WRITES[what]
     explored = after_all_cuts(tmp_path / "disk", WITHOUT_ONE.format(missing) + program, old, look, before, after)
     assert explored.broken != []
+
+
+RECORDS = """
+import dataclasses
+from training_fixtures import TINY, TINY_RUN, made_dataset, made_record
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.run_folder import RunFolder
+config, spec = TrainConfig(out=root / "run", **TINY_RUN | {"model": "resnet20"}), made_dataset(train=1, test=1).image_spec
+folder = RunFolder(config.out)
+mark("nothing")
+with folder.locked(config):
+    folder.open(config, TINY, spec, "sha", {}, step=0, history=[])
+    mark("begun")
+    for epoch in (1, 2):
+        folder.append(made_record(epoch))
+        mark(epoch)
+    folder.write_summary({"finished": True, "last": made_record(2)})
+    mark("finished")
+resumed = dataclasses.replace(config, resume=True, epochs=4)
+with folder.locked(resumed):
+    mark("resuming")
+    folder.open(resumed, TINY, spec, "sha", {}, step=4, history=[made_record(1)])
+    mark("resumed")
+    folder.append(made_record(2))
+    mark("again")
+"""
+# For each promise, the numbers of resumes and of records, and whether there is a summary.
+RECORDS_AFTER = {
+    "nothing": {(None, 0, False), (0, 0, False)},
+    "begun": {(0, 0, False), (0, 1, False)},
+    "1": {(0, 1, False), (0, 2, False)},
+    "2": {(0, 2, False), (0, 2, True)},
+    "finished": {(0, 2, True)},
+    "resuming": {(0, 2, True), (1, 2, True), (1, 1, True)},
+    "resumed": {(1, 1, True), (1, 2, True)},
+    "again": {(1, 2, True)},
+}
+
+
+def run_files(folder):
+    """Returns how often the run was resumed, how many epochs it recorded, and whether it has a summary."""
+    config = TrainConfig(out=folder / "run", **TINY_RUN | {"model": "resnet20"})
+    run = RunFolder(config.out)
+    if not (run.path / "config.json").exists():
+        run.check(config)  # a run may start here
+        return None, 0, False
+    run.check(dataclasses.replace(config, resume=True, epochs=4))
+    has_records = (run.path / "metrics.jsonl").exists()
+    records = run.read_records() if has_records else []
+    assert records == [made_record(epoch) for epoch in range(1, len(records) + 1)]
+    summary = run.read_summary()
+    assert summary in (None, {"finished": True, "last": made_record(2)})
+    return len(run.read().resumed), len(records), summary is not None
+
+
+@pytest.mark.slow
+def test_records_and_summary_are_there_as_soon_as_they_are_written_and_never_a_part_of_one(tmp_path):
+    root = tmp_path / "disk"
+    root.mkdir()
+    explored = explore(record(root, RECORDS), run_files, lambda found, marks: found in RECORDS_AFTER[marks[-1]])
+    assert explored.broken == []
+    assert explored.found == set.union(*RECORDS_AFTER.values())
