@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from seanet_jax import console
 from seanet_jax.commands.cli import Arguments, command, keep_what_is_compiled
-from seanet_jax.durable import write_whole
+from seanet_jax.durable import make_folders, write_whole
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.paths import exists, is_folder, user_path
 from seanet_jax.printable import printable
@@ -168,7 +168,7 @@ def _write_sheet(path: Path, predictions: Sequence[Prediction]) -> None:
         lines = [Line(printable(name), f"{probability:.1%}") for name, probability in shown]
         cells.append(Cell(prediction.picture, [*lines, Line(printable(prediction.path.name))]))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         write_whole(path, contact_sheet(cells))
     except OSError as error:
         raise RunError(f"--sheet: {printable(path)} could not be written ({error.strerror})") from None

@@ -15,7 +15,6 @@ systems. It needs no root and no file system of its own, but strace and the perm
 import contextlib
 import dataclasses
 import gc
-import hashlib
 import os
 import re
 import shutil
@@ -108,7 +107,7 @@ def record(root: Path, program: str, *arguments: str) -> Record:
         RuntimeError: If the program failed.
     """
     root = root.resolve()
-    before = _read(root)
+    before = read(root)
     support = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
     calls = traced(
         [sys.executable, "-c", _PRELUDE + program, root, *arguments],
@@ -120,7 +119,7 @@ def record(root: Path, program: str, *arguments: str) -> Record:
     disk = _Disk(root, before)
     for call, ended in found.calls:
         disk.apply(call, ended)
-    if disk.tree(_current, _data) != _read(root):
+    if disk.tree(_current, _data) != read(root):
         raise ValueError("the replayed record does not give the files that the program left")
     return found
 
@@ -443,15 +442,15 @@ def explore(
         look: Function that reads a folder and returns what it found, as a hashable value.
         allowed: Function that says whether a program with these marks may leave that.
     """
-    found: dict[str, object] = {}
-    judged: set[tuple[str, tuple[str, ...]]] = set()
+    found: dict[frozenset[tuple[str, bytes | str | None]], object] = {}
+    judged: set[object] = set()
     explored, prefixes = Explored(0, 0, [], set()), set()
     # Thousands of files are made and removed, which is fast in memory.
     memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory, prefix="crash-states-") as temporary, _frozen():
         for state in crash_states(recorded):
             prefixes.add(state.prefix)
-            key = hashlib.sha256(repr(sorted(state.tree.items())).encode()).hexdigest()
+            key = frozenset(state.tree.items())
             if (key, state.marks) in judged:
                 continue
             judged.add((key, state.marks))
@@ -463,7 +462,7 @@ def explore(
                 shutil.rmtree(folder)
             if not allowed(found[key], state.marks):
                 explored.broken.append(
-                    f"{state.prefix}, {state.where}; promised: {state.marks[-1]}; found: {found[key]!r}"
+                    f"{state.prefix}, {state.where}; promised: {state.marks[-1]}; found: {str(found[key])[:500]}"
                 )
     explored.prefixes, explored.states, explored.found = len(prefixes), len(found), set(found.values())
     return explored
@@ -486,7 +485,8 @@ def _frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _read(folder: Path) -> Tree:
+def read(folder: Path) -> Tree:
+    """Returns the content of a folder."""
     found: Tree = {}
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))

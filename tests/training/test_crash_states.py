@@ -1,13 +1,22 @@
 """A power cut at any moment leaves what was promised: every moment of the writes, every state that it may leave."""
 
 import dataclasses
+import hashlib
+import json
+import re
+import shutil
 
+import jax.numpy as jnp
 import pytest
-from crash_states import explore, record
+from crash_states import explore, read, record
 from file_calls import why_not
+from flax import nnx
 from training_fixtures import TINY_RUN, made_record
 
+from seanet_jax.data import DATASETS
 from seanet_jax.durable import leftovers
+from seanet_jax.models import create_model
+from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.run_folder import RunFolder
 
@@ -98,9 +107,11 @@ def test_no_synchronization_is_superfluous(what, missing, tmp_path):
 RECORDS = """
 import dataclasses
 from training_fixtures import TINY, TINY_RUN, made_dataset, made_record
+from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.run_folder import RunFolder
-config, spec = TrainConfig(out=root / "run", **TINY_RUN | {"model": "resnet20"}), made_dataset(train=1, test=1).image_spec
+config = TrainConfig(out=root / "run", **TINY_RUN | {"model": "resnet20"})
+spec = made_dataset(train=1, test=1).image_spec
 folder = RunFolder(config.out)
 mark("nothing")
 with folder.locked(config):
@@ -155,3 +166,140 @@ def test_records_and_summary_are_there_as_soon_as_they_are_written_and_never_a_p
     explored = explore(record(root, RECORDS), run_files, lambda found, marks: found in RECORDS_AFTER[marks[-1]])
     assert explored.broken == []
     assert explored.found == set.union(*RECORDS_AFTER.values())
+
+
+SAVE = """
+import json
+import jax.numpy as jnp
+from seanet_jax.training.checkpoint import Checkpoints
+accuracies, saves = json.loads(sys.argv[2])
+with Checkpoints(root) as checkpoints:
+    for number, (step, again) in enumerate(saves):
+        history = [{"epoch": n, "step": n, "test_accuracy": accuracies[n - 1]} for n in range(1, step + 1)]
+        state = {"step": jnp.int32(step), "weights": jnp.arange(3.0) + step + again / 2}
+        checkpoints.save(step, state, history)
+        if number >= len(saves) - 2:
+            checkpoints.wait()
+            mark(number)
+"""
+# The accuracies of the epochs, and what is saved: the step, and how often a checkpoint of this step was saved before.
+SAVES = {
+    "a third, which is the best, in place of the first": ([0.1, 0.2, 0.3], [(1, 0), (2, 0), (3, 0)]),
+    "a fourth, where the second is the best": ([0.1, 0.9, 0.3, 0.4], [(1, 0), (2, 0), (3, 0), (4, 0)]),
+    "a second of the same step": ([0.1, 0.2], [(1, 0), (2, 0), (2, 1)]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", SAVES)
+def test_a_checkpoint_that_was_saved_is_there_and_intact_or_a_newer_one(what, tmp_path, capfd):
+    accuracies, saves = SAVES[what]
+    template = {"step": jnp.int32(0), "weights": jnp.zeros(3)}
+    went_on = set()
+
+    def restored(folder):
+        """Returns the number of the newest checkpoint."""
+        with Checkpoints(folder) as checkpoints:
+            state, history = checkpoints.restore_latest(template)
+            best = checkpoints.restore_best(template)[0]
+            step, again = int(state["step"]), 2 * (float(state["weights"][0]) - int(state["step"]))
+            assert state["weights"].tolist() == [n + step + again / 2 for n in range(3)]
+            assert [record["test_accuracy"] for record in history] == accuracies[:step]
+            assert int(best["step"]) == 1 + accuracies.index(max(accuracies[:step]))
+            # Whatever else is there, a run can go on from here.
+            names = frozenset(re.sub("[0-9a-f]{16}", "", str(path.name)) for path in folder.glob("checkpoints/*"))
+            if names not in went_on:
+                went_on.add(names)
+                checkpoints.save(step + 1, {**state, "step": jnp.int32(step + 1)}, [])
+                assert int(checkpoints.restore_latest(template)[0]["step"]) == step + 1
+        return saves.index((step, again))
+
+    def allowed(found, marks):
+        return found in range(int(marks[-1]), len(saves))
+
+    root = tmp_path / "disk"
+    root.mkdir()
+    explored = explore(record(root, SAVE, json.dumps(SAVES[what])), restored, allowed)
+    assert explored.broken == []
+    assert explored.found == {len(saves) - 2, len(saves) - 1}
+    assert len(went_on) > 2
+    capfd.readouterr()  # warnings of older checkpoints that are being deleted
+
+
+# Each writes into the folder that holds ``weights``, of a network of the digits data set, and ``run``.
+OUTPUTS = {
+    "artifact": """
+from seanet_jax.inference.stablehlo import write
+mark("nothing")
+write(root / "weights", root / "network.stablehlo")
+""",
+    "contact sheet": """
+from PIL import Image
+from seanet_jax.commands import predict
+Image.new("RGB", (8, 8)).save(root / "image.png")
+mark("nothing")
+sys.argv = ["predict", str(root / "weights"), str(root / "image.png"), "--sheet", str(root / "new" / "sheet.png")]
+predict.run()
+""",
+    "evaluation": """
+from training_fixtures import made_dataset, small
+from seanet_jax.inference.evaluation import evaluate
+mark("nothing")
+with small(made_dataset()):
+    evaluate(root / "run")
+""",
+    "converted run": """
+from seanet_jax.inference.conversion import convert_to_run
+from seanet_jax.training.config import TrainConfig
+mark("nothing")
+convert_to_run(root / "weights", root / "new" / "run", TrainConfig(dataset="digits", batch_size=64))
+""",
+    "converted weights": """
+from training_fixtures import made_dataset, small
+from seanet_jax.inference.conversion import convert_to_weights
+mark("nothing")
+with small(made_dataset()):
+    convert_to_weights(root / "run", root / "new" / "weights")
+""",
+    "converted state dict": """
+from seanet_jax.inference.conversion import convert_to_pytorch
+mark("nothing")
+convert_to_pytorch(root / "weights", root / "new" / "network.pth")
+""",
+}
+
+
+def files(folder):
+    """Returns the paths and SHA-256s of the files in a folder, without unfinished ones and the image to predict."""
+    return frozenset(
+        (name, hashlib.sha256(content).hexdigest())
+        for name, content in read(folder).items()
+        if isinstance(content, bytes) and name != "image.png" and not re.search("(^|/)[.][^/]*[.]tmp(/|$)", name)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", OUTPUTS)
+def test_each_file_that_a_command_writes_is_there_when_it_ends_and_before_it_whole_or_not(
+    what, tiny, in_peace, tmp_path
+):
+    if what == "converted state dict":
+        pytest.importorskip("torch")
+    root = tmp_path / "disk"
+    shutil.copytree(in_peace().out, root / "run")
+    spec = DATASETS["digits"].image_spec
+    create_model("resnet20", num_classes=spec.num_classes, rngs=nnx.Rngs(0)).save_pretrained(root / "weights", spec)
+    before = files(root)
+    recorded = record(root, OUTPUTS[what] + "\nmark('saved')\n")
+    after = files(root)
+    # A folder that is converted gets its name when it is complete.
+    whole = what.startswith("converted")
+
+    def allowed(found, marks):
+        if "saved" in marks:
+            return found == after
+        return found in (before, after) if whole else before <= found <= after
+
+    explored = explore(recorded, files, allowed)
+    assert explored.broken == []
+    assert len(after) > len(before) and {before, after} <= explored.found
