@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
 from seanet_jax.errors import RunError
+from seanet_jax.printable import printable_lines
 
 _T = TypeVar("_T")
 
@@ -89,7 +90,7 @@ def print_result(text: str) -> None:
     """Prints the result of a command on stdout. Without a stdout, it does nothing.
 
     Args:
-        text: The result.
+        text: The result. Characters that could command a terminal are escaped.
 
     Raises:
         BrokenPipeError: If the reader of stdout has closed it.
@@ -98,7 +99,7 @@ def print_result(text: str) -> None:
     if sys.stdout is None:
         return
     try:
-        print(_encodable(text, sys.stdout), flush=True)
+        print(_encodable(printable_lines(text), sys.stdout), flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -46,8 +46,8 @@ class ImageSpec:
         self._check("std", f"a tuple of {len(self.mean)} numbers, like mean", len(self.std) == len(self.mean))
         check_array_size("ImageSpec", (self.height, self.width, self.channels))
         names = self.class_names
-        are_names = isinstance(names, tuple) and all(isinstance(name, str) and name for name in names)
-        self._check("class_names", "a tuple of non-empty names", are_names and len(names) > 0)
+        are_names = isinstance(names, tuple) and all(_is_name(name) for name in names)
+        self._check("class_names", "a tuple of non-empty names of Unicode text", are_names and len(names) > 0)
 
     def _check(self, name: str, allowed: str, holds: bool) -> None:
         if not holds:
@@ -102,3 +102,8 @@ class ImageSpec:
         """
         fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
         return cls(**fields)
+
+
+def _is_name(value: Any) -> bool:
+    """Returns whether a value is a text that UTF-8 can encode. Strings of Python can have halves of characters."""
+    return isinstance(value, str) and bool(value) and not any("\ud800" <= c <= "\udfff" for c in value)

@@ -28,3 +28,24 @@ def printable(text: object) -> str:
         text: A name, or a path. A path may hold bytes that are not UTF-8.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def printable_lines(text: str) -> str:
+    r"""Returns a text of several lines in which every unprintable character but the line breaks is escaped.
+
+    Args:
+        text: The text.
+    """
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def shortened(text: object, longest: int = 120) -> str:
+    """Returns a printable text, cut if it is long, so that any name fits where names are shown.
+
+    Args:
+        text: A name, for example of a class.
+        longest: Largest number of characters of the result.
+    """
+    whole = str(text)
+    shown = printable(whole[: longest + 1])
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"

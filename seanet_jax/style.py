@@ -1,12 +1,15 @@
 """The style of all figures: sizes and labels for a paper, a color-blind-safe palette, and SVG and PNG files."""
 
+import contextlib
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seanet_jax.durable import write_whole
 from seanet_jax.paths import UserPath, user_path
+from seanet_jax.printable import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,6 +72,18 @@ def label(axes: "Axes", *, x: str, y: str, title: str = "") -> None:
     axes.set_title(title, fontsize=9, loc="left")
 
 
+def name(text: str, longest: int = 32) -> str:
+    """Returns a name as figures show it: on one line, cut if it is long, and as it is written.
+
+    Matplotlib would typeset what is between two dollar signs as a formula, or fail to.
+
+    Args:
+        text: A name that others have chosen, for example of a class or a data set.
+        longest: Largest number of characters.
+    """
+    return shortened(text, longest).replace("$", r"\$")
+
+
 def log_axis(axes: "Axes", name: str, *, unit: float = 1.0) -> None:
     """Makes an axis logarithmic, with ticks such as 1, 2, 5, 10 and 1,000 instead of powers of ten.
 
@@ -92,18 +107,39 @@ def svg(figure: "Figure") -> bytes:
 
     # By default, identifiers are random and the date is stored.
     with mpl.rc_context({"svg.hashsalt": "seanet_jax", "svg.fonttype": "path"}):
-        return _encode(figure, format="svg", metadata={"Date": None})
+        return encode(figure, format="svg", metadata={"Date": None})
 
 
 def png(figure: "Figure") -> bytes:
     """Returns a figure as PNG with 200 dots per inch. A figure drawn by the same code gives the same bytes."""
-    return _encode(figure, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return encode(figure, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
-def _encode(figure: "Figure", **options: Any) -> bytes:
+def encode(figure: "Figure", **options: Any) -> bytes:
+    """Returns a figure as the bytes of a file.
+
+    Args:
+        figure: The figure.
+        **options: Keyword arguments of ``Figure.savefig``, such as ``format``.
+    """
     file = io.BytesIO()
-    figure.savefig(file, **options)
+    with _any_letters():
+        figure.savefig(file, **options)
     return file.getvalue()
+
+
+def lay_out(figure: "Figure") -> None:
+    """Lays a figure out as saving it does, after which the positions of its texts are known."""
+    with _any_letters():
+        figure.draw_without_rendering()
+
+
+@contextlib.contextmanager
+def _any_letters() -> Iterator[None]:
+    """Lets texts have letters that the font lacks, such as emoji. They are drawn as boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def save(figure: "Figure", path: UserPath) -> Sequence[Path]:

@@ -30,6 +30,10 @@ def test_a_spec_comes_back_from_json():
         ({"mean": (), "std": ()}, "mean is ()"),
         ({"class_names": ()}, "class_names is ()"),
         ({"class_names": ("cat", "")}, "class_names is ('cat', '')"),
+        (
+            {"class_names": ("cat", "\ud83d")},
+            r"class_names is ('cat', '\ud83d'); it must be a tuple of non-empty names",
+        ),
         ({"class_names": "cats"}, "class_names is 'cats'; it must be a tuple of non-empty names"),
     ],
 )

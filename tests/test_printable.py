@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from seanet_jax.printable import printable, printable_list
+from seanet_jax.printable import printable, printable_lines, printable_list, shortened
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,20 @@ def test_a_list_of_texts_is_cut_and_printable():
     assert printable_list(["a", "b\n"], "; ") == r"a; b\n" and printable_list([]) == ""
     assert printable_list([str(number) for number in range(22)]).endswith("18, 19, and 2 more")
     assert printable_list(["x" * 301]) == "x" * 300 + "…"
+
+
+def test_of_several_lines_only_the_line_breaks_stay():
+    assert printable_lines("a\x1b[2J\nb\r\n") == "a\\x1b[2J\nb\\r\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x" * 10, "x" * 10),
+        ("x" * 11, "x" * 9 + "…"),
+        ("\n" * 6, "\\n" * 4 + "\\…"),
+        ("\u0301" * 99, "\u0301" * 9 + "…"),
+    ],
+)
+def test_a_name_is_cut_to_any_length(text, expected):
+    assert shortened(text, 10) == expected

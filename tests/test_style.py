@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from seanet_jax import style
+from seanet_jax.printable import shortened
 
 COLORS = (style.BLACK, style.ORANGE, style.SKY, style.GREEN, style.YELLOW, style.BLUE, style.VERMILION, style.PURPLE)
 
@@ -68,3 +69,15 @@ def test_both_files_are_saved_under_the_whole_name(tmp_path):
     # In the same order, because the layout of a figure changes a little whenever it is drawn again.
     figure = drawn()
     assert [file.read_bytes() for file in files] == [style.svg(figure), style.png(figure)]
+
+
+@pytest.mark.parametrize(
+    "text", ["$x^2$", "$", r"$\bad", r"a\$b$", r"\textbf{x}", "$a$ $b$", "😀 字", "x" * 99, "two\nlines"]
+)
+def test_a_name_is_drawn_as_it_is_written(text):
+    made, (axes,) = style.figure()
+    title = axes.set_title(style.name(text))
+    style.lay_out(made)
+    drawn, is_math = title._preprocess_math(title.get_text())
+    assert (drawn, bool(is_math)) == (shortened(text, 32), False)
+    assert style.png(made)

@@ -33,7 +33,7 @@ from seanet_jax.commands.cli import Arguments, command, keep_what_is_compiled
 from seanet_jax.durable import make_folders, write_whole
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.paths import exists, is_folder, user_path
-from seanet_jax.printable import printable
+from seanet_jax.printable import printable, shortened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -165,7 +165,7 @@ def _write_sheet(path: Path, predictions: Sequence[Prediction]) -> None:
     for prediction in predictions:
         assert prediction.picture is not None
         shown = prediction.classes[:_LINES_ON_SHEET]
-        lines = [Line(printable(name), f"{probability:.1%}") for name, probability in shown]
+        lines = [Line(shortened(name), f"{probability:.1%}") for name, probability in shown]
         cells.append(Cell(prediction.picture, [*lines, Line(printable(prediction.path.name))]))
     try:
         make_folders(path.parent)
@@ -178,7 +178,7 @@ def _as_text(predictions: Sequence[Prediction]) -> str:
     lines = []
     for prediction in predictions:
         lines.append(printable(prediction.path))
-        lines += [f"  {probability:7.2%}  {printable(name)}" for name, probability in prediction.classes]
+        lines += [f"  {probability:7.2%}  {shortened(name)}" for name, probability in prediction.classes]
     return "\n".join(lines)
 
 

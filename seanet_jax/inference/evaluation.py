@@ -27,7 +27,7 @@ from seanet_jax.json_files import json_text
 from seanet_jax.models import PRESETS, NetworkConfig, weights
 from seanet_jax.models.scores import Scores
 from seanet_jax.paths import UserPath, user_path
-from seanet_jax.printable import printable
+from seanet_jax.printable import printable, shortened
 from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.curves import Quantity, curves_figure
@@ -294,8 +294,8 @@ def _write(folder: Path, about: dict[str, Any], subject: _Subject, kind: Scores)
 
 def _cell(mistake: dict[str, Any], dataset: Dataset) -> Cell:
     lines = [
-        Line(printable(mistake["answer"]), f"{mistake['confidence']:.1%}"),
-        Line(f"true: {printable(mistake['class'])}"),
+        Line(shortened(mistake["answer"]), f"{mistake['confidence']:.1%}"),
+        Line(f"true: {shortened(mistake['class'])}"),
     ]
     return Cell(_picture(mistake, dataset), lines)
 
@@ -342,12 +342,12 @@ def text(about: dict[str, Any]) -> str:
     shown = min(_CLASSES_PRINTED, len(ranked) // 2)
     for name, some in (("best classes", ranked[:shown]), ("worst classes", ranked[::-1][:shown])):
         if some:
-            rows.append((name, ", ".join(f"{printable(row['name'])} {row['accuracy']:.0%}" for row in some)))
+            rows.append((name, ", ".join(f"{shortened(row['name'], 40)} {row['accuracy']:.0%}" for row in some)))
     pairs = [
-        f"{printable(pair['class'])} as {printable(pair['answer'])} ({pair['images']})"
+        f"{shortened(pair['class'], 40)} as {shortened(pair['answer'], 40)} ({pair['images']})"
         for pair in about["most_confused"][:_PAIRS_PRINTED]
     ]
     rows.append(("most confused", ", ".join(pairs) or "none"))
     images = f"{about['images']:,} test image{'s' if about['images'] != 1 else ''}"
-    head = f"{about['model']} on {about['dataset']}, {about['network']}, {images}"
+    head = f"{shortened(about['model'])} on {shortened(about['dataset'])}, {about['network']}, {images}"
     return "\n".join([head, *(f"  {name:<28}{words}" for name, words in rows)])

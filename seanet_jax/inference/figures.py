@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # With more classes than this, names (or counts in the cells) are too small to read.
 _MOST_NAMED = 20
 _MOST_NUMBERED = 10
+# Longer names would leave no room for the matrix.
+_LONGEST_NAME = 20
 
 
 def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> "Figure":
@@ -39,9 +41,9 @@ def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> "Figure":
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     if len(names) <= _MOST_NAMED:
-        # Otherwise matplotlib typesets a name with dollar signs as a formula, or fails to.
-        axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
-        axes.set_yticks(range(len(names)), names, parse_math=False)
+        shown = [style.name(name, _LONGEST_NAME) for name in names]
+        axes.set_xticks(range(len(names)), shown, rotation=90)
+        axes.set_yticks(range(len(names)), shown)
         axes.tick_params(length=0)
     else:
         axes.set(xticks=[], yticks=[])

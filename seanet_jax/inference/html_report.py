@@ -7,12 +7,15 @@ from typing import Any
 
 import jinja2
 
+from seanet_jax.printable import shortened
 from seanet_jax.training.progress import format_duration
 from seanet_jax.training.records import Record
 
 # With more classes than this, the page shows only the best and the worst, and folds the full table away.
 _MOST_CLASSES = 20
 _SHOWN = 10
+# Largest number of characters of any text. Names are cut earlier, in the template.
+_LONGEST = 2000
 
 
 def html_report(
@@ -37,9 +40,9 @@ def html_report(
         One HTML document with all figures and pictures embedded.
     """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
-    environment.filters |= {"percent": "{:.2%}".format, "whole_percent": "{:.0%}".format}
+    environment.filters |= {"name": shortened, "percent": "{:.2%}".format, "whole_percent": "{:.0%}".format}
     template = (resources.files("seanet_jax.inference") / "report.html.jinja").read_text(encoding="utf-8")
     bins = about["calibration"]
     columns = [column for column in _COLUMNS if records and column[1] in records[-1]]
@@ -165,3 +168,11 @@ def _figure(svg: bytes, alt: str) -> dict[str, str]:
 
 def _uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _shown(value: Any) -> Any:
+    """Returns a value of the template without characters that would turn the direction of the page, and not too long.
+
+    Jinja calls it for every value, and then escapes the value unless it is marked as safe.
+    """
+    return value if hasattr(value, "__html__") else shortened(value, _LONGEST)

@@ -1,7 +1,5 @@
 """The ablation: changes one design choice of SEANet at a time, and tabulates the errors."""
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from seanet_jax.durable import write_whole
 from seanet_jax.errors import InputError
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Run, Study
+from seanet_jax.studies.tables import csv_text, markdown_text
 from seanet_jax.training.flags import StudyCommand
 from seanet_jax.training.progress import print_once
 
@@ -147,9 +146,9 @@ def markdown(study: Study) -> str:
     )
     lines += [
         "",
-        f"The base network, {base_name(study)}, has the values in bold; the other rows change one choice. The learning "
-        "rate is the one with the smallest validation error in the run from seed 0. The test error is from the last "
-        f"epoch at that learning rate. {spread}",
+        f"The base network, {markdown_text(base_name(study))}, has the values in bold; the other rows change one "
+        "choice. The learning rate is the one with the smallest validation error in the run from seed 0. The test "
+        f"error is from the last epoch at that learning rate. {spread}",
     ]
     return "\n".join([*lines, ""])
 
@@ -157,15 +156,11 @@ def markdown(study: Study) -> str:
 def write_tables(study: Study) -> None:
     """Writes ``table.md`` and ``table.csv`` into the folder of the study."""
     write_whole(study.folder / "table.md", markdown(study))
-    text = io.StringIO()
-    names = ("axis", "value", "variant", "learning_rate", "validation_errors", "test_errors")
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for row in table(study):
+    rows = table(study)
+    for row in rows:
         for name in ("validation_errors", "test_errors"):
             row[name] = " ".join(f"{key:g}:{_rounded(value)}" for key, value in row[name].items())
-        writer.writerow(row)
-    write_whole(study.folder / "table.csv", text.getvalue())
+    write_whole(study.folder / "table.csv", csv_text(rows))
 
 
 def _rounded(value: float | str | None) -> str:

@@ -100,7 +100,7 @@ def maps_figure(image: np.ndarray, name: str, stages: Sequence[StageMaps], op: A
     left, *blocks = made.subfigures(
         1, 1 + len(stages), squeeze=False, width_ratios=[1.2] + [factor + 1] * len(stages)
     ).flat
-    left.suptitle(name, fontsize=9)
+    left.suptitle(style.name(name), fontsize=9)
     # An image fills its axes, so it need not be clipped. Matplotlib gives clip paths random identifiers, which would
     # make the SVG differ each time it is drawn.
     (axes, *empty) = left.subplots(_GROUPS_SHOWN, 1)

@@ -3,9 +3,7 @@
 ``table.csv`` and ``tests.csv`` hold the same numbers as ``table.md``, unrounded.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +13,7 @@ from seanet_jax.durable import write_whole
 from seanet_jax.studies.comparison import MATCHED_WITHIN, Row, comparisons, rows
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Study
+from seanet_jax.studies.tables import csv_text, markdown_text
 
 _HEADER = (
     "network",
@@ -36,7 +35,7 @@ def markdown(study: Study) -> str:
     for row in table:
         speed = f"{np.median(row.images_per_second):.0f}" if row.images_per_second else "—"
         cells = (
-            row.model,
+            markdown_text(row.model),
             f"{row.parameters:,}",
             f"{row.multiply_adds / 1e6:,.1f}",
             speed,
@@ -59,7 +58,8 @@ def markdown(study: Study) -> str:
     for one in tested:
         d = one.difference
         lines.append(
-            f"| {one.aggregated} | {one.baseline} | {d.mean:+.2f} | {d.low:+.2f} to {d.high:+.2f} | {d.p_value:.3f} | "
+            f"| {markdown_text(one.aggregated)} | {markdown_text(one.baseline)} | {d.mean:+.2f} | "
+            f"{d.low:+.2f} to {d.high:+.2f} | {d.p_value:.3f} | "
             f"{one.adjusted_p_value:.3f} | {one.verdict} |"
         )
     lines += [
@@ -76,7 +76,7 @@ def _recipe_exceptions(study: Study) -> list[str]:
     own = []
     for variant, fields in study.variants.items():
         differences = ", ".join(f"{name} {value}" for name, value in fields.items() if name != "model")
-        own += [f"{variant}: {differences}"] if differences else []
+        own += [f"{markdown_text(variant)}: {differences}"] if differences else []
     return [f"Networks with a recipe of their own: {'; '.join(own)}.", ""] if own else []
 
 
@@ -88,14 +88,14 @@ def write_tables(study: Study) -> None:
     """Writes ``table.md``, ``table.csv`` and ``tests.csv`` into the folder of the study."""
     table = rows(study)
     write_whole(study.folder / "table.md", markdown(study))
-    write_whole(study.folder / "table.csv", _csv([_csv_row(row) for row in table]))
+    write_whole(study.folder / "table.csv", csv_text([_csv_row(row) for row in table]))
     tests = [
         {"aggregated": one.aggregated, "baseline": one.baseline}
         | one.difference._asdict()
         | {"adjusted_p_value": one.adjusted_p_value, "verdict": one.verdict}
         for one in comparisons(table)
     ]
-    write_whole(study.folder / "tests.csv", _csv(tests))
+    write_whole(study.folder / "tests.csv", csv_text(tests))
 
 
 def _csv_row(row: Row) -> dict[str, Any]:
@@ -110,12 +110,3 @@ def _csv_row(row: Row) -> dict[str, Any]:
         # One column holds all seeds, so that the columns do not depend on the study.
         cells[f"{name}_errors_by_seed"] = " ".join(f"{errors[seed]:.2f}" for seed in sorted(errors))
     return cells
-
-
-def _csv(table: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    if table:
-        writer = csv.DictWriter(text, table[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    return text.getvalue()

@@ -116,7 +116,7 @@ def _label_points(figure: "Figure", axes: "Axes", points: Sequence[Point]) -> No
     """Labels each point at the place where the label covers the least of what is drawn already."""
     from matplotlib.transforms import Bbox
 
-    figure.draw_without_rendering()
+    style.lay_out(figure)
     figure.set_layout_engine("none")
     ink = []
     for point in points:
@@ -126,7 +126,7 @@ def _label_points(figure: "Figure", axes: "Axes", points: Sequence[Point]) -> No
         ink.append(Bbox(axes.transData.transform(ends)).padded(4 * figure.dpi / 72))
     for point in points:
         text = axes.annotate(
-            point.model,
+            style.name(point.model),
             (point.multiply_adds, point.error),
             (0, 0),
             textcoords="offset points",

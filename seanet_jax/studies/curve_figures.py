@@ -75,7 +75,7 @@ def error_curves(curves: Mapping[str, Runs], *, epochs: int, title: str = "") ->
         _plot(axes, model, curve)
     counts = sorted({curve.seeds for curve in found.values()})
     lines = f"mean of {_range(counts)} seeds, band from lowest to highest" if counts != [1] else "one seed each"
-    style.label(axes, x="epoch", y="test error (%)", title=title)
+    style.label(axes, x="epoch", y="test error (%)", title=style.name(title, longest=60))
     axes.text(0.98, 0.96, lines, transform=axes.transAxes, ha="right", va="top", fontsize=style.SMALL_TEXT)
     axes.set_xlim(0, epochs * 1.02)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -109,7 +109,9 @@ def against_published(curves: Mapping[str, Mapping[str, Runs]], *, datasets: Seq
     figure, panels = style.figure(1, len(datasets), width=3.4 * len(datasets), height=3.6, sharey=True)
     handles: dict[str, Any] = {}
     for axes, dataset in zip(panels, datasets, strict=True):
-        style.label(axes, x="epoch", y="accuracy (%)" if axes is panels[0] else "", title=published[dataset])
+        style.label(
+            axes, x="epoch", y="accuracy (%)" if axes is panels[0] else "", title=style.name(published[dataset])
+        )
         new = {
             model: [_curve(model, runs, f"{split}_accuracy", error=False) for split in ("train", "test")]
             for model, runs in curves.get(dataset, {}).items()
@@ -127,7 +129,7 @@ def against_published(curves: Mapping[str, Mapping[str, Runs]], *, datasets: Seq
     order = [model for model in handles if model not in _NOTES] + [note for note in _NOTES if note in handles]
     figure.legend(
         [handles[name] for name in order],
-        order,
+        [style.name(name) for name in order],
         loc="outside lower center",
         ncols=3,
         frameon=False,
@@ -234,7 +236,7 @@ def _label_ends(figure: "Figure", axes: "Axes", ends: Mapping[str, tuple[float, 
     for model, (x, y) in ends.items():
         color = line_style(model)["color"]
         texts[model] = axes.annotate(
-            f"{model}  {y:.1f}",
+            f"{style.name(model)}  {y:.1f}",
             (x, y),
             (1.04, 0.5),
             textcoords="axes fraction",
@@ -245,7 +247,7 @@ def _label_ends(figure: "Figure", axes: "Axes", ends: Mapping[str, tuple[float, 
             arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 1, "shrinkB": 2, "relpos": (0, 0.5)},
         )
     # The labels take room from the axes. Only after the layout is it known where the lines end on the page.
-    figure.draw_without_rendering()
+    style.lay_out(figure)
     figure.set_layout_engine("none")
     box = axes.get_window_extent()
     height = 1.3 * style.SMALL_TEXT / 72 * figure.dpi / box.height

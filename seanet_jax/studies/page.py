@@ -24,6 +24,7 @@ from seanet_jax.studies.curve_figures import against_published, error_curves
 from seanet_jax.studies.roofline import hours_at_least
 from seanet_jax.studies.statistics import summarize
 from seanet_jax.studies.study import Run, Study
+from seanet_jax.studies.tables import markdown_text
 from seanet_jax.studies.talk_errors import TALK_ERRORS
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.flags import as_flags
@@ -146,6 +147,7 @@ def text(results: Results, page: Path) -> str:
         "change": "{:+.1%}".format,
         "duration": format_duration,
         "link": functools.partial(_link, page),
+        "name": markdown_text,
         "number": "{:g}".format,
         "percent": "{:.0%}".format,
     }

@@ -1,7 +1,6 @@
 """Figures of loss and error over the epochs of a run, with the published run for comparison."""
 
 import csv
-import io
 from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Literal
@@ -53,10 +52,8 @@ def draw_curves(records: list[Record], path: UserPath, kind: Scores, *, title: s
     """
     path = user_path(path)
     made = curves_figure(records, kind, dataset=dataset, epochs=epochs)
-    made.suptitle(title, fontsize=11)
-    image = io.BytesIO()
-    made.savefig(image, dpi=150, format="png")
-    write_whole(path, image.getvalue())
+    made.suptitle(style.name(title, longest=90), fontsize=11)
+    write_whole(path, style.encode(made, dpi=150, format="png"))
 
 
 def curves_figure(

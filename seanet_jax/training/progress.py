@@ -5,6 +5,7 @@ import time
 from tqdm import tqdm
 
 from seanet_jax import console
+from seanet_jax.printable import printable_lines
 from seanet_jax.training import processes
 from seanet_jax.training.records import Record
 
@@ -25,7 +26,7 @@ def print_once(line: str) -> None:
     A line that stdout cannot take is dropped, because a run outlives the readers of its output.
     """
     if processes.is_first():
-        tqdm.write(line, file=console.stdout)
+        tqdm.write(printable_lines(line), file=console.stdout)
         console.stdout.flush()
 
 

@@ -11,9 +11,10 @@ def labels(axis):
 
 
 def test_classes_are_named_where_there_is_room():
-    names = ["$x$", "$\\nothing", *map(str, range(18))]
+    names = [r"\$x\$", r"\$\nothing", *map(str, range(18))]
+    given = ["$x$", r"$\nothing", *names[2:]]
     for classes, named, numbered in ((2, True, True), (11, True, False), (20, True, False), (100, False, False)):
-        made = confusion_figure(np.full((classes, classes), 2), (names * 5)[:classes])
+        made = confusion_figure(np.full((classes, classes), 2), (given * 5)[:classes])
         made.draw_without_rendering()
         axes = made.axes[0]
         assert labels(axes.xaxis) == labels(axes.yaxis) == (names[:classes] if named else [])

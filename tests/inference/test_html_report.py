@@ -262,7 +262,7 @@ def test_a_script_or_a_file_from_elsewhere_is_noticed_and_kept_out(evaluated, tm
 @in_a_browser
 def test_nothing_is_wider_than_a_phone(evaluated, tmp_path):
     """In frames 390 pixels wide, since a window of Chromium's has a minimum; the last is broken, to see it noticed."""
-    names = ["a_name_that_is_longer_than_most", "x" * 60, *(f"kind{n}" for n in range(28))]
+    names = ["a_name_that_is_longer_than_most", "x" * 60, "x" * 10_000, "<W" * 90, *(f"kind{n}" for n in range(26))]
     wide = {f"field_{n}": "value" * 30 for n in range(3)} | {"command_of_the_longest_sort": "y" * 200}
     about = about_of(30, names) | {"command": "seanet evaluate " + "z" * 120, "top_5_accuracy": 1.0}
     report = (evaluated / "report.html").read_text()
