@@ -1,6 +1,7 @@
 """Records the system calls by which a program changes files, names and what is on disk, by strace."""
 
 import dataclasses
+import functools
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ _STRING = re.compile(rf'"{_BYTES}"(\.\.\.)?')
 _DESCRIPTOR = re.compile(rf"\b(AT_FDCWD|\d+)<{_BYTES}>(\(deleted\))?")
 
 
+@functools.cache
 def why_not() -> str | None:
     """Returns why programs cannot be recorded here, or None if they can."""
     if shutil.which("strace") is None:

@@ -11,10 +11,11 @@ import pytest
 from crash_states import explore, read, record
 from file_calls import why_not
 from flax import nnx
-from training_fixtures import TINY_RUN, made_record
+from training_fixtures import TINY_RUN, made_record, records
 
 from seanet_jax.data import DATASETS
 from seanet_jax.durable import leftovers
+from seanet_jax.inference.trained import saved_network
 from seanet_jax.models import create_model
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
@@ -303,3 +304,51 @@ def test_each_file_that_a_command_writes_is_there_when_it_ends_and_before_it_who
     explored = explore(recorded, files, allowed)
     assert explored.broken == []
     assert len(after) > len(before) and {before, after} <= explored.found
+
+
+END_OF_A_RUN = """
+import training_fixtures
+from training_fixtures import TINY_RUN, made_dataset, small
+from seanet_jax.models import SEANetConfig
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.run import fit
+from seanet_jax.training.run_folder import RunFolder
+training_fixtures.TINY = SEANetConfig(stage_sizes=(1,), widths=(4,), stem_width=4, reduction=4, aggregate_factor=2)
+append = RunFolder.append
+def append_and_mark(folder, record):
+    append(folder, record)
+    if record["epoch"] == 3:
+        mark("recorded")
+RunFolder.append = append_and_mark
+with small(made_dataset()):
+    fit(TrainConfig(out=root / "run", **TINY_RUN))
+mark("finished")
+"""
+
+
+@pytest.mark.slow
+def test_the_last_epoch_of_a_run_leaves_its_record_and_a_checkpoint_to_go_on_from(tiny, tmp_path, capfd):
+    root = tmp_path / "disk"
+    root.mkdir()
+    recorded = record(root, END_OF_A_RUN)
+    _, template = saved_network(root / "run")
+    whole, resumed = records(root / "run"), tiny(resume=True)
+
+    def epochs(folder):
+        """Returns the number of epochs in the newest checkpoint and of those recorded, and whether the run ended."""
+        run = RunFolder(folder / "run")
+        run.check(resumed)
+        with Checkpoints(run.path) as checkpoints:
+            state, history = checkpoints.restore_latest(template)
+        assert int(state.step) == history[-1]["step"] == whole[len(history) - 1]["step"]
+        assert records(run.path) == whole[: len(records(run.path))]
+        return len(history), len(records(run.path)), run.read_summary() is not None
+
+    explored = explore(
+        recorded,
+        epochs,
+        lambda found, marks: found in {(3, 3, True)} | ({(2, 3, False), (3, 3, False)} if len(marks) == 1 else set()),
+    )
+    assert explored.broken == []
+    assert explored.found == {(2, 3, False), (3, 3, False), (3, 3, True)}
+    capfd.readouterr()  # warnings of older checkpoints that are being deleted
