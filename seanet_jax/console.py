@@ -106,6 +106,15 @@ def print_result(text: str) -> None:
         raise RunError(f"the output could not be written ({error.strerror})") from None
 
 
+def print_error(text: str) -> None:
+    """Prints a message on stderr at once, or drops it if it cannot be written.
+
+    Args:
+        text: The message. Characters that could command a terminal are escaped.
+    """
+    print(printable_lines(text), file=stderr, flush=True)
+
+
 def prepare() -> None:
     """Makes stdout and stderr of this process writable by any code, such as argument parsers and progress bars.
 

@@ -139,3 +139,9 @@ def test_what_cannot_be_written_does_not_change_the_exit_status():
     code = "from seanet_jax import console; print('unwritten'); console.discard_unwritten()"
     assert (done := run(code, ">/dev/full")).returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_messages_and_results_cannot_command_a_terminal(capsys):
+    console.print_error("error: \x1b[2J\nnext")
+    console.print_result("a\x1b]0;title\x07\nb\u202e")
+    assert tuple(capsys.readouterr()) == ("a\\x1b]0;title\\x07\nb\\u202e\n", "error: \\x1b[2J\nnext\n")

@@ -18,7 +18,6 @@ from typing import NoReturn
 from seanet_jax import console
 from seanet_jax.commands.cpu_tuning import restart_tuned
 from seanet_jax.errors import InputError, RunError, did_you_mean
-from seanet_jax.printable import printable_lines
 
 
 class Arguments(argparse.ArgumentParser):
@@ -141,7 +140,7 @@ def keep_what_is_compiled() -> None:
 
 def _exit(status: int, message: str, process: Process) -> NoReturn:
     """Prints the message and ends the process. It does not wait for other processes of the same run."""
-    print(printable_lines(message), file=console.stderr, flush=True)
+    console.print_error(message)
     if process.together:
         from seanet_jax.training.processes import exit_now
 

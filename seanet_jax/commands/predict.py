@@ -141,7 +141,7 @@ def _predict(
         except InputError as error:
             if path in named:
                 raise InputError(f"{error}; name another file, or leave it out") from None
-            print(f"error: {error}", file=console.stderr)
+            console.print_error(f"error: {error}")
             errors[index] = str(error)
     if not pixels:
         raise InputError(f"none of the {len(paths):,} images can be read; name other files or folders")

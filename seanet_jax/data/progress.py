@@ -10,7 +10,7 @@ from seanet_jax import console
 
 def print_to_stderr(message: str) -> None:
     """Prints a line on stderr, because stdout is for results."""
-    print(message, file=console.stderr, flush=True)
+    console.print_error(message)
 
 
 def shows_bar(progress: bool) -> bool:

@@ -14,13 +14,14 @@ _MARKUP = re.compile(r"[\\`*\[\]<>&|~$#!]|(?<![^\W_])_|_(?![^\W_])")
 _FORMULA = ("=", "+", "-", "@")
 
 
-def markdown_text(name: str) -> str:
+def markdown_text(name: str, longest: int = 120) -> str:
     """Returns a name as Markdown that shows it as it is written, on one line and cut if it is long.
 
     Args:
-        name: A name that others have chosen, for example of a network or a data set.
+        name: A name that others have chosen, for example of a network or a data set, or a sentence that has some.
+        longest: Largest number of characters, before those of markup are escaped.
     """
-    return _MARKUP.sub(r"\\\g<0>", shortened(name))
+    return _MARKUP.sub(r"\\\g<0>", shortened(name, longest))
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
