@@ -8,7 +8,7 @@ import shutil
 
 import jax.numpy as jnp
 import pytest
-from crash_states import explore, read, record
+from crash_states import crash_states, explore, read, record
 from file_calls import why_not
 from flax import nnx
 from training_fixtures import TINY_RUN, made_record, records
@@ -88,6 +88,49 @@ def after_all_cuts(root, program, old, look, before, after):
     # A new file is there before its first line is.
     either = {before, after, ()} if program == APPEND and old is None else {before, after}
     return explore(record(root, program), look, lambda found, marks: found in ({after} if "saved" in marks else either))
+
+
+# A program, and everything that may be found after it or a part of it, by path.
+STATES = {
+    "a file is written": (
+        "(root / 'a').write_text('long')",
+        [{}, {"a": b""}, {"a": b"lo"}, {"a": bytes(4)}, {"a": b"long"}],
+    ),
+    "a line is appended": (
+        "with (root / 'old').open('a') as file: file.write('new')",
+        [{"old": b"old"}, {"old": b"oldn"}, {"old": b"old" + bytes(3)}, {"old": b"oldnew"}],
+    ),
+    "a synchronized file has a name that is not": (
+        "with (root / 'a').open('w') as file: file.write('ab'); file.flush(); os.fsync(file.fileno())",
+        [{}, {"a": b""}, {"a": b"a"}, {"a": bytes(2)}, {"a": b"ab"}],
+    ),
+    "a file gets another name": ("(root / 'old').rename(root / 'new')", [{"old": b"old"}, {"new": b"old"}]),
+    "a file is deleted": ("(root / 'old').unlink()", [{"old": b"old"}, {}]),
+    "a file is moved into a folder": (
+        "(root / 'a').mkdir(); (root / 'old').rename(root / 'a' / 'new')",
+        # The two folders reach the disk in either order, so the file may have neither name.
+        [{"old": b"old"}, {"old": b"old", "a": None}, {"a": None}, {"a": None, "a/new": b"old"}],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", STATES)
+def test_a_power_cut_leaves_these_states_and_no_others(what, tmp_path):
+    program, expected = STATES[what]
+    root = tmp_path / "disk"
+    root.mkdir()
+    if "old" in program:
+        (root / "old").write_text("old")
+    recorded = record(root, f"mark('start')\n{program}\nmark('end')")
+    assert {frozenset(state.tree.items()) for state in crash_states(recorded)} == {
+        frozenset(state.items()) for state in expected
+    }
+
+
+def test_a_write_that_is_not_modeled_is_an_error(tmp_path):
+    program = "import mmap; (root / 'a').write_text('ab'); file = (root / 'a').open('r+b'); mmap.mmap(file.fileno(), 2)"
+    with pytest.raises(ValueError, match="mmap is not modeled"):
+        record(tmp_path, program)
 
 
 @pytest.mark.parametrize("what", WRITES)
