@@ -28,7 +28,7 @@ from file_calls import UNKNOWN, Call, traced
 _MARK = b"mark: "
 
 # What a recorded program starts with. A mark is a line in the record: what the program had promised up to there.
-_PRELUDE = f"""
+PRELUDE = f"""
 import os, sys
 from pathlib import Path
 root = Path(sys.argv[1])
@@ -110,7 +110,7 @@ def record(root: Path, program: str, *arguments: str) -> Record:
     before = read(root)
     support = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
     calls = traced(
-        [sys.executable, "-c", _PRELUDE + program, root, *arguments],
+        [sys.executable, "-c", PRELUDE + program, root, *arguments],
         root.with_name(f"{root.name}.strace"),
         env=os.environ | {"PYTHONPATH": support},
         cwd=root,

@@ -5,10 +5,12 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import pytest
-from crash_states import crash_states, explore, read, record
+from crash_states import PRELUDE, crash_states, explore, read, record
 from file_calls import why_not
 from flax import nnx
 from training_fixtures import TINY_RUN, made_record, records
@@ -216,9 +218,11 @@ SAVE = """
 import json
 import jax.numpy as jnp
 from seanet_jax.training.checkpoint import Checkpoints
-accuracies, saves = json.loads(sys.argv[2])
+accuracies, saves, done = json.loads(sys.argv[2])
+if done:
+    mark(done - 1)
 with Checkpoints(root) as checkpoints:
-    for number, (step, again) in enumerate(saves):
+    for number, (step, again) in list(enumerate(saves))[done:]:
         history = [{"epoch": n, "step": n, "test_accuracy": accuracies[n - 1]} for n in range(1, step + 1)]
         state = {"step": jnp.int32(step), "weights": jnp.arange(3.0) + step + again / 2}
         checkpoints.save(step, state, history)
@@ -234,9 +238,20 @@ SAVES = {
 }
 
 
+def as_earlier_version(checkpoints, best):
+    """Turns checkpoints into those that version 0.1.0 wrote."""
+    for path in list(checkpoints.iterdir()):
+        file = path / "history" / "metadata"
+        file.write_text(json.dumps(json.loads(file.read_text()) | json.loads((path / "complete").read_text())))
+        (path / "complete").unlink()
+        (checkpoints / "latest").mkdir(exist_ok=True)
+        shutil.move(path, checkpoints / "latest")
+    shutil.copytree(checkpoints / "latest" / str(best), checkpoints / "best" / str(best))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("what", SAVES)
-def test_a_checkpoint_that_was_saved_is_there_and_intact_or_a_newer_one(what, tmp_path, capfd):
+@pytest.mark.parametrize(("what", "earlier"), [*((what, False) for what in SAVES), (next(iter(SAVES)), True)])
+def test_a_checkpoint_that_was_saved_is_there_and_intact_or_a_newer_one(what, earlier, tmp_path, capfd):
     accuracies, saves = SAVES[what]
     template = {"step": jnp.int32(0), "weights": jnp.zeros(3)}
     went_on = set()
@@ -263,7 +278,14 @@ def test_a_checkpoint_that_was_saved_is_there_and_intact_or_a_newer_one(what, tm
 
     root = tmp_path / "disk"
     root.mkdir()
-    explored = explore(record(root, SAVE, json.dumps(SAVES[what])), restored, allowed)
+    done = 0
+    if earlier:
+        done = len(saves) - 1
+        subprocess.run(
+            [sys.executable, "-c", PRELUDE + SAVE, root, json.dumps([accuracies, saves[:done], 0])], check=True
+        )
+        as_earlier_version(root / "checkpoints", best=1 + accuracies.index(max(accuracies[:done])))
+    explored = explore(record(root, SAVE, json.dumps([accuracies, saves, done])), restored, allowed)
     assert explored.broken == []
     assert explored.found == {len(saves) - 2, len(saves) - 1}
     assert len(went_on) > 2
