@@ -206,6 +206,14 @@ def test_the_extras_that_documents_name_exist():
             assert set(named.split(",")) <= extras.keys(), document
 
 
+def test_the_tests_that_documents_name_exist():
+    named = {
+        file for document in DOCUMENTS for file in re.findall(r"`(tests/[\w/.]+)`", (ROOT / document).read_text())
+    }
+    assert {file for file in named if not (ROOT / file).exists()} == {"tests/ROOM/test_x.py"}  # a pattern
+    assert len(named) > 15
+
+
 def test_links_lead_somewhere():
     for document in DOCUMENTS:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / document).read_text()):
