@@ -207,9 +207,7 @@ def test_the_extras_that_documents_name_exist():
 
 
 def test_the_tests_that_documents_name_exist():
-    named = {
-        file for document in DOCUMENTS for file in re.findall(r"`(tests/[\w/.]+)`", (ROOT / document).read_text())
-    }
+    named = {file for document in DOCUMENTS for file in re.findall(r"`(tests/[\w/.]+)`", (ROOT / document).read_text())}
     assert {file for file in named if not (ROOT / file).exists()} == {"tests/ROOM/test_x.py"}  # a pattern
     assert len(named) > 15
 
