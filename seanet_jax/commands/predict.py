@@ -14,8 +14,9 @@ Each image is rotated as its EXIF orientation says, drawn on white if it is tran
 network's aspect ratio, and resized (bilinear, antialiased) to the size of the training images. An image of that size is
 used unchanged. Of an animation, the first frame is used.
 
-Prints each image's path, and below it the most likely classes with their probabilities. --json prints a JSON array
-instead, with an object for each image: its "path" and its "predictions", or an "error" if it cannot be read.
+Prints each image's path, and below it the most likely classes with their probabilities. Names of more than 120
+characters are cut. --json prints a JSON array instead, with an object for each image: its "path" and its "predictions"
+with whole names, or an "error" if it cannot be read.
 Writes no file unless --sheet names one: a picture of the images as the network sees them, with at most five
 classes each.
 

@@ -211,6 +211,17 @@ def test_names_are_shown_as_they_are(evaluated):
     assert '"><img src=x>' in page.text() and "a_ b & <i>c</i>" in page.text()  # it may be broken after the underscore
 
 
+def test_a_name_neither_turns_the_page_around_nor_fills_it():
+    plain = made(about_of(2))
+    names = ["\u202e\x1b\0two\nlines", "x" * 10_000]
+    page = made(about_of(names=names) | {"dataset": names[0], "command": "y" * 10_000}, config={"z" * 10_000: names[1]})
+    assert all(character.isprintable() or character == "\n" for character in page)
+    assert r"\u202e\x1b\x00two\nlines" in Elements(page).text()
+    # Names of classes are cut first. The configuration comes last.
+    assert [len(text) for text in re.findall("x{9,}…|y{9,}…|z{9,}…", page)] == [120, 120, 120, 2000, 2000, 2000]
+    assert len(page) < len(plain) + 10_000
+
+
 # In a browser.
 
 
