@@ -10,6 +10,7 @@ import jax
 
 from seanet_jax import jax_settings
 from seanet_jax.errors import InputError
+from seanet_jax.printable import printable
 from seanet_jax.version import __version__
 
 # GLIBC_TUNABLES changes the speed of a run. The others also change how results are rounded.
@@ -71,7 +72,7 @@ def rounding_changes(saved: Mapping[str, str] | None, now: Mapping[str, str]) ->
     if saved is None:
         saved, now = {}, {name: value for name, value in now.items() if jax_settings.is_recorded(name)}
     return [
-        f"{name}: {saved.get(name, 'unset')} was saved, {now.get(name, 'unset')} is in use"
+        printable(f"{name}: {saved.get(name, 'unset')} was saved, {now.get(name, 'unset')} is in use")
         for name in sorted(saved.keys() | now.keys())
         if saved.get(name) != now.get(name)
     ]

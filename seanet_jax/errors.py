@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from seanet_jax.printable import printable
+
 MOST_VALUES = 2**31 - 1
 """Largest number of values of a parameter, and the largest size: what JAX's 32-bit integers count."""
 
@@ -18,16 +20,22 @@ class InputError(ValueError):
     """An argument, flag or file of the user is invalid.
 
     The message is one sentence that names what is wrong and what would be right. The command line prints it without a
-    traceback and exits with status 2.
+    traceback and exits with status 2. Names and values from files may be part of it, so it is made printable.
     """
+
+    def __init__(self, *args: object):
+        super().__init__(*map(printable, args))
 
 
 class RunError(RuntimeError):
     """A run cannot continue for a reason outside the input and the code, such as a full disk or a NaN loss.
 
     The message says what happened and what is left on disk. The command line prints it without a traceback and exits
-    with status 1.
+    with status 1. It is made printable, as that of an ``InputError``.
     """
+
+    def __init__(self, *args: object):
+        super().__init__(*map(printable, args))
 
 
 def plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from seanet_jax.errors import InputError, check_array_size, is_integer, is_number, store_plain
+from seanet_jax.json_files import check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +103,28 @@ class ImageSpec:
         """
         fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
         return cls(**fields)
+
+    @classmethod
+    def read(cls, values: dict[str, Any], *, where: str, remedy: str, version: str | None) -> "ImageSpec":
+        """Reads back the values that ``to_json`` returned from a file that others may have changed.
+
+        Args:
+            values: The fields by name, as ``from_json`` takes them.
+            where: Name of the file, for the error message.
+            remedy: What the user can do about a damaged file, the end of the error's sentence.
+            version: The version of seanet_jax that wrote the file; None if the file does not say.
+
+        Raises:
+            InputError: If a field is missing, unknown or invalid. The message names the file.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        check_fields(values, names, where=where, version=version)
+        if missing := [name for name in names if name not in values]:
+            raise InputError(f"{where} is damaged (images has no {', '.join(missing)}); {remedy}")
+        try:
+            return cls.from_json(values)
+        except InputError as error:
+            raise InputError(f"{where} is damaged ({error}); {remedy}") from None
 
 
 def _is_name(value: Any) -> bool:

@@ -17,6 +17,9 @@ from seanet_jax.durable import make_folders
 from seanet_jax.errors import InputError
 from seanet_jax.printable import printable
 
+# The records of a million epochs fit in this.
+_MOST_BYTES = 2**28
+
 UserPath = str | os.PathLike[str]
 """A path as a user gives it."""
 
@@ -44,6 +47,10 @@ def user_path(path: UserPath, *, name: str = "") -> Path:
     if not text or "\0" in text:
         wrong = "not a valid name" if text else "empty"
         raise InputError(f"{start}the path {text!r} is {wrong}; name a file or a folder")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise InputError(f"{start}the path {text!r} is not a valid name; name a file or a folder") from None
     if _URL.match(text):
         raise InputError(f"{start}{printable(text)} is a URL; only local folders and files can be used")
     given = Path(text)
@@ -111,8 +118,48 @@ def _mode(path: Path) -> int | None:
             return None
 
 
+def check_regular(path: Path) -> None:
+    """Checks that a path is a regular file, or that there is nothing.
+
+    Reading a named pipe waits for a writer, and a device such as ``/dev/zero`` has no end.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If it is a folder, a pipe, a socket or a device. The message names the kind.
+    """
+    if (mode := _mode(path)) is not None and not stat.S_ISREG(mode):
+        kind = next((name for name, is_kind in _KINDS.items() if is_kind(mode)), "no file")
+        raise InputError(f"{path} cannot be read (it is {kind}); a file must be there")
+
+
+_KINDS = {
+    "a folder": stat.S_ISDIR,
+    "a named pipe": stat.S_ISFIFO,
+    "a socket": stat.S_ISSOCK,
+    "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
+}
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns the content of a file that others may have made.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If it is missing, no regular file, larger than 256 MiB, or cannot be read.
+    """
+    check_regular(path)
+    with reading(path), path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+            raise InputError(f"{path} cannot be read (it has more than {_MOST_BYTES:,} bytes); name another one")
+        return file.read()
+
+
 def check_readable(path: Path) -> None:
-    """Checks that a file, or every file in a folder and its subfolders, can be opened.
+    """Checks that a file, or every file in a folder and its subfolders, is a regular file that can be opened.
 
     Libraries report a file that they may not open as damaged or missing.
 
@@ -128,6 +175,7 @@ def check_readable(path: Path) -> None:
         for entry in inside:
             check_readable(entry)
         return
+    check_regular(path)
     with reading(path), path.open("rb"):
         pass
 

@@ -19,6 +19,16 @@ def printable_list(texts: Sequence[str], separator: str = ", ") -> str:
     return separator.join(shown)
 
 
+def short_repr(value: object) -> str:
+    """Returns the ``repr`` of a value of a file, cut if it is long.
+
+    Args:
+        value: The value.
+    """
+    text = repr(value)
+    return text if len(text) <= _LONGEST_LISTED else f"{text[:_LONGEST_LISTED]}…"
+
+
 def printable(text: object) -> str:
     r"""Returns a text in which every unprintable character is escaped, for example as ``\n`` or ``\x1b``.
 

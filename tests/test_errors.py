@@ -98,6 +98,11 @@ def test_positive_integers_of_numpy_become_ints():
     assert found == (3, 1) and [type(value) for value in found] == [int, int]
 
 
+@pytest.mark.parametrize("error", [InputError, RunError])
+def test_a_message_with_the_names_of_others_is_one_printable_line(error):
+    assert str(error("the field \x1b[31mred\n\u202eé is unknown")) == "the field \\x1b[31mred\\n\\u202eé is unknown"
+
+
 @pytest.mark.parametrize(
     ("word", "hint"),
     [

@@ -109,6 +109,33 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path):
         paths.check_readable(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a named pipe"),
+        (lambda path: path.mkdir(), "a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+    ],
+)
+def test_what_is_no_file_is_not_opened(make, kind, tmp_path):
+    make(tmp_path / "x")
+    for check in (paths.check_regular, paths.read_bytes):
+        with pytest.raises(InputError, match=f"/x cannot be read .it is {kind}.; a file must be there$"):
+            check(tmp_path / "x")
+    paths.check_regular(tmp_path / "nothing")
+    if kind == "a named pipe":
+        with pytest.raises(InputError, match="it is a named pipe"):
+            paths.check_readable(tmp_path)
+
+
+def test_a_file_is_read_unless_it_is_too_large(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert paths.read_bytes(tmp_path / "x") == b"abc"
+    os.truncate(tmp_path / "x", 2**40)
+    with pytest.raises(InputError, match=r"/x cannot be read .it has more than 268,435,456 bytes."):
+        paths.read_bytes(tmp_path / "x")
+
+
 def test_a_folder_is_made_once_and_refused_where_a_file_is(tmp_path):
     for _ in range(2):
         paths.make_folder(tmp_path / "a" / "b")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from seanet_jax.printable import printable, printable_lines, printable_list, shortened
+from seanet_jax.printable import printable, printable_lines, printable_list, short_repr, shortened
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,11 @@ from seanet_jax.printable import printable, printable_lines, printable_list, sho
 )
 def test_what_would_break_a_line_or_command_a_terminal_is_escaped(text, expected):
     assert printable(text) == expected
+
+
+def test_a_long_value_is_cut():
+    assert short_repr(["a", 1]) == "['a', 1]"
+    assert short_repr(10**400) == "1" + 299 * "0" + "…"
 
 
 def test_a_list_of_texts_is_cut_and_printable():

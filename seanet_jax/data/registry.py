@@ -11,6 +11,7 @@ from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.paths import UserPath, user_path
 from seanet_jax.plugins import load_plugins
+from seanet_jax.printable import short_repr
 
 DATASETS: dict[str, DatasetSource] = {
     source.name: source for source in (CIFAR10_SOURCE, CIFAR100_SOURCE, DIGITS_SOURCE)
@@ -53,7 +54,7 @@ def find_source(name: str) -> DatasetSource:
     """
     if not is_known(name):
         raise InputError(
-            f"There is no data set {name!r}; the data sets are {', '.join(DATASETS)}; "
+            f"There is no data set {short_repr(name)}; the data sets are {', '.join(DATASETS)}; "
             "one of another package is known where that package, the plugin, is installed"
         )
     return DATASETS[name]

@@ -33,7 +33,8 @@ from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.curves import Quantity, curves_figure
 from seanet_jax.training.images import load_dataset
 from seanet_jax.training.records import Record
-from seanet_jax.training.run_folder import RunFolder, SavedConfig
+from seanet_jax.training.run_folder import RunFolder
+from seanet_jax.training.saved_run import SavedConfig
 
 _BINS = 15
 _PAIRS = 20

@@ -46,7 +46,7 @@ def html_report(
     template = (resources.files("seanet_jax.inference") / "report.html.jinja").read_text(encoding="utf-8")
     bins = about["calibration"]
     columns = [column for column in _COLUMNS if records and column[1] in records[-1]]
-    return environment.from_string(template).render(
+    page = environment.from_string(template).render(
         about=about,
         facts=_facts(about, config, summary, is_trained_here=bool(records)),
         tiles=_tiles(about),
@@ -72,6 +72,8 @@ def html_report(
         config=config,
         versions=_versions(about, summary),
     )
+    # A path may hold bytes that are no text, which Python keeps as lone surrogates. UTF-8 has none.
+    return page.encode("utf-8", "backslashreplace").decode()
 
 
 _CURVES = {"loss": "Loss", "accuracy": "Error"}

@@ -8,7 +8,7 @@ from flax import nnx
 from seanet_jax.environment import start_devices
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.models import Network, from_pretrained, weights
+from seanet_jax.models import Network, NetworkConfig, from_pretrained, weights
 from seanet_jax.paths import UserPath, user_path
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.optimizer import optimizer
@@ -44,7 +44,9 @@ def load(folder: UserPath, which: str = "best") -> Trained:
     start_devices()
     folder = user_path(folder)
     if not weights.is_folder(folder):
-        images = RunFolder(folder).read_images()
+        run = RunFolder(folder)
+        images = run.read_images()
+        _check_fit(images, run.read_network_config(), folder)
         model, step = _restore(folder, which)
         return Trained(model, images, step)
     spec = weights.read_about(folder).images
@@ -53,7 +55,19 @@ def load(folder: UserPath, which: str = "best") -> Trained:
             f"{folder} does not say how images are normalized and what the classes are; "
             "write it again with save_pretrained and an ImageSpec"
         )
-    return Trained(from_pretrained(folder), spec)
+    model = from_pretrained(folder)
+    _check_fit(spec, model.config, folder)
+    return Trained(model, spec)
+
+
+def _check_fit(images: ImageSpec, network: NetworkConfig, folder: Path) -> None:
+    """Raises an InputError if a file gives the network and its images other sizes, or no classes."""
+    ours, theirs = (images.channels, images.num_classes), (network.in_channels, network.num_classes)
+    if ours != theirs:
+        raise InputError(
+            f"{folder / 'config.json'} is damaged (its images have {ours[0]} channels and {ours[1]} classes, and its "
+            f"network {theirs[0]} and {theirs[1]}); restore it"
+        )
 
 
 def saved_network(run_folder: UserPath) -> tuple[Network, TrainState]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from flax import nnx
 
 from seanet_jax.errors import InputError
+from seanet_jax.json_files import written_by
 from seanet_jax.models import weights
 from seanet_jax.models.encapnet import EncapNet
 from seanet_jax.models.network import Network, NetworkConfig
@@ -85,16 +86,20 @@ def from_pretrained(folder: UserPath, **options: Any) -> Network:
         InputError: If no family has the folder's ``model_type``, or if ``Network.from_pretrained`` raises it.
     """
     path = user_path(folder)
-    family = _family_named(weights.read_about(path).model_type, where=str(path / weights.CONFIG))
+    about = weights.read_about(path)
+    family = _family_named(about.model_type, str(path / weights.CONFIG), about.version)
     return family.from_pretrained(path, **options)
 
 
-def config_from_json(fields: Mapping[str, Any], *, where: str = "the network's config") -> NetworkConfig:
+def config_from_json(
+    fields: Mapping[str, Any], *, where: str = "the network's config", version: str | None = None
+) -> NetworkConfig:
     """Returns the config that ``config_to_json`` wrote, for example in the folder of a run.
 
     Args:
         fields: The fields of the config, and ``model_type``.
         where: Name of their source, for the error message.
+        version: The version of seanet_jax that wrote the source; None if the source does not say.
 
     Raises:
         InputError: If no family has this ``model_type``, if the family's config has no such field, or if a field or a
@@ -103,7 +108,7 @@ def config_from_json(fields: Mapping[str, Any], *, where: str = "the network's c
     values = dict(fields)
     # Runs that were written when there was one family do not name it.
     model_type = values.pop("model_type", SEANet.model_type)
-    return _family_named(model_type, where).config_class.from_fields(values, where)
+    return _family_named(model_type, where, version).config_class.from_fields(values, where, version)
 
 
 def config_to_json(config: NetworkConfig) -> dict[str, Any]:
@@ -111,7 +116,7 @@ def config_to_json(config: NetworkConfig) -> dict[str, Any]:
     return {"model_type": family_of(config).model_type, **dataclasses.asdict(config)}
 
 
-def _family_named(model_type: Any, where: str) -> type[Network]:
+def _family_named(model_type: Any, where: str, version: str | None) -> type[Network]:
     """Returns the family of a name, which a plugin may add."""
 
     def find() -> type[Network] | None:
@@ -125,5 +130,5 @@ def _family_named(model_type: Any, where: str) -> type[Network]:
     known = " or ".join(family.model_type for family in _FAMILIES)
     raise InputError(
         f"{where} is of the model_type {reprlib.repr(model_type)}; it must be {known}, or one of a plugin or "
-        "a newer version of seanet_jax, which has to be installed here"
+        f"a newer version of seanet_jax, which has to be installed here{written_by(version)}"
     )

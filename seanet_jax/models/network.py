@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from seanet_jax.errors import MOST_VALUES, InputError, is_integer, plain, store_plain
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.json_files import check_fields
+from seanet_jax.json_files import check_fields, written_by
 from seanet_jax.models import weights
 from seanet_jax.models.scores import LOGITS, Scores
 from seanet_jax.paths import UserPath, user_path
@@ -75,22 +75,23 @@ class NetworkConfig:
         self._check_choice("conv_method", get_args(NetworkConvMethod))
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Any], where: str) -> Self:
+    def from_fields(cls, fields: Mapping[str, Any], where: str, version: str | None = None) -> Self:
         """Returns the config whose fields a JSON file holds.
 
         Args:
             fields: The fields by name; lists stand for tuples.
             where: Name of the file, for the error message.
+            version: The version of seanet_jax that wrote the file; None if the file does not say.
 
         Raises:
             InputError: If there is no such field, or the config cannot be built.
         """
-        check_fields(fields, [field.name for field in dataclasses.fields(cls)], where=where)
+        check_fields(fields, [field.name for field in dataclasses.fields(cls)], where=where, version=version)
         values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in fields.items()}
         try:
             return cls(**values)
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+            raise InputError(f"{where}: {error}{written_by(version)}") from None
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
@@ -243,7 +244,7 @@ class Network(nnx.Module, abc.ABC):
                 f"{folder} holds a network of the type {printable_list([saved.model_type])}, not {cls.model_type}; "
                 "seanet_jax.models.from_pretrained reads either"
             )
-        config = cls.config_class.from_fields(saved.fields, str(folder / weights.CONFIG))
+        config = cls.config_class.from_fields(saved.fields, str(folder / weights.CONFIG), saved.version)
         config = dataclasses.replace(config, dtype=dtype, conv_method=conv_method)
         arrays, where = weights.read_arrays(folder), str(folder / weights.WEIGHTS)
         # Building a network takes time for each of its parts, and a damaged config may ask for millions.

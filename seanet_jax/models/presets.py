@@ -14,6 +14,7 @@ from seanet_jax.models.families import build, family_of
 from seanet_jax.models.network import Network, NetworkConfig
 from seanet_jax.models.seanet import SEANetConfig
 from seanet_jax.plugins import load_plugins
+from seanet_jax.printable import short_repr
 
 _RESNET = SEANetConfig(widths=(16, 32, 64), squeeze_excite=False, aggregate_placement="none")
 _PREACT = dataclasses.replace(_RESNET, preactivation=True)
@@ -105,13 +106,13 @@ def model_config(name: str, **overrides: Any) -> NetworkConfig:
     if preset is None:
         hint = did_you_mean(name, PRESETS)
         raise InputError(
-            f"there is no model {name!r}; the models are {', '.join(PRESETS)}; one of another package is known where "
-            f"that package, the plugin, is installed{hint and f'; {hint}'}"
+            f"there is no model {short_repr(name)}; the models are {', '.join(PRESETS)}; one of another "
+            f"package is known where that package, the plugin, is installed{hint and f'; {hint}'}"
         )
     fields = [field.name for field in dataclasses.fields(preset)]
     for field in overrides:
         if field not in fields:
-            raise InputError(f"{name} has no field {field!r}; its fields are {', '.join(fields)}")
+            raise InputError(f"{name} has no field {short_repr(field)}; its fields are {', '.join(fields)}")
     return dataclasses.replace(preset, **overrides)
 
 

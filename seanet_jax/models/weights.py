@@ -8,7 +8,8 @@ Reading such a folder needs no Orbax, and nothing in it can run code.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +19,17 @@ from flax import nnx
 from seanet_jax.durable import write_whole
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.json_files import json_text, read_json
-from seanet_jax.paths import UserPath, check_readable, exists, user_path
+from seanet_jax.json_files import checked, json_text, read_json
+from seanet_jax.paths import UserPath, check_readable, check_regular, exists, user_path
 from seanet_jax.printable import printable_list
+from seanet_jax.version import __version__
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 _REMEDY = "write the folder again"
+
+# Names the version in the header of model.safetensors. Earlier versions refuse fields of config.json that are new.
+_WRITER = "seanet_jax"
 
 # Fields that say how a network is computed. They are not written, because whoever reads the weights chooses them.
 _COMPUTATION = ("dtype", "conv_method", "batch_groups")
@@ -110,7 +115,7 @@ def write_folder(folder: UserPath, model: Any, config: Any, images: ImageSpec | 
     tensors = {name: np.ascontiguousarray(array) for name, array in to_arrays(model).items()}
     # The weights come first: until config.json is there too, the folder does not count as one of weights.
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "flax"}))
+    write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "flax", _WRITER: __version__}))
     write_whole(folder / CONFIG, json_text(about))
 
 
@@ -127,11 +132,13 @@ class About(NamedTuple):
         model_type: Name of the network's family.
         fields: Fields of the network's config.
         images: How images are normalized and what the classes are called; None if the file does not say.
+        version: The version of seanet_jax that wrote the folder; None if the folder does not say.
     """
 
     model_type: str
     fields: dict[str, Any]
     images: ImageSpec | None
+    version: str | None
 
 
 def read_about(folder: UserPath) -> About:
@@ -147,17 +154,30 @@ def read_about(folder: UserPath) -> About:
             "(seanet convert writes them from a run)"
         )
     about = read_json(folder / CONFIG, remedy=_REMEDY)
-    images, model_type = about.pop("images", None), about.pop("model_type", None)
+    where, version = str(folder / CONFIG), _version(folder / WEIGHTS)
+    checked(about, _File, where=where, remedy=_REMEDY)
+    images, model_type = about.pop("images", None), about.pop("model_type")
     about.pop("architectures", None)  # for other readers; the model_type says the same
+    spec = None if images is None else ImageSpec.read(images, where=where, remedy=_REMEDY, version=version)
+    return About(model_type, {name: about[name] for name in about if name not in _COMPUTATION}, spec, version)
+
+
+class _File(TypedDict):
+    model_type: str
+    images: NotRequired[dict[str, Any] | None]
+
+
+def _version(path: Path) -> str | None:
+    """Returns the version of seanet_jax that wrote a file of weights; None if it does not say, or is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    check_regular(path)
+    check_readable(path)
     try:
-        if not isinstance(model_type, str):
-            raise InputError("its model_type is not a name")
-        if not isinstance(images, dict | None):
-            raise InputError("its images are not a JSON object")
-        spec = None if images is None else ImageSpec.from_json(images)
-    except (InputError, TypeError) as error:
-        raise InputError(f"{folder / CONFIG} is damaged ({error}); {_REMEDY}") from None
-    return About(model_type, {name: about[name] for name in about if name not in _COMPUTATION}, spec)
+        with safe_open(path, "numpy") as file:
+            return (file.metadata() or {}).get(_WRITER)
+    except (SafetensorError, OSError):
+        return None
 
 
 def read_arrays(folder: UserPath) -> dict[str, np.ndarray]:
@@ -176,6 +196,7 @@ def read_arrays(folder: UserPath) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     path = user_path(folder) / WEIGHTS
+    check_regular(path)
     check_readable(path)
     try:
         with safe_open(path, "numpy") as file:

@@ -7,10 +7,10 @@ selects on the test images themselves. The error at the last epoch has no such s
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import TypedDict
 
 from seanet_jax.data import image_spec
-from seanet_jax.errors import InputError
-from seanet_jax.json_files import read_json
+from seanet_jax.json_files import checked, read_json
 from seanet_jax.models import NetworkConfig, SEANetConfig
 from seanet_jax.models.multiply_adds import multiply_adds, parameters
 from seanet_jax.paths import exists
@@ -114,10 +114,11 @@ def measured_speeds(study: Study) -> dict[str, list[float]]:
     path, remedy = study.folder / "speed.json", "delete it and repeat the command of the study"
     if not exists(path):
         return {}
-    speeds = read_json(path, remedy=remedy).get("images_per_second")
-    if not isinstance(speeds, dict):
-        raise InputError(f"{path} is damaged (it has no images_per_second); {remedy}")
-    return speeds
+    return checked(read_json(path, remedy=remedy), _SpeedFile, where=str(path), remedy=remedy)["images_per_second"]
+
+
+class _SpeedFile(TypedDict):
+    images_per_second: dict[str, list[float]]
 
 
 def comparisons(table: list[Row]) -> list[Comparison]:

@@ -8,14 +8,14 @@ import dataclasses
 import functools
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jinja2
 
 from seanet_jax import data, style
 from seanet_jax.durable import write_whole
 from seanet_jax.errors import InputError
-from seanet_jax.json_files import read_json
+from seanet_jax.json_files import checked, read_json
 from seanet_jax.paths import UserPath, exists, user_path
 from seanet_jax.studies import ablate, comparison, comparison_tables
 from seanet_jax.studies.ablation_figure import ablation_figure
@@ -74,10 +74,32 @@ class Results:
         return cls(
             study,
             Study.read(ablation) if exists(ablation / "study.json") else None,
-            read_json(found, remedy="repeat the command of the analysis") if exists(found) else None,
+            _read_analysis(found) if exists(found) else None,
             analysis,
             full,
         )
+
+
+class _Claim(TypedDict):
+    claim: str
+    figure: str
+    measured: str
+    verdict: str
+
+
+class _AnalysisFile(TypedDict):
+    """The fields of ``analysis.json`` that the page shows."""
+
+    subject: str
+    command: str
+    claims: list[_Claim]
+
+
+def _read_analysis(path: Path) -> dict[str, Any]:
+    remedy = "repeat the command of the analysis"
+    found = read_json(path, remedy=remedy)
+    checked(found, _AnalysisFile, where=str(path), remedy=remedy)
+    return found
 
 
 def write(results: Results, page: UserPath) -> None:

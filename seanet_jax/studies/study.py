@@ -9,9 +9,10 @@ and concurrent copies of it split the runs.
 import contextlib
 import dataclasses
 import time
+import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import filelock
 import jax
@@ -19,16 +20,19 @@ import jax
 from seanet_jax.durable import write_whole
 from seanet_jax.environment import start_devices
 from seanet_jax.errors import InputError, is_integer, store_plain
-from seanet_jax.json_files import check_fields, json_text, read_json
+from seanet_jax.json_files import check_fields, checked, json_text, read_json, written_by
 from seanet_jax.paths import UserPath, exists, make_folder, user_path
+from seanet_jax.printable import short_repr
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.loop import TrainingDivergedError
 from seanet_jax.training.progress import print_once
 from seanet_jax.training.records import Record
 from seanet_jax.training.run import fit
 from seanet_jax.training.run_folder import RunFolder, RunInUseError
+from seanet_jax.version import __version__
 
 _SECONDS_BETWEEN_CHECKS = 5
+_MOST_SEEDS = 10_000
 
 # This file marks a run whose loss became NaN. Without it, every start of the study would try the run again.
 _DIVERGED = "diverged.txt"
@@ -51,6 +55,16 @@ class Run(NamedTuple):
     def name(self) -> str:
         """The name of the run's folder."""
         return f"{self.variant}-lr{self.learning_rate:g}-seed{self.seed}"
+
+
+class _StudyFile(TypedDict):
+    """The fields of ``study.json``. Version 0.1.0 did not write its version."""
+
+    version: NotRequired[str]
+    base: dict[str, Any]
+    variants: dict[str, dict[str, Any]]
+    seeds: int
+    learning_rates: list[float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +96,13 @@ class Study:
         store_plain(self)
         if not self.variants:
             raise InputError("the study has no networks; name at least one")
-        if not is_integer(self.seeds, minimum=1):
-            raise InputError(f"seeds is {self.seeds!r}; it must be a positive integer")
+        # Runs have folders of these names.
+        if wrong := [name for name in self.variants if not name.isprintable() or "/" in name or name[:1] in ("", ".")]:
+            raise InputError(f"the network {wrong[0]!r} has a name that no folder can have; choose another one")
+        if not is_integer(self.seeds, minimum=1) or self.seeds > _MOST_SEEDS:
+            raise InputError(
+                f"seeds is {short_repr(self.seeds)}; it must be a positive integer of at most {_MOST_SEEDS:,}"
+            )
         rates = self.learning_rates
         if not rates or len(set(rates)) != len(rates):
             raise InputError(f"learning_rates is {rates!r}; give at least one, and each only once")
@@ -112,19 +131,20 @@ class Study:
         if not exists(path):
             raise InputError(f"{folder} holds no study: it has no study.json")
         remedy = "delete it and repeat the command of the study"
-        saved = read_json(path, remedy=remedy)
+        found, where = read_json(path, remedy=remedy), str(path)
+        version = found.get("version")
+        check_fields(found, typing.get_type_hints(_StudyFile), where=where, version=version)
+        saved = checked(found, _StudyFile, where=where, remedy=remedy)
+        variants = saved["variants"]
+        fields = {name for variant in variants.values() for name in variant}
+        check_fields(fields, [field.name for field in dataclasses.fields(TrainConfig)], where=where, version=version)
+        for variant in variants.values():
+            TrainConfig.from_json(saved["base"] | variant, where=where, version=version)
+        config = TrainConfig.from_json(saved["base"], where=where, version=version, data_dir=data_dir)
         try:
-            base, variants, seeds = dict(saved["base"]), dict(saved["variants"]), saved["seeds"]
-            rates = tuple(saved["learning_rates"])
-            fields = {name for variant in variants.values() for name in dict(variant)}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({error}); {remedy}") from None
-        check_fields(fields, [field.name for field in dataclasses.fields(TrainConfig)], where=str(path))
-        config = TrainConfig.from_json(base, where=str(path), data_dir=data_dir)
-        try:
-            return cls(folder, config, variants, seeds, rates)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({error}); {remedy}") from None
+            return cls(folder, config, variants, saved["seeds"], tuple(saved["learning_rates"]))
+        except InputError as error:
+            raise InputError(f"{path} is damaged ({error}{written_by(version)}); {remedy}") from None
 
     def config(self, run: Run) -> TrainConfig:
         """Returns the configuration of a run."""
@@ -220,6 +240,7 @@ class Study:
         with self.locked():
             variants, seeds = self._joined()
             saved = {
+                "version": __version__,
                 "base": self.base.to_json() | {"out": None, "data_dir": None, "resume": False},
                 "variants": variants,
                 "seeds": seeds,

@@ -8,12 +8,13 @@ from typing import Any, Literal, Self, get_args
 
 from seanet_jax.data import DATASETS, is_known
 from seanet_jax.errors import InputError, did_you_mean, is_integer, is_number, store_plain
-from seanet_jax.json_files import check_fields
+from seanet_jax.json_files import check_fields, written_by
 from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import NetworkConfig, family_of, find_preset, model_config
 from seanet_jax.models.network import ComputeDtype, NetworkConvMethod, dtype_name
 from seanet_jax.models.seanet import AggregatePlacement
 from seanet_jax.paths import UserPath, user_path
+from seanet_jax.printable import short_repr
 
 BatchStatistics = Literal["global", "device"]
 OptimizerName = Literal["sgd", "adam"]
@@ -181,12 +182,12 @@ class TrainConfig(Recipe, _Task):
         if not is_known(self.dataset):
             hint = did_you_mean(self.dataset, DATASETS)
             raise InputError(
-                f"dataset is {self.dataset!r}; it must be one of {', '.join(DATASETS)}{hint and f'; {hint}'}"
+                f"dataset is {short_repr(self.dataset)}; it must be one of {', '.join(DATASETS)}{hint and f'; {hint}'}"
             )
         choices = {"batch_statistics": BatchStatistics, "optimizer": OptimizerName}
         for name, known in ((name, get_args(kind)) for name, kind in choices.items()):
             if getattr(self, name) not in known:
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+                raise InputError(f"{name} is {short_repr(getattr(self, name))}; it must be one of {', '.join(known)}")
         for name in ("epochs", "batch_size", "eval_batch_size", "log_every", "checkpoint_every"):
             self._require(name, "a positive integer", is_integer(getattr(self, name), minimum=1))
         for name in ("max_steps", "limit_train", "limit_test", "checkpoint_steps", "decay_every"):
@@ -216,7 +217,7 @@ class TrainConfig(Recipe, _Task):
 
     def _require(self, name: str, allowed: str, holds: bool) -> None:
         if not holds:
-            raise InputError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
+            raise InputError(f"{name} is {short_repr(getattr(self, name))}; it must be {allowed}")
 
     def model_config(self, num_classes: int, in_channels: int = 3, devices: int = 1) -> NetworkConfig:
         """Returns the configuration of the network that this run trains.
@@ -257,22 +258,25 @@ class TrainConfig(Recipe, _Task):
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], *, where: str, data_dir: UserPath | None = None) -> Self:
+    def from_json(
+        cls, values: Mapping[str, Any], *, where: str, version: str | None = None, data_dir: UserPath | None = None
+    ) -> Self:
         """Reads back the values that ``to_json`` returned, except where the data and the run are.
 
         Args:
             values: The fields by name. Missing ones have their defaults, as in a file of an earlier version.
             where: Name of the file, for the error message.
+            version: The version of seanet_jax that wrote the file; None if the file does not say.
             data_dir: The field of this name.
 
         Raises:
             InputError: If a field is unknown, or has a value that cannot work.
         """
-        check_fields(values, [field.name for field in dataclasses.fields(cls)], where=where)
+        check_fields(values, [field.name for field in dataclasses.fields(cls)], where=where, version=version)
         try:
             return cls(**{**values, "data_dir": data_dir, "out": None, "resume": False})
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+            raise InputError(f"{where}: {error}{written_by(version)}") from None
 
     def differences(self, saved: dict[str, Any], *, harmless: bool = False) -> list[str]:
         """Lists the differences from a saved run, in lines such as ``batch_size: 64 was saved, 32 is asked``.
@@ -289,7 +293,7 @@ class TrainConfig(Recipe, _Task):
         # A field missing from an older file was added later, with a default that keeps the old behavior.
         saved = TrainConfig().to_json() | saved
         return [
-            f"{name}: {saved.get(name)!r} was saved, {asked.get(name)!r} is asked"
+            f"{name}: {short_repr(saved.get(name))} was saved, {short_repr(asked.get(name))} is asked"
             for name in sorted(names)
             if saved.get(name) != asked.get(name)
         ]

@@ -17,7 +17,6 @@ what the losses are: cross entropies in nats, or margin losses.
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 from collections.abc import Iterator
@@ -31,12 +30,15 @@ from seanet_jax.durable import append, leftovers, make_folders, write_whole
 from seanet_jax.environment import rounding_changes
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.json_files import check_fields, json_text, parse_json, read_json, with_nan
+from seanet_jax.json_files import json_text
 from seanet_jax.models import NetworkConfig, config_from_json, config_to_json
-from seanet_jax.paths import UserPath, exists, is_folder, reading, user_path
+from seanet_jax.paths import UserPath, check_regular, exists, is_folder, read_bytes, reading, user_path
+from seanet_jax.printable import short_repr
 from seanet_jax.training import processes
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.records import Record
+from seanet_jax.training.saved_run import Resumed, SavedConfig, read_config, read_records, read_summary
+from seanet_jax.version import __version__
 
 # Prefix of the empty files by which processes see whether they share a folder.
 _TOKEN = ".shared-"
@@ -47,35 +49,6 @@ _LOCK_SECONDS = 0.5
 
 class RunInUseError(InputError):
     """Another process is writing in the folder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SavedConfig:
-    """The contents of ``config.json``.
-
-    Attributes:
-        config: Fields of the run's ``TrainConfig``, as JSON values.
-        model_config: Fields of the network's configuration, as JSON values.
-        images: Specification of the images and classes; None if an early version wrote the file, which did not say.
-        data_sha256: SHA-256 of the images and labels; None if the network was trained elsewhere.
-        environment: Devices, versions and settings on which the rounding of the numbers depends; None if an earlier
-            version wrote the file, or the network was trained elsewhere.
-        converted_from: Name of the file or folder from which the network was converted; None for other runs.
-        resumed: For each time the run was resumed, the step and the changes to the configuration.
-    """
-
-    config: dict[str, Any]
-    model_config: dict[str, Any]
-    images: ImageSpec | None
-    data_sha256: str | None
-    environment: dict[str, str] | None
-    converted_from: str | None
-    resumed: list[dict[str, Any]]
-
-    @property
-    def is_trained_elsewhere(self) -> bool:
-        """Whether the network was converted and has not been trained in this run."""
-        return self.data_sha256 is None
 
 
 class RunFolder:
@@ -112,6 +85,14 @@ class RunFolder:
         """
         if exists(self.path) and not is_folder(self.path):
             raise InputError(f"--out: {self.path} is a file; name a folder")
+        # Found now, and not when the run ends and writes them.
+        for path in (self._config, self._metrics, self._summary, self.curves, self._lock):
+            check_regular(path)
+        for path in (self.tensorboard, self.path / "checkpoints"):
+            if exists(path) and not is_folder(path):
+                raise InputError(f"{path} is no folder; remove it, or name another folder with --out")
+        if self._lock.is_symlink():  # a link of others, whose target would be emptied
+            raise InputError(f"{self._lock} is a link; remove it, or name another folder with --out")
         if config.resume:
             if self._has_begun() and (differences := config.differences(self.read().config)):
                 raise InputError(
@@ -130,7 +111,8 @@ class RunFolder:
 
     def _has_begun(self) -> bool:
         """Whether there is more than a lock. A run killed that early is resumed by starting it."""
-        return exists(self._config) or not exists(self._lock)
+        # config.json is written before the records. If only these are there, it was lost.
+        return exists(self._config) or exists(self._metrics) or not exists(self._lock)
 
     def in_use(self) -> bool:
         """Whether another process is writing here. Asking disturbs no other process, whether it asks or starts a run.
@@ -140,6 +122,7 @@ class RunFolder:
         """
         if not exists(self._lock):
             return False
+        check_regular(self._lock)
         with reading(self._lock), self._lock.open("rb") as file:
             # Shared, so that those who ask do not take each other for a writer. Closing the file lets go of it.
             try:
@@ -220,7 +203,8 @@ class RunFolder:
         if not config.resume or not self._has_begun():
             return
         saved = self.read()
-        if (groups := saved.model_config.get("batch_groups", 1)) != batch_groups:
+        if (saved_groups := saved.model_config.get("batch_groups", 1)) != batch_groups:
+            groups = short_repr(saved_groups)
             raise InputError(
                 f"--resume: {self.path} was trained with batch statistics per device on {groups} devices, and here are "
                 f"{batch_groups}; resume it on {groups} devices (--batch-statistics global allows any number)"
@@ -276,9 +260,10 @@ class RunFolder:
             saved = self.read()
             changed = config.differences(saved.config, harmless=True)
             changed += self.environment_changes(environment or {})
-            resumed = [*saved.resumed, {"step": step, "changed": changed}]
+            resumed = [*saved.resumed, Resumed(step=step, changed=changed)]
             converted_from = saved.converted_from
         about = {
+            "version": __version__,
             "config": config.to_json(),
             "model_config": config_to_json(model_config),
             "images": images.to_json(),
@@ -326,24 +311,7 @@ class RunFolder:
             return self._saved
         if not exists(self._config):
             raise InputError(f"{self.path} holds no run: there is no config.json in it")
-        remedy = "restore it, or start over in another folder"
-        about = read_json(self._config, remedy=remedy)
-        for name, known in (("config", TrainConfig), ("images", ImageSpec)):
-            if isinstance(fields := about.get(name), dict):
-                check_fields(fields, [field.name for field in dataclasses.fields(known)], where=str(self._config))
-        try:
-            images, data_sha256 = about.get("images"), about["data_sha256"]
-            self._saved = SavedConfig(
-                config=dict(about["config"]),
-                model_config=dict(about["model_config"]),
-                images=None if images is None else ImageSpec.from_json(images),
-                data_sha256=None if data_sha256 is None else str(data_sha256),
-                environment=None if about.get("environment") is None else dict(about["environment"]),
-                converted_from=about.get("converted_from"),
-                resumed=list(about["resumed"]),
-            )
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{self._config} is damaged; {remedy}") from None
+        self._saved = read_config(self._config)
         return self._saved
 
     def read_config(self, data_dir: UserPath | None = None) -> TrainConfig:
@@ -356,11 +324,12 @@ class RunFolder:
         Raises:
             InputError: If ``read`` fails, or a field has a value that cannot work.
         """
-        saved = self.read().config
+        about = self.read()
+        saved = about.config
         if data_dir is None and isinstance(own := saved.get("data_dir"), str):
             with contextlib.suppress(InputError):  # it may be a path of another machine
                 data_dir = own if is_folder(user_path(own)) else None
-        return TrainConfig.from_json(saved, where=str(self._config), data_dir=data_dir)
+        return TrainConfig.from_json(saved, where=str(self._config), version=about.version, data_dir=data_dir)
 
     def read_network_config(self) -> NetworkConfig:
         """Returns the configuration of the network.
@@ -368,7 +337,8 @@ class RunFolder:
         Raises:
             InputError: If ``read`` fails, or the network cannot be built by this version and its plugins.
         """
-        return config_from_json(self.read().model_config, where=str(self._config))
+        about = self.read()
+        return config_from_json(about.model_config, where=str(self._config), version=about.version)
 
     def read_images(self) -> ImageSpec:
         """Returns the specification of the run's images and classes.
@@ -390,16 +360,7 @@ class RunFolder:
         Raises:
             InputError: If ``metrics.jsonl`` is missing, damaged or cannot be read.
         """
-        remedy = "--resume writes it anew"
-        if not exists(self._metrics):
-            raise InputError(f"{self._metrics} is missing; {remedy}")
-        with reading(self._metrics):
-            lines = self._metrics.read_bytes().split(b"\n")
-        # A newline is written last. What follows the last one is a record that is being written, or was never finished.
-        records = [parse_json(line, where=str(self._metrics), remedy=remedy) for line in lines[:-1]]
-        if not all({"epoch", "step", "test_accuracy"} <= record.keys() for record in records):
-            raise InputError(f"{self._metrics} is damaged (a record has no epoch, step or test_accuracy); {remedy}")
-        return [with_nan(record) for record in records]
+        return read_records(self._metrics)
 
     def check_records(self) -> None:
         """Checks that a run without checkpoints never had one.
@@ -410,21 +371,18 @@ class RunFolder:
         """
         if not exists(self._metrics):
             return
-        with reading(self._metrics):
-            records = self._metrics.read_bytes().splitlines()
-        if len(records) > 1:
+        if len(read_bytes(self._metrics).splitlines()) > 1:
             raise InputError(
                 f"--resume: the checkpoints of {self.path} are gone; restore them from a copy, "
                 "or start over in another folder with --out"
             )
 
     def read_summary(self) -> dict[str, Any] | None:
-        """Returns the contents of ``summary.json``, or None if it is missing or damaged."""
-        try:
-            summary = read_json(self._summary, remedy="")
-        except InputError:
-            return None
-        return summary if "finished" in summary and isinstance(summary.get("last"), dict) else None
+        """Returns the contents of ``summary.json``, or None if it is missing, damaged or of another run.
+
+        The summary of a run that was continued since, and not finished again, is one of another run too.
+        """
+        return read_summary(self._summary, self._metrics)
 
     def append(self, record: Record) -> None:
         """Appends a record to ``metrics.jsonl``. The record is on disk when this returns.

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from training_fixtures import made_record, made_summary, records
 
 from seanet_jax.commands.compare import MODELS
 from seanet_jax.errors import InputError
@@ -21,14 +22,14 @@ def leave_run(study, run, error):
     folder = study.folder / run.name
     folder.mkdir(parents=True)
     accuracies = (0.5 * (1 - error / 100), 1 - error / 100)
-    records = [
-        {"epoch": n, "step": n, "test_accuracy": a, "train_accuracy": a, "val_accuracy": a, "seconds": 1800}
+    made = [
+        made_record(n, test_accuracy=a, train_accuracy=a, val_accuracy=a, seconds=1800)
         for n, a in enumerate(accuracies, start=1)
     ]
     about = {"config": config.to_json(), "model_config": {}, "data_sha256": "", "resumed": []}
-    summary = {"finished": True, "last": records[-1], "device": "1 x made", "versions": {"jax": "1.2.3"}}
+    summary = made_summary(made, versions={"jax": "1.2.3"})
     (folder / "config.json").write_text(json.dumps(about))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
@@ -91,8 +92,10 @@ def test_a_study_of_the_published_length_is_not_called_reduced(folder):
     study = Study(folder / "full", base, {"resnet20": {"model": "resnet20"}}, seeds=1)
     run = Run("resnet20", 0.1, 0)
     leave_run(study, run, 30)
-    summary = study.folder / run.name / "summary.json"
-    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"last": {"epoch": 200}}))
+    first, last = records(study.folder / run.name, timing=True)
+    last["epoch"] = 200
+    (study.folder / run.name / "metrics.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(last)}\n")
+    (study.folder / run.name / "summary.json").write_text(json.dumps(made_summary([first, last])))
     study.write()
     page = text(Results.read(study.folder, folder / "no", folder / "no", ("resnet20",)), folder / "results.md")
     assert page.startswith("# Does aggregation help? CIFAR-100, all training images, 200 epochs\n")

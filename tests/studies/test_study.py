@@ -8,12 +8,14 @@ from pathlib import Path
 
 import filelock
 import pytest
+from training_fixtures import made_record, made_summary
 
 from seanet_jax.errors import InputError
 from seanet_jax.studies import study as module
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.loop import TrainingDivergedError
+from seanet_jax.version import __version__
 
 BASE = TrainConfig(dataset="digits", model="resnet20", epochs=2, validation_fraction=0.2)
 VARIANTS = {"plain": {"model": "resnet20"}, "sum": {"model": "seanet20_small"}}
@@ -42,14 +44,12 @@ def trained(monkeypatch, study):
 def leave_run(study, config, epochs=2):
     variant = config.out.name.split("-")[0]
     about = {"config": config.to_json(), "model_config": {}, "data_sha256": "", "resumed": []}
-    records = [
-        {"epoch": epoch, "step": epoch, "test_accuracy": 0.5, "val_accuracy": VAL[variant, config.learning_rate]}
-        for epoch in range(1, epochs + 1)
-    ]
+    accuracies = {"test_accuracy": 0.5, "val_accuracy": VAL[variant, config.learning_rate]}
+    records = [made_record(epoch, **accuracies) for epoch in range(1, epochs + 1)]
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.json").write_text(json.dumps(about))
     (config.out / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    summary = {"finished": epochs == config.epochs, "last": records[-1]}
+    summary = made_summary(records, finished=epochs == config.epochs)
     (config.out / "summary.json").write_text(json.dumps(summary))
 
 
@@ -196,8 +196,41 @@ def test_a_study_is_read_from_its_folder(study):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"base": []}, r"base is \[\] and must be an object"),
+        ({"base": None}, "base is None and must be an object"),
+        ({"variants": {"sum": 3}}, r"variants\.sum is 3 and must be an object"),
+        ({"variants": {"sum": {"learning_rate": "x"}}}, "learning_rate is 'x'; it must be a positive number"),
+        ({"seeds": "x"}, "seeds is 'x' and must be an integer"),
+        ({"learning_rates": 0.1}, "learning_rates is 0.1 and must be a list"),
+        ({"learning_rates": [[0.1]]}, r"learning_rates\[0\] is \[0.1\] and must be a finite number"),
+        (
+            {"variants": {"sum": {"ema": 0.9}}, "version": "99.1"},
+            "has the field ema, which .*; seanet_jax 99.1 wrote it; install that version",
+        ),
+        ({"rounds": 3, "version": "99.1"}, "has the field rounds, which .*; seanet_jax 99.1 wrote it"),
+    ],
+)
+def test_a_study_that_others_wrote_is_read_or_refused_in_a_sentence(study, changed, message):
+    study.write()
+    path = study.folder / "study.json"
+    about = json.loads(path.read_text())
+    assert about["version"] == __version__
+    path.write_text(json.dumps({name: value for name, value in about.items() if name != "version"}))
+    assert Study.read(study.folder) == study  # version 0.1.0 did not write its version
+    path.write_text(json.dumps(about | changed))
+    with pytest.raises(InputError, match=message) as caught:
+        Study.read(study.folder)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
         ({"variants": {}}, "no networks"),
         ({"seeds": 0}, "seeds is 0; it must be a positive integer"),
+        ({"seeds": 2**31}, "seeds is 2147483648; it must be a positive integer of at most 10,000"),
+        ({"variants": {"../x": {"model": "resnet20"}}}, "the network '../x' has a name that no folder can have"),
+        ({"variants": {"\x1b[31m": {"model": "resnet20"}}}, r"the network '\\x1b\[31m' has a name that"),
         ({"learning_rates": ()}, "give at least one"),
         ({"learning_rates": (0.1, 0.1)}, "each only once"),
         ({"learning_rates": (0.1, -1.0)}, "learning_rate is -1.0; it must be a positive number"),

@@ -2,6 +2,8 @@
 
 import json
 
+from training_fixtures import made_record, made_summary
+
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.training.config import TrainConfig
 
@@ -19,11 +21,11 @@ def leave_run(study, run, accuracies, val=None):
     folder = study.folder / run.name
     folder.mkdir(parents=True)
     about = {"config": config.to_json(), "model_config": {}, "data_sha256": "", "resumed": []}
-    records = [{"epoch": n + 1, "step": n + 1, "test_accuracy": a} for n, a in enumerate(accuracies)]
-    records = [record | ({} if val is None else {"val_accuracy": val}) for record in records]
+    validation = {} if val is None else {"val_accuracy": val}
+    records = [made_record(n, test_accuracy=a, **validation) for n, a in enumerate(accuracies, start=1)]
     (folder / "config.json").write_text(json.dumps(about))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (folder / "summary.json").write_text(json.dumps({"finished": True, "last": records[-1]}))
+    (folder / "summary.json").write_text(json.dumps(made_summary(records)))
 
 
 def comparison_study(folder):

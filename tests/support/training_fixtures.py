@@ -116,8 +116,14 @@ def records(folder, timing=False):
 def made_record(epoch, **more):
     """Makes a record like those of a run with four steps per epoch."""
     values = {"train_loss": 2 / epoch, "train_accuracy": 0.5, "test_loss": 3 / epoch, "test_accuracy": 0.4}
-    timing = {"learning_rate": 0.1, "step": 4 * epoch, "images_per_second": 80.0}
+    timing = {"learning_rate": 0.1, "step": 4 * epoch, "seconds": 0.5, "images_per_second": 80.0}
     return {"epoch": epoch} | values | timing | more
+
+
+def made_summary(records, **more):
+    """Makes the summary of a finished run with these records."""
+    about = {"parameters": 1234, "training_seconds": 0.5 * len(records), "device": "1 x made", "versions": {"jax": "1"}}
+    return {"finished": True, "last": records[-1]} | about | more
 
 
 def newest(folder):
