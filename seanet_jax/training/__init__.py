@@ -12,7 +12,7 @@ a run: it loads the data by ``images``, builds the ``trainer`` (network, data on
 hands it to the ``loop``, which takes the steps.
 
 - ``trainer`` is made of ``step`` (training and evaluation step), ``optimizer`` and ``sharding``.
-- ``loop`` writes through ``run_folder`` (config, records, summary), ``checkpoint``, ``tensorboard``, ``progress``. It
-  stops when ``interrupt`` says so. ``run`` draws ``curves`` at the end.
+- ``loop`` writes through ``run_folder`` (config, records, summary, which ``saved_run`` reads), ``checkpoint``,
+  ``tensorboard`` and ``progress``. It stops when ``interrupt`` says so. ``run`` draws ``curves`` at the end.
 - ``processes`` lets several processes train together: they exchange values, and fail together.
 """
