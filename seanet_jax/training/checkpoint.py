@@ -304,7 +304,7 @@ class Checkpoints:
                 return jax.tree.map(_like, template, state), history
             gc.collect()  # what Orbax abandoned is reported now or never, see orbax_errors
             if self._is_there(path) and processes.is_first():
-                print(f"warning: the checkpoint {path} is damaged ({damage})", file=console.stderr, flush=True)
+                console.print_error(f"warning: the checkpoint {path} is damaged ({damage})")
         if not self.exist():
             raise InputError(f"{self._folder}: there is no checkpoint; train first, or name the folder of a run")
         raise InputError(f"{self._folder}: {damage_of_all}, or start over elsewhere")
