@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from disk_image import DiskImage
+from ended_process import Process, errors_as_problems
 from kill_and_resume import final_arrays
 from PIL import Image
-from said import Process, noting
 
 Content = dict[str, bytes]
 
@@ -123,12 +123,12 @@ class Commands:
             process: The process that ran until the cut.
         """
         problems: list[str] = []
-        with noting(problems, command.name):
+        with errors_as_problems(problems, command.name):
             found, expected = self._results(command), self._expected[command.name]
             problems += [f"{name} is damaged" for name in found if found[name] != expected.get(name)]
             if process.printed(command.says):
                 problems += [f"{name} was written, and is not there" for name in expected.keys() - found.keys()]
-        with noting(problems, f"the run, after {command.name}"):
+        with errors_as_problems(problems, f"the run, after {command.name}"):
             if content(self._trained) != self._run:
                 problems.append(f"the run differs, after {command.name}")
         return problems

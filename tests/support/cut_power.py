@@ -4,18 +4,18 @@
 
 The run is in a file system in an image (``disk_image``), so this needs root and loop devices. Each cut is at a random
 moment of the training, or of a command that reads a run and writes beside it. After a cut, the file system is mounted
-again, and what a process had said to be saved must be there:
+again. Whatever a process had reported as saved must be there:
 
 - A printed epoch is a line of metrics.jsonl. All lines are those of the run left in peace.
-- The line of an epoch says that the checkpoint of the step before that epoch's last one is saved, because the loop
-  waits for it; the line of a step says so of the checkpoint two steps before. A run never resumes further back.
-- A checkpoint that counts is intact, whether anything was said of it or not. The best epoch of the newest one's records
-  has a checkpoint too.
-- config.json is whole once a step is printed, and never torn; so is summary.json once the end of the run is.
-- What a command says to have written is there, byte by byte (the arrays, where these are a run's). Until then, a file
-  or folder of a final name is whole too. The run that the command reads still loads.
+- The loop waits for earlier checkpoints before it records an epoch, and for the previous one before it saves another.
+  So the line of an epoch reports the checkpoint of the step before that epoch's last step, and the line of a step
+  reports the checkpoint two steps before. A run never resumes further back.
+- Every checkpoint that counts is intact, reported or not. The best epoch of its records has a checkpoint too.
+- config.json is there once a step is printed, and summary.json once the end of the run is. Neither is ever torn.
+- A file or folder that a command reports as written is there, byte by byte, or array by array if it is a run. Before
+  the report, whatever has its final name is whole too. The run that the command reads still loads.
 
-A run that lost something is started anew. The exit status is 1 if anything was lost or differs at the end.
+A run that lost something is started anew. The exit status is 1 if anything was lost, or if the end differs.
 """
 
 import argparse
@@ -37,9 +37,9 @@ from typing import Any
 
 from cut_commands import COMMANDS, Command, Commands
 from disk_image import FILE_SYSTEMS, DiskImage, missing
+from ended_process import Process, errors_as_problems
 from kill_and_resume import command as train_command
 from kill_and_resume import final_arrays
-from said import Process, noting
 from training_fixtures import records
 
 from seanet_jax.inference.trained import saved_network
@@ -61,7 +61,7 @@ LAST_STEP = rf"  epoch \d+/\d+, step {STEPS_PER_EPOCH}/"
 
 @dataclasses.dataclass
 class Progress:
-    """What of the run is known to be on disk.
+    """The part of the run that is known to be on disk.
 
     Attributes:
         step: Step of the newest checkpoint; 0 if there is none.
@@ -133,9 +133,9 @@ class Training:
         found.begun = before.begun or bool(steps)
         if found.begun or (self.folder / "config.json").exists():
             found.begun = True
-            with noting(problems, "config.json"):
+            with errors_as_problems(problems, "config.json"):
                 RunFolder(self.folder).read()
-        with noting(problems, "metrics.jsonl"):
+        with errors_as_problems(problems, "metrics.jsonl"):
             promised = max(recorded, before.step // STEPS_PER_EPOCH)
             lines = RunFolder(self.folder).read_records() if promised or self._has("metrics.jsonl") else []
             found.epochs = len(lines)
@@ -144,7 +144,7 @@ class Training:
             if lines and records(self.folder)[: found.epochs] != self._peaceful[: found.epochs]:
                 problems.append("the records differ")
         if counted > 0 or (self.folder / "checkpoints").exists():
-            with noting(problems, "checkpoints"):
+            with errors_as_problems(problems, "checkpoints"):
                 found.step = self._newest(counted, problems)
         self._before = found
         return problems
@@ -187,7 +187,7 @@ class Training:
         return [{name: value for name, value in record.items() if name not in varying} for record in whole]
 
 
-# Moments of the training: the line after which it comes, and the longest time between both.
+# Moments of the training: the line after which the power is cut, and the longest time in seconds between both.
 TRAINING = {
     "starting": ("", 0.0),
     "a step": (STEP, 0.1),
@@ -198,7 +198,7 @@ TRAINING = {
 
 
 def unfinished(folder: Path) -> bool:
-    """Whether a checkpoint is being written. It gets its name after its content, and then its marker."""
+    """Returns whether a checkpoint is being written. It gets its name after its content, and its marker last."""
     paths = list((folder / "checkpoints").glob("*"))
     marked = {path.parent for path in (folder / "checkpoints").glob("*/complete")}
     return any("tmp" in path.name or (path.name.isdigit() and path not in marked) for path in paths)
@@ -232,7 +232,7 @@ def at_the_end(disk: DiskImage, training: Training, peaceful: Path) -> list[str]
         return [f"the run does not finish: {done.stderr}"]
     problems: list[str] = []
     folder = training.folder
-    with noting(problems, "the finished run"):
+    with errors_as_problems(problems, "the finished run"):
         pairs = zip(final_arrays(peaceful), final_arrays(folder), strict=True)
         if differing := sum(a.tobytes() != b.tobytes() for a, b in pairs):
             problems.append(f"{differing} arrays of the final states differ")

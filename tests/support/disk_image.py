@@ -1,4 +1,4 @@
-"""A file system in an image file, whose power can be cut. Needs root, loop devices and the file system's mkfs.
+"""A file system in an image file, whose power can be cut. It needs root, loop devices and the file system's mkfs.
 
 A cut shrinks the loop device below the mounted file system to one sector. From then on every write fails, as after a
 power cut, and whatever the file system still holds in memory is lost. Mounting the image again replays the file

@@ -1,4 +1,4 @@
-"""A process that is ended by a power cut, and what it said until then."""
+"""A process that a power cut ends, and what it printed until then."""
 
 import contextlib
 import re
@@ -9,13 +9,13 @@ from seanet_jax.errors import InputError
 
 
 class Process:
-    """A process that the power cut ends. Leaving the context kills it.
+    """A process whose output is read line by line. Leaving the context kills it.
 
     Args:
         command: The command line.
 
     Attributes:
-        lines: The lines that it has printed and that were read.
+        lines: The lines of its stdout and stderr that were read so far.
     """
 
     def __init__(self, command: list[str]):
@@ -31,7 +31,11 @@ class Process:
         self.end()
 
     def read_to(self, pattern: str) -> bool:
-        """Reads lines up to one that matches a pattern. Returns whether there was one before the end of the output."""
+        """Reads lines up to the first that matches a pattern. Returns whether there was one.
+
+        Args:
+            pattern: Regular expression of the start of the line.
+        """
         for line in self._output:
             self.lines.append(line)
             if re.match(pattern, line):
@@ -54,13 +58,22 @@ class Process:
             self._process.wait()
 
     def printed(self, pattern: str) -> list[tuple[str, ...]]:
-        """Returns the groups of all lines read that match a pattern."""
+        """Returns the groups of all lines read that match a pattern.
+
+        Args:
+            pattern: Regular expression of the start of a line.
+        """
         return [match.groups() for line in self.lines if (match := re.match(pattern, line))]
 
 
 @contextlib.contextmanager
-def noting(problems: list[str], what: str) -> Iterator[None]:
-    """Turns an error raised inside, which a damaged file causes, into a problem."""
+def errors_as_problems(problems: list[str], what: str) -> Iterator[None]:
+    """A context that turns an error, such as a damaged file raises, into a problem.
+
+    Args:
+        problems: The list to which the problem is appended.
+        what: Name of what is read inside.
+    """
     try:
         yield
     except (InputError, OSError) as error:
