@@ -556,7 +556,7 @@ def on_two_devices(how):
     """Returns how much operations and networks on two CPU devices differ from one device, relative, by name."""
     done = subprocess.run(
         [sys.executable, "-W", "error", Path(__file__).parent / "support" / "operations_on_two_devices.py", how],
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"},
+        env=os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"},
         capture_output=True,
         text=True,
         timeout=600,

@@ -509,7 +509,7 @@ def process_result(tmp_path_factory):
 
     @functools.cache
     def results(process):
-        variables = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        variables = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
         if process == "copy without metadata":
             variables["PYTHONPATH"] = str(copied)
         command = [sys.executable, __file__, process]

@@ -11,6 +11,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import export
+from optimized_jit import optimized_jit
 
 from seanet_jax import InputError, create_model
 from seanet_jax.layers import functional
@@ -92,7 +93,7 @@ def with_gradients(x, kernel, dy, *, stride, method):
     return y, *vjp(dy)
 
 
-compiled_with_gradients = jax.jit(with_gradients, static_argnames=("stride", "method"))
+compiled_with_gradients = optimized_jit(with_gradients, static_argnames=("stride", "method"))
 
 
 def relative_error(actual, expected):
@@ -226,7 +227,7 @@ def test_vmap_and_jit(method):
     x, kernel, dy = example((6, 8, 8, 16, 16, 3, 1))
     y, dx, dkernel = compiled_with_gradients(x, kernel, dy, stride=1, method=method)
 
-    @jax.jit
+    @optimized_jit
     @functools.partial(jax.vmap, in_axes=(0, None, 0))
     def each(x, kernel, dy):
         return with_gradients(x, kernel, dy, stride=1, method=method)
@@ -355,9 +356,9 @@ def test_second_derivatives_are_those_of_lax(method):
     def loss(kernel, method=method):
         return (jnp.sin(conv2d(x, kernel, method=method)) * dy).sum()
 
-    expected = jax.jit(jax.hessian(functools.partial(loss, method="lax")))(kernel)
-    np.testing.assert_allclose(jax.jit(jax.hessian(loss))(kernel), expected, rtol=1e-3, atol=1e-3)
-    reverse = jax.jit(jax.jacrev(jax.grad(loss)))(kernel)
+    expected = optimized_jit(jax.hessian(functools.partial(loss, method="lax")))(kernel)
+    np.testing.assert_allclose(optimized_jit(jax.hessian(loss))(kernel), expected, rtol=1e-3, atol=1e-3)
+    reverse = optimized_jit(jax.jacrev(jax.grad(loss)))(kernel)
     np.testing.assert_allclose(reverse, expected, rtol=1e-3, atol=1e-3)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from optimized_jit import optimized_jit
 
 from seanet_jax.models import SEANet, model_config
 from seanet_jax.models.network import split_model
@@ -63,11 +64,11 @@ class Network:
         self.graphdef, self.params, self.batch_stats = split_model(model)
         model.eval()
         self.eval_graphdef, _, _ = split_model(model)
-        self.gradient = jax.jit(jax.value_and_grad(self._loss, has_aux=True))
+        self.gradient = optimized_jit(jax.value_and_grad(self._loss, has_aux=True))
 
     def predict(self, x):
         # The weights are arguments, because as constants they take long to compile.
-        return jax.jit(lambda *state: nnx.merge(self.eval_graphdef, *state)(x))(self.params, self.batch_stats)
+        return optimized_jit(lambda *state: nnx.merge(self.eval_graphdef, *state)(x))(self.params, self.batch_stats)
 
     def batch(self, source=None):
         images, labels = reference.images_and_labels(self.classes, source)

@@ -22,8 +22,6 @@ SUPPORT = Path(__file__).parents[1] / "support"
 EXPERIMENT = SUPPORT / "tiny_experiment.py"
 # A smaller rate than elsewhere: a large one amplifies rounding step by step.
 FLAGS = ("--no-tune-cpu", "--log-every", "1", "--learning-rate", "0.01", "--decay-every", "99", "--epochs", "4")
-# These processes compile more than they compute.
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +51,7 @@ def start(count, *flags, script=EXPERIMENT, common=FLAGS, differing=None, port=N
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-W", "error", script, *common, *group, *flags, *(differing or {}).get(number, ())],
-                env=os.environ | QUICK | job | (environment or {}),
+                env=os.environ | job | (environment or {}),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -100,7 +98,7 @@ def assert_close(folder, other):
 def run_alone(*flags):
     """The output of the same run of one process."""
     command = [sys.executable, "-W", "error", EXPERIMENT, *FLAGS, *flags]
-    done = subprocess.run(command, env=os.environ | QUICK, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -148,7 +146,8 @@ def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
 def test_each_process_reads_its_own_part_of_the_images(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(PARTS)
-    outputs = run(2, script=script, common=(), environment={"XLA_FLAGS": "--xla_force_host_platform_device_count=2"})
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    outputs = run(2, script=script, common=(), environment={"XLA_FLAGS": flags})
     # Two devices in each process, twelve rows of which the last two are filled up.
     assert [said(output) for output in outputs] == [["[0, 1, 2, 3, 4, 5]"], ["[6, 7, 8, 9]"]]
 
