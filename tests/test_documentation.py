@@ -1,8 +1,8 @@
 """Runs every block of code in README, CONTRIBUTING and docs.
 
-A shell runs the commands, on small networks and little data (see documented.py). Python runs as it is written. What no
-test machine has (a cluster, a package index) is a stand-in, which runs the command it is given or checks that the files
-it is given exist.
+A shell runs the commands, on small networks and little data (see documented.py). Python makes networks small too, and
+runs as it is written. What no test machine has (a cluster, a package index) is a stand-in, which runs the command it is
+given or checks that the files it is given exist.
 """
 
 import dataclasses
@@ -144,7 +144,11 @@ def run(folder, block):
         command = ["bash", "-euo", "pipefail", "-c", block.code + "\nwait\n"]
     elif block.language == "python":
         strict = [] if "jax2onnx" in block.code else ["-W", "error"]  # that one warns of its own
-        small = "import documented\ndocumented.make_presets_small()\n" if "fit(" in block.code else ""
+        small = (
+            "import documented\ndocumented.make_presets_small()\n"
+            if re.search(r"fit\(|create_model\(", block.code)
+            else ""
+        )
         command = [sys.executable, *strict, "-c", small + block.code]
     else:
         return
