@@ -8,16 +8,21 @@ then the folder that holds the new name.
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 _SUFFIX = ".tmp"
 _LONGEST = 50  # letters, each of up to four bytes
+
+# Age at which an unfinished file or folder is one of a killed process. Nothing here takes that long to write.
+_ABANDONED_SECONDS = 24 * 3600
 
 # What file systems answer that cannot synchronize a folder, or anything (POSIX's fsync, and some of FUSE).
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
@@ -36,7 +41,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         OSError: If the file cannot be written.
     """
     with file_written_whole(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(_bytes(content))
 
 
 @contextlib.contextmanager
@@ -51,16 +56,98 @@ def file_written_whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: If the file cannot be written.
     """
+    with _temporary(path) as temporary:
+        with _on_disk(temporary) as file:
+            yield file
+        replace(temporary, path)
+
+
+def write_together(folder: Path, files: Mapping[str, str | bytes | None]) -> None:
+    """Writes files that belong together. A reader under ``locked`` sees the files of one call, never of two.
+
+    All contents are on disk before the first file gets its name, so a full disk leaves the old files. A process that
+    dies between the first name and the last one leaves files of two calls. For this case the last file should hold the
+    SHA-256 of the others, or another file that of the last one.
+
+    Args:
+        folder: The folder to lock while the files get their names, which takes no longer than renaming them.
+        files: The contents by path in the folder, in the order in which the files get their names. Existing files are
+            replaced, and those whose content is None are removed. Folders in the paths must exist.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    paths = {folder / name: content for name, content in files.items()}
+    temporaries: dict[Path, Path] = {}
+    with contextlib.ExitStack() as stack:
+        for path, content in paths.items():
+            if content is not None:
+                temporaries[path] = stack.enter_context(_temporary(path))
+                with _on_disk(temporaries[path]) as file:
+                    file.write(_bytes(content))
+        with locked(folder):
+            for path in paths:
+                if path in temporaries:
+                    temporaries[path].replace(path)
+                else:
+                    path.unlink(missing_ok=True)
+        for parent in {path.parent for path in paths}:
+            sync_folder(parent)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Keeps other processes from replacing files by ``write_together`` until the context ends. Waits for those that do.
+
+    The lock is on the folder itself, so it leaves no file, and it ends with the process. On file systems that cannot
+    lock a folder, such as NFS, there is no lock.
+
+    Args:
+        folder: The folder.
+        shared: Whether other processes may hold the lock too, for those that only read.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Gives a name beside a path for a file or folder that is renamed to it. It is removed if an error is raised."""
+    with contextlib.suppress(OSError):
+        for left in leftovers(path):
+            if time.time() - left.lstat().st_mtime > _ABANDONED_SECONDS:
+                _remove(left)
     temporary = unique_beside(path)
     try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        replace(temporary, path)
+        yield temporary
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it, if it exists."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _on_disk(path: Path) -> Iterator[BinaryIO]:
+    """Gives a new file to write to, whose content is on disk at the end."""
+    with path.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _bytes(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content
 
 
 def append(path: Path, text: str) -> None:
@@ -96,15 +183,11 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If the folder cannot be written.
     """
-    temporary = unique_beside(path)
-    temporary.mkdir()
-    try:
+    with _temporary(path) as temporary:
+        temporary.mkdir()
         yield temporary
         sync_tree(temporary)
         replace(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def replace(source: Path, target: Path) -> None:

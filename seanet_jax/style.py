@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seanet_jax.durable import write_whole
+from seanet_jax.durable import make_folders, write_together
 from seanet_jax.paths import UserPath, user_path
 from seanet_jax.printable import shortened
 
@@ -153,9 +153,13 @@ def save(figure: "Figure", path: UserPath) -> Sequence[Path]:
         The paths of the SVG and the PNG file.
     """
     path = user_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # with_suffix would replace the end of a name such as "lr0.1".
-    files = [path.with_name(path.name + suffix) for suffix in (".svg", ".png")]
-    for file, content in zip(files, (svg(figure), png(figure)), strict=True):
-        write_whole(file, content)
-    return files
+    make_folders(path.parent)
+    files = encoded(figure, path.name)
+    write_together(path.parent, files)
+    return [path.with_name(name) for name in files]
+
+
+def encoded(figure: "Figure", name: str) -> dict[str, bytes]:
+    """Returns the contents of the SVG and the PNG file of a figure by the names of the files; see ``save``."""
+    # The suffix is appended, because Path.with_suffix would replace the end of a name such as "lr0.1".
+    return {f"{name}.svg": svg(figure), f"{name}.png": png(figure)}

@@ -1,15 +1,27 @@
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from seanet_jax.durable import append, folder_written_whole, leftovers, make_folders, sync_folder, write_whole
+from seanet_jax.durable import (
+    append,
+    folder_written_whole,
+    leftovers,
+    locked,
+    make_folders,
+    sync_folder,
+    unique_beside,
+    write_together,
+    write_whole,
+)
 
 
 def path_of(descriptor):
@@ -111,6 +123,64 @@ def test_a_file_system_that_cannot_synchronize_folders_is_no_error_but_a_failing
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="error") if fails else contextlib.nullcontext():
         sync_folder(tmp_path)
+
+
+def test_files_that_belong_together_are_all_on_disk_before_the_first_has_its_name(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    names, seen = ["deep/a", "b"], []
+
+    def fsync(descriptor):
+        path = path_of(descriptor)
+        seen.append((path if path.is_dir() else "file", [name for name in names if (tmp_path / name).exists()]))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_together(tmp_path, {"deep/a": "a", "b": b"b"})
+    assert seen[:2] == [("file", []), ("file", [])]
+    assert sorted(seen[2:]) == [(tmp_path, names), (tmp_path / "deep", names)]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "deep"]
+
+
+def test_files_that_belong_together_are_removed_together(tmp_path):
+    write_together(tmp_path, {"a": "1", "b": "1"})
+    write_together(tmp_path, {"a": None, "c": None, "b": "2"})
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("b", "2")]
+
+
+def test_if_one_of_several_files_cannot_be_written_all_the_old_ones_stay(tmp_path):
+    write_together(tmp_path, {"a": "old", "b": "old"})
+    with pytest.raises(FileNotFoundError):
+        write_together(tmp_path, {"a": "new", "missing/b": "new"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
+
+
+def test_files_get_no_name_while_another_reads_and_readers_do_not_wait_for_one_another(tmp_path):
+    write_together(tmp_path, {"a": "old", "b": "old"})
+    writer = threading.Thread(target=write_together, args=(tmp_path, {"a": "new", "b": "new"}))
+    with locked(tmp_path, shared=True), locked(tmp_path, shared=True):
+        writer.start()
+        writer.join(0.3)
+        assert writer.is_alive() and (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "old"
+    writer.join()
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "new"
+
+
+def test_a_folder_that_cannot_be_locked_is_written_without(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # as NFS answers
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write_together(tmp_path, {"a": "new"})
+    assert (tmp_path / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_left_a_day_ago_is_removed_by_the_next_writer(kind, tmp_path):
+    old, new = unique_beside(tmp_path / "a"), unique_beside(tmp_path / "a")
+    for path, age in ((old, 25), (new, 23)):
+        path.mkdir() if kind == "folder" else path.touch()
+        os.utime(path, times=2 * [time.time() - 3600 * age])
+    write_whole(tmp_path / "a", "new")
+    assert leftovers(tmp_path / "a") == [new]
 
 
 def test_what_a_killed_process_leaves_is_found_by_the_name_of_its_file_and_harms_no_later_writer(tmp_path):

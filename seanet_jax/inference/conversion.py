@@ -80,8 +80,9 @@ def convert_to_run(
     if is_file(source):
         found = read_pytorch(source, aggregate_op)
     else:
-        found = PyTorchCheckpoint(SEANet.from_pretrained(source), epoch=None, momentum=None)
-        images = weights.read_about(source).images
+        saved = weights.read(source)
+        found = PyTorchCheckpoint(SEANet.from_saved(saved), epoch=None, momentum=None)
+        images = saved.images
     dataset = find_dataset(found.model.config, source, asked=dataset, images=images)
     network = find_preset(found.model.config, source)
     config = dataclasses.replace(recipe, dataset=dataset, out=target, **network)

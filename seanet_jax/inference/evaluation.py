@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from PIL import Image
 
 from seanet_jax import jax_settings, style
 from seanet_jax.data import DATASETS, Dataset
-from seanet_jax.durable import write_whole
+from seanet_jax.durable import make_folders, write_together
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.inference import metrics
@@ -183,8 +184,8 @@ def _weights(folder: Path, name: str | None, data_dir: UserPath | None) -> _Subj
             f"{folder} is for images of {sizes[0]}, and {name} has images of "
             f"{sizes[1] if sizes[0] != sizes[1] else 'other classes'}; name the dataset it was trained on"
         )
-    about = weights.read_about(folder)
-    names = {"dataset": name, "model": _preset(trained.model.config) or about.model_type}
+    network = trained.model
+    names = {"dataset": name, "model": _preset(network.config) or network.model_type}
     origin = {"network": "pretrained weights", "which": None, "step": None, "epoch": None, "recorded": None}
     return _Subject(
         trained=trained,
@@ -192,7 +193,7 @@ def _weights(folder: Path, name: str | None, data_dir: UserPath | None) -> _Subj
         about=names | origin,
         config=config,
         records=[],
-        settings=names | about.fields,
+        settings=names | weights.config_fields(network.config),
         summary=None,
     )
 
@@ -272,11 +273,10 @@ def _write(folder: Path, about: dict[str, Any], subject: _Subject, kind: Scores)
         "reliability": reliability_figure(found, about["expected_calibration_error"]),
     }
     drawn = {name: style.svg(figure) for name, figure in figures.items()}
-    files: dict[str, str | bytes] = {f"evaluation/{name}.svg": content for name, content in drawn.items()}
+    files = {f"evaluation/{name}.svg": content for name, content in drawn.items()}
     files |= {f"evaluation/{name}.png": style.png(figure) for name, figure in figures.items()}
     if about["mistakes"]:
         files["evaluation/mistakes.png"] = contact_sheet([_cell(one, subject.dataset) for one in about["mistakes"]])
-    files["evaluation/evaluation.json"] = json_text(about)
     config, records = subject.config, subject.records
     quantities: tuple[Quantity, ...] = ("loss", "accuracy")
     for quantity in quantities if records else ():
@@ -284,13 +284,14 @@ def _write(folder: Path, about: dict[str, Any], subject: _Subject, kind: Scores)
         figure = curves_figure(records, kind, dataset=config.dataset, epochs=config.epochs, quantities=(quantity,))
         drawn[quantity] = style.svg(figure)
     pictures = [_png(_picture(mistake, subject.dataset)) for mistake in about["mistakes"]]
-    files["report.html"] = html_report(about, records, subject.settings, subject.summary, drawn, pictures)
+    files["report.html"] = html_report(about, records, subject.settings, subject.summary, drawn, pictures).encode()
+    # The last file describes the others. If a process was killed while they got their names, the values differ.
+    about["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files["evaluation/evaluation.json"] = json_text(about).encode()
     with _writing(folder):
-        (folder / "evaluation").mkdir(exist_ok=True)
-        # An earlier evaluation may have left one, and a network without mistakes writes none.
-        (folder / "evaluation" / "mistakes.png").unlink(missing_ok=True)
-        for name, content in files.items():
-            write_whole(folder / name, content)
+        make_folders(folder / "evaluation")
+        # An earlier evaluation may have left a sheet, and a network without mistakes has none.
+        write_together(folder, {"evaluation/mistakes.png": None, **files})
 
 
 def _cell(mistake: dict[str, Any], dataset: Dataset) -> Cell:

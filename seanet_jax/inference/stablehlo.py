@@ -16,7 +16,7 @@ from flax import nnx
 from jax import export
 
 from seanet_jax import jax_settings
-from seanet_jax.durable import write_whole
+from seanet_jax.durable import write_together
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.image_spec import ImageSpec
@@ -74,8 +74,7 @@ def write(folder: UserPath, out: UserPath) -> str:
     about = describe(exported, artifact, out.name, trained)
     about["verified"] = {"platform": "cpu", "batch_sizes": _BATCH_SIZES, "largest_relative_difference": difference}
     try:
-        write_whole(out, artifact)
-        write_whole(out.with_name(f"{out.name}.json"), json_text(about))
+        write_together(out.parent, {out.name: artifact, f"{out.name}.json": json_text(about)})
     except OSError as error:
         raise RunError(f"{out} could not be written ({error.strerror}); free some space and export again") from error
     return (

@@ -8,7 +8,8 @@ from flax import nnx
 from seanet_jax.environment import start_devices
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.models import Network, NetworkConfig, from_pretrained, weights
+from seanet_jax.models import Network, NetworkConfig, weights
+from seanet_jax.models.families import from_saved
 from seanet_jax.paths import UserPath, user_path
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.optimizer import optimizer
@@ -49,15 +50,15 @@ def load(folder: UserPath, which: str = "best") -> Trained:
         _check_fit(images, run.read_network_config(), folder)
         model, step = _restore(folder, which)
         return Trained(model, images, step)
-    spec = weights.read_about(folder).images
-    if spec is None:
+    saved = weights.read(folder)
+    if saved.images is None:
         raise InputError(
             f"{folder} does not say how images are normalized and what the classes are; "
             "write it again with save_pretrained and an ImageSpec"
         )
-    model = from_pretrained(folder)
-    _check_fit(spec, model.config, folder)
-    return Trained(model, spec)
+    model = from_saved(saved)
+    _check_fit(saved.images, model.config, folder)
+    return Trained(model, saved.images)
 
 
 def _check_fit(images: ImageSpec, network: NetworkConfig, folder: Path) -> None:

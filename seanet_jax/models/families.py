@@ -17,7 +17,7 @@ from seanet_jax.models import weights
 from seanet_jax.models.encapnet import EncapNet
 from seanet_jax.models.network import Network, NetworkConfig
 from seanet_jax.models.seanet import SEANet
-from seanet_jax.paths import UserPath, user_path
+from seanet_jax.paths import UserPath
 from seanet_jax.plugins import load_plugins
 
 _NetworkT = TypeVar("_NetworkT", bound=Network)
@@ -85,10 +85,13 @@ def from_pretrained(folder: UserPath, **options: Any) -> Network:
     Raises:
         InputError: If no family has the folder's ``model_type``, or if ``Network.from_pretrained`` raises it.
     """
-    path = user_path(folder)
-    about = weights.read_about(path)
-    family = _family_named(about.model_type, str(path / weights.CONFIG), about.version)
-    return family.from_pretrained(path, **options)
+    return from_saved(weights.read(folder), **options)
+
+
+def from_saved(saved: weights.Saved, **options: Any) -> Network:
+    """Builds a network from what ``weights.read`` returned; see ``from_pretrained``."""
+    family = _family_named(saved.model_type, str(saved.folder / weights.CONFIG), saved.version)
+    return family.from_saved(saved, **options)
 
 
 def config_from_json(

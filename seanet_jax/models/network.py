@@ -237,8 +237,22 @@ class Network(nnx.Module, abc.ABC):
             InputError: If the folder holds no such files or another family's network, if the files are damaged or do
               not fit together, or if a new classifier is requested without ``rngs``.
         """
-        folder = user_path(folder)
-        saved = weights.read_about(folder)
+        return cls.from_saved(
+            weights.read(folder), num_classes=num_classes, rngs=rngs, dtype=dtype, conv_method=conv_method
+        )
+
+    @classmethod
+    def from_saved(
+        cls,
+        saved: weights.Saved,
+        *,
+        num_classes: int | None = None,
+        rngs: nnx.Rngs | None = None,
+        dtype: DTypeLike = "float32",
+        conv_method: NetworkConvMethod = "auto",
+    ) -> Self:
+        """Builds a network from what ``weights.read`` returned; see ``from_pretrained``."""
+        folder = saved.folder
         if saved.model_type != cls.model_type:
             raise InputError(
                 f"{folder} holds a network of the type {printable_list([saved.model_type])}, not {cls.model_type}; "
@@ -246,7 +260,7 @@ class Network(nnx.Module, abc.ABC):
             )
         config = cls.config_class.from_fields(saved.fields, str(folder / weights.CONFIG), saved.version)
         config = dataclasses.replace(config, dtype=dtype, conv_method=conv_method)
-        arrays, where = weights.read_arrays(folder), str(folder / weights.WEIGHTS)
+        arrays, where = saved.arrays, str(folder / weights.WEIGHTS)
         # Building a network takes time for each of its parts, and a damaged config may ask for millions.
         for name in cls.repeated_arrays(config):
             if name not in arrays:

@@ -7,6 +7,8 @@ Reading such a folder needs no Orbax, and nothing in it can run code.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -16,15 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from seanet_jax.durable import write_whole
+from seanet_jax.durable import leftovers, locked, make_folders, write_together
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.json_files import checked, json_text, read_json
-from seanet_jax.paths import UserPath, check_readable, check_regular, exists, user_path
+from seanet_jax.json_files import checked, json_text, json_value, read_json
+from seanet_jax.paths import UserPath, check_readable, check_regular, exists, reading, user_path
 from seanet_jax.printable import printable_list
 from seanet_jax.version import __version__
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+# Name of the SHA-256 of config.json in the metadata of model.safetensors.
+_CONFIG_SHA256 = "config_sha256"
 
 _REMEDY = "write the folder again"
 
@@ -93,7 +98,7 @@ def write_folder(folder: UserPath, model: Any, config: Any, images: ImageSpec | 
     """Writes ``model.safetensors`` and ``config.json``.
 
     Args:
-        folder: Folder to write, created if it does not exist. Files of these names in it are replaced.
+        folder: Folder to write, created if it does not exist. Files of these names in it are replaced, both or none.
         model: The ``Network`` whose weights are written.
         config: The network's config.
         images: How images are normalized and what the classes are called; None for a backbone.
@@ -102,21 +107,38 @@ def write_folder(folder: UserPath, model: Any, config: Any, images: ImageSpec | 
         InputError: If the folder holds a run, whose ``config.json`` is another kind of file.
         OSError: If the files cannot be written.
     """
-    from safetensors.numpy import save
-
     folder = user_path(folder)
     if exists(folder / CONFIG) and not exists(folder / WEIGHTS):
         raise InputError(f"{folder} holds a {CONFIG} that is not of pretrained weights; name another folder")
-    fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in _COMPUTATION}
-    about = {"model_type": model.model_type, "architectures": [type(model).__name__]} | fields
+    about = {"model_type": model.model_type, "architectures": [type(model).__name__]} | config_fields(config)
     if images is not None:
         about["images"] = images.to_json()
-    # safetensors writes an array's buffer as it lies in memory, so the array must be contiguous.
-    tensors = {name: np.ascontiguousarray(array) for name, array in to_arrays(model).items()}
+    text = json_text(about)
+    make_folders(folder)
     # The weights come first: until config.json is there too, the folder does not count as one of weights.
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "flax", _WRITER: __version__}))
-    write_whole(folder / CONFIG, json_text(about))
+    write_together(folder, {WEIGHTS: _encode(to_arrays(model), text), CONFIG: text})
+
+
+def config_fields(config: Any) -> dict[str, Any]:
+    """Returns the fields of a network's config that ``config.json`` holds, as JSON values: the architecture."""
+    fields = {name: value for name, value in dataclasses.asdict(config).items() if name not in _COMPUTATION}
+    return dict(json_value(fields))
+
+
+def _encode(arrays: Mapping[str, np.ndarray], config: str) -> bytes:
+    """Returns the content of ``model.safetensors``, whose metadata hold the SHA-256 of ``config.json``."""
+    from safetensors.numpy import save
+
+    # safetensors writes an array's buffer as it lies in memory, so the array must be contiguous.
+    tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    content = save(tensors, metadata={"format": "flax"})
+    # safetensors would order several metadata at random. The header is JSON after its length, filled up with spaces.
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] |= {_WRITER: __version__, _CONFIG_SHA256: hashlib.sha256(config.encode()).hexdigest()}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def is_folder(folder: UserPath) -> bool:
@@ -125,27 +147,31 @@ def is_folder(folder: UserPath) -> bool:
     return exists(folder / WEIGHTS) and exists(folder / CONFIG)
 
 
-class About(NamedTuple):
-    """The content of ``config.json``.
+class Saved(NamedTuple):
+    """The contents of a folder of pretrained weights.
 
     Attributes:
+        folder: The folder.
         model_type: Name of the network's family.
         fields: Fields of the network's config.
-        images: How images are normalized and what the classes are called; None if the file does not say.
+        images: How images are normalized and what the classes are called; None if ``config.json`` does not say.
         version: The version of seanet_jax that wrote the folder; None if the folder does not say.
+        arrays: The arrays by path, see ``to_arrays``.
     """
 
+    folder: Path
     model_type: str
     fields: dict[str, Any]
     images: ImageSpec | None
     version: str | None
+    arrays: dict[str, np.ndarray]
 
 
-def read_about(folder: UserPath) -> About:
-    """Reads the ``config.json`` of a folder that ``write_folder`` wrote, without the weights, which are large.
+def read(folder: UserPath) -> Saved:
+    """Reads a folder that ``write_folder`` wrote. Both files are of one save, even if another process saves meanwhile.
 
     Raises:
-        InputError: If the folder holds no pretrained weights, or if the file is damaged or cannot be read.
+        InputError: If the folder holds no pretrained weights, or if a file is damaged or cannot be read.
     """
     folder = user_path(folder)
     if not is_folder(folder):
@@ -153,13 +179,17 @@ def read_about(folder: UserPath) -> About:
             f"{folder} holds no pretrained weights: it must have {WEIGHTS} and {CONFIG} in it "
             "(seanet convert writes them from a run)"
         )
-    about = read_json(folder / CONFIG, remedy=_REMEDY)
-    where, version = str(folder / CONFIG), _version(folder / WEIGHTS)
-    checked(about, _File, where=where, remedy=_REMEDY)
+    with locked(folder, shared=True):
+        metadata = _metadata(folder / WEIGHTS)
+        where, version = str(folder / CONFIG), metadata.get(_WRITER)
+        about = read_json(_config_of(folder, metadata.get(_CONFIG_SHA256)), remedy=_REMEDY)
+        checked(about, _File, where=where, remedy=_REMEDY)
+        arrays = _read_arrays(folder / WEIGHTS)
     images, model_type = about.pop("images", None), about.pop("model_type")
     about.pop("architectures", None)  # for other readers; the model_type says the same
     spec = None if images is None else ImageSpec.read(images, where=where, remedy=_REMEDY, version=version)
-    return About(model_type, {name: about[name] for name in about if name not in _COMPUTATION}, spec, version)
+    fields = {name: about[name] for name in about if name not in _COMPUTATION}
+    return Saved(folder, model_type, fields, spec, version, arrays)
 
 
 class _File(TypedDict):
@@ -167,27 +197,41 @@ class _File(TypedDict):
     images: NotRequired[dict[str, Any] | None]
 
 
-def _version(path: Path) -> str | None:
-    """Returns the version of seanet_jax that wrote a file of weights; None if it does not say, or is damaged."""
+def _metadata(path: Path) -> dict[str, str]:
+    """Returns the metadata of a file of weights, or nothing if it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     check_regular(path)
     check_readable(path)
     try:
         with safe_open(path, "numpy") as file:
-            return (file.metadata() or {}).get(_WRITER)
+            return file.metadata() or {}
     except (SafetensorError, OSError):
-        return None
+        return {}
 
 
-def read_arrays(folder: UserPath) -> dict[str, np.ndarray]:
-    """Reads the ``model.safetensors`` of a folder that ``write_folder`` wrote.
+def _config_of(folder: Path, sha256: str | None) -> Path:
+    """Returns the file of the config that was saved with the weights.
+
+    If a save was killed after the new weights got their name, and before the new ``config.json`` got its own, that is
+    complete under its temporary name. A ``config.json`` that was edited by hand, which differs too, has no such file.
 
     Args:
-        folder: A folder for which ``is_folder`` is true.
+        folder: The folder of weights.
+        sha256: SHA-256 of the config, which the weights name; None if they are of another writer.
+    """
+    path = folder / CONFIG
+    with reading(folder):
+        unfinished = [] if sha256 is None else leftovers(path)
+    with reading(path):
+        for left in [path, *unfinished]:
+            if hashlib.sha256(left.read_bytes()).hexdigest() == sha256:
+                return left
+    return path
 
-    Returns:
-        The arrays by path.
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a ``model.safetensors`` by their paths.
 
     Raises:
         InputError: If the file is damaged or cannot be read.
@@ -195,7 +239,6 @@ def read_arrays(folder: UserPath) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import load_file
 
-    path = user_path(folder) / WEIGHTS
     check_regular(path)
     check_readable(path)
     try:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seanet_jax.durable import write_whole
+from seanet_jax.durable import write_together
 from seanet_jax.errors import InputError
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Run, Study
@@ -155,12 +155,11 @@ def markdown(study: Study) -> str:
 
 def write_tables(study: Study) -> None:
     """Writes ``table.md`` and ``table.csv`` into the folder of the study."""
-    write_whole(study.folder / "table.md", markdown(study))
     rows = table(study)
     for row in rows:
         for name in ("validation_errors", "test_errors"):
             row[name] = " ".join(f"{key:g}:{_rounded(value)}" for key, value in row[name].items())
-    write_whole(study.folder / "table.csv", csv_text(rows))
+    write_together(study.folder, {"table.md": markdown(study), "table.csv": csv_text(rows)})
 
 
 def _rounded(value: float | str | None) -> str:

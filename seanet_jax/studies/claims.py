@@ -15,7 +15,7 @@ import numpy as np
 
 from seanet_jax import jax_settings, style
 from seanet_jax.data import Dataset
-from seanet_jax.durable import write_whole
+from seanet_jax.durable import write_together
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, positive_integers
 from seanet_jax.inference.trained import load_model
@@ -145,9 +145,10 @@ def analyze(
         "coverage": coverage,
         "versions": versions(),
     }
+    files: dict[str, str | bytes] = {}
     for name, figure in figures.items():
-        style.save(figure, out / name)
-    write_whole(out / "analysis.json", json_text(about))
+        files |= style.encoded(figure, name)
+    write_together(out, files | {"analysis.json": json_text(about)})
     for claim in claims:
         print_once(f'"{claim["claim"]}": {claim["measured"]} {claim["verdict"]}')
     return about

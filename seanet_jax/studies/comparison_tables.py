@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from seanet_jax.durable import write_whole
+from seanet_jax.durable import write_together
 from seanet_jax.studies.comparison import MATCHED_WITHIN, Row, comparisons, rows
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Study
@@ -87,15 +87,14 @@ def _summary(errors: Mapping[int, float]) -> str:
 def write_tables(study: Study) -> None:
     """Writes ``table.md``, ``table.csv`` and ``tests.csv`` into the folder of the study."""
     table = rows(study)
-    write_whole(study.folder / "table.md", markdown(study))
-    write_whole(study.folder / "table.csv", csv_text([_csv_row(row) for row in table]))
     tests = [
         {"aggregated": one.aggregated, "baseline": one.baseline}
         | one.difference._asdict()
         | {"adjusted_p_value": one.adjusted_p_value, "verdict": one.verdict}
         for one in comparisons(table)
     ]
-    write_whole(study.folder / "tests.csv", csv_text(tests))
+    csvs = {"table.csv": csv_text([_csv_row(row) for row in table]), "tests.csv": csv_text(tests)}
+    write_together(study.folder, {"table.md": markdown(study), **csvs})
 
 
 def _csv_row(row: Row) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def test_pretrained_weights_become_a_run_and_come_back(tmp_path):
         chex.assert_trees_all_equal(weights.to_arrays(of_run.model), weights.to_arrays(model))
     back = run(tmp_path / "new" / "run", tmp_path / "back", "--which", "latest")
     assert (back.returncode, back.stderr, back.stdout) == (0, "", f"{tmp_path}/back: 280,697 parameters\n")
-    assert weights.read_about(tmp_path / "back").images == image_spec("cifar100")
+    assert weights.read(tmp_path / "back").images == image_spec("cifar100")
     chex.assert_trees_all_equal(weights.to_arrays(SEANet.from_pretrained(tmp_path / "back")), weights.to_arrays(model))
     assert {path.name for path in tmp_path.iterdir()} == {"weights", "new", "back"}
 

@@ -1,6 +1,7 @@
 """An evaluation agrees with the run's records, does not depend on the batch size, and writes its files."""
 
 import dataclasses
+import hashlib
 import json
 import re
 import shutil
@@ -92,6 +93,13 @@ def test_its_files_are_there(evaluated):
     assert {path.name for path in folder.iterdir()} == {"evaluation.json", "mistakes.png", *figures}
     for name in ("confusion", "reliability", "mistakes"):
         assert min(imread(folder / f"{name}.png").shape[:2]) > 150
+
+
+def test_the_file_of_numbers_names_the_files_of_its_own_evaluation(evaluated):
+    found = {path.relative_to(evaluated).as_posix() for path in (evaluated / "evaluation").iterdir()}
+    expected = found - {"evaluation/evaluation.json"} | {"report.html"}
+    named = read(evaluated)["sha256"]
+    assert named == {name: hashlib.sha256((evaluated / name).read_bytes()).hexdigest() for name in expected}
 
 
 class Constant(Classifier):

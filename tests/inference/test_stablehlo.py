@@ -127,7 +127,7 @@ def test_a_full_disk_is_said_in_a_sentence(folder, tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(stablehlo, "write_whole", full)
+    monkeypatch.setattr(stablehlo, "write_together", full)
     with pytest.raises(RunError, match=r"net\.stablehlo could not be written \(No space left on device\)"):
         stablehlo.write(folder, tmp_path / "net.stablehlo")
 

@@ -1,10 +1,12 @@
 """Weights in a folder of model.safetensors and config.json are read back bit for bit; wrong folders are refused."""
 
 import dataclasses
+import hashlib
 import json
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import chex
 import jax.numpy as jnp
@@ -13,7 +15,8 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from seanet_jax import ImageSpec, InputError, SEANet, SEANetConfig
+import seanet_jax
+from seanet_jax import ImageSpec, InputError, SEANet, SEANetConfig, durable
 from seanet_jax.models import weights
 
 CONFIG = SEANetConfig(stage_sizes=(1, 1), widths=(8, 16), stem_width=4, reduction=4, num_classes=3, in_channels=2)
@@ -40,7 +43,7 @@ def test_everything_comes_back_bit_for_bit(model, folder):
     chex.assert_trees_all_equal(weights.to_arrays(again), weights.to_arrays(model))
     assert again.config == CONFIG
     chex.assert_trees_all_equal(again(jnp.asarray(X)), model(jnp.asarray(X)))
-    assert weights.read_about(folder).images == SPEC
+    assert weights.read(folder).images == SPEC
 
 
 def test_the_files_are_what_other_readers_expect(model, folder):
@@ -118,8 +121,51 @@ def test_dtype_and_method_are_chosen_by_the_reader(folder):
 
 def test_a_folder_is_written_again(model, folder):
     model.save_pretrained(folder)
-    assert weights.read_about(folder).images is None
+    assert weights.read(folder).images is None
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json"}
+
+
+def test_a_save_that_was_killed_between_its_two_files_is_read_as_the_new_one(model, folder, monkeypatch):
+    replaced, replace = [], Path.replace
+
+    def killed(source, target):
+        if replaced:
+            raise SystemExit
+        replaced.append(replace(source, target))
+
+    other = SEANet(dataclasses.replace(CONFIG, widths=(8, 20)), rngs=nnx.Rngs(1))
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(durable, "_remove", lambda _: None)  # a killed process removes nothing
+        other.save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["widths"] == [8, 16]
+    again = SEANet.from_pretrained(folder)
+    assert again.config.widths == (8, 20) and weights.read(folder).images is None
+    chex.assert_trees_all_equal(weights.to_arrays(again), weights.to_arrays(other))
+    model.save_pretrained(folder, SPEC)
+    assert SEANet.from_pretrained(folder).config == CONFIG
+
+
+def test_a_config_may_be_edited_by_hand(folder):
+    about = json.loads((folder / "config.json").read_text())
+    about["images"]["class_names"] = ["a", "b", "c"]
+    (folder / "config.json").write_text(json.dumps(about))
+    assert weights.read(folder).images.class_names == ("a", "b", "c")
+
+
+def test_a_save_gives_the_same_bytes_each_time(model, folder):
+    first = (folder / "model.safetensors").read_bytes()
+    for _ in range(5):  # safetensors orders two entries of metadata at random
+        model.save_pretrained(folder, SPEC)
+        assert (folder / "model.safetensors").read_bytes() == first
+    (length,) = struct.unpack("<Q", first[:8])
+    assert length % 8 == 0
+    digest = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    assert json.loads(first[8 : 8 + length])["__metadata__"] == {
+        "format": "flax",
+        "seanet_jax": seanet_jax.__version__,
+        "config_sha256": digest,
+    }
 
 
 def test_a_runs_folder_is_left_alone(model, tmp_path):
