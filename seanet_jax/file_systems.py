@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-# Types in /proc/self/mountinfo, see proc_pid_mountinfo(5). A "fuse.NAME" is served by another program, for example sshfs
-# or a cloud's bucket; a "fuseblk" is a disk.
-_NETWORK = frozenset(
-    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "afs", "ceph", "lustre", "gpfs", "beegfs", "fuse"]
-    + ["glusterfs", "orangefs", "pvfs2", "panfs", "wekafs", "coda", "ncpfs", "vboxsf", "ocfs2", "gfs2"]
-)
+# Types in /proc/self/mountinfo (proc_pid_mountinfo(5)). A "fuse.NAME" is served by another program, for example sshfs. A
+# "fuseblk" is a disk.
+_NETWORK = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "vboxsf", "fuse", "afs", "coda", "ceph", "lustre"),
+    *("gpfs", "beegfs", "glusterfs", "orangefs", "pvfs2", "panfs", "wekafs", "ocfs2", "gfs2"),
+}
 
 
 def network_file_system(path: Path) -> str | None:

@@ -7,6 +7,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -125,8 +126,9 @@ def cached(
 
 def _read(path: Path, shapes: Shapes, mapped: bool) -> Arrays:
     if mapped:
-        with zipfile.ZipFile(path) as archive:
-            arrays = {name: _map(path, archive, f"{name}.npy") for name in shapes}
+        # Opened once: another process may put another file in its place meanwhile.
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            arrays = {name: _map(file, archive, f"{name}.npy") for name in shapes}
     else:
         # zipfile compares the CRC of a member when that is read to its end, as numpy does here.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays_in_file:
@@ -138,25 +140,24 @@ def _read(path: Path, shapes: Shapes, mapped: bool) -> Arrays:
     return arrays
 
 
-def _map(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
+def _map(file: BinaryIO, archive: zipfile.ZipFile, member: str) -> np.ndarray:
     """Maps an array of an uncompressed .npz into memory, which np.load does not do for archives."""
     info = archive.getinfo(member)
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{member} is compressed")
-    with archive.open(member) as file:
-        if np.lib.format.read_magic(file) != (1, 0):
+    with archive.open(member) as content:
+        if np.lib.format.read_magic(content) != (1, 0):
             raise ValueError(f"{member} has an unknown version")
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-        header = file.tell()
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(content)
+        header = content.tell()
     if fortran_order or dtype.hasobject:
         raise ValueError(f"{member} is not a plain array in C order")
-    with path.open("rb") as file:
-        # The 30 bytes of a member's header end with the lengths of the two fields that follow it, its name and extra
-        # data (PKZIP's APPNOTE, section 4.3.7). The lengths in the archive's directory can differ from these.
-        file.seek(info.header_offset + 26)
-        name_length, extra_length = struct.unpack("<HH", file.read(4))
+    # The 30 bytes of a member's header end with the lengths of the two fields that follow it, its name and extra data
+    # (PKZIP's APPNOTE, section 4.3.7). The lengths in the archive's directory can differ from these.
+    file.seek(info.header_offset + 26)
+    name_length, extra_length = struct.unpack("<HH", file.read(4))
     start = info.header_offset + 30 + name_length + extra_length + header
-    return np.memmap(path, dtype, mode="r", offset=start, shape=shape)
+    return np.memmap(file, dtype, mode="r", offset=start, shape=shape)
 
 
 def _write(path: Path, arrays: Arrays) -> None:

@@ -26,14 +26,16 @@ from typing import Any
 import filelock
 import jax
 
+from seanet_jax.data.progress import print_to_stderr
 from seanet_jax.durable import append, leftovers, make_folders, write_whole
 from seanet_jax.environment import rounding_changes
 from seanet_jax.errors import InputError, RunError
+from seanet_jax.file_systems import network_file_system
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.json_files import json_text
 from seanet_jax.models import NetworkConfig, config_from_json, config_to_json
 from seanet_jax.paths import UserPath, check_regular, exists, is_folder, read_bytes, reading, user_path
-from seanet_jax.printable import short_repr
+from seanet_jax.printable import printable, short_repr
 from seanet_jax.training import processes
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.records import Record
@@ -162,7 +164,22 @@ class RunFolder:
         with lock:
             self._saved = None
             self.check(config)
+            self._say_if_unsafe()
             yield
+
+    def _say_if_unsafe(self) -> None:
+        """Prints a line on stderr if the file system may not keep out other processes, or not keep what is written."""
+        kind = network_file_system(self.path)
+        if kind is not None:
+            print_to_stderr(
+                f"{printable(self.path)} is on a network file system ({kind}), where locks may not keep out other "
+                "machines and a power cut may undo writes; start one process per run, or name a local folder with --out"
+            )
+        elif not self.in_use():  # another opening of the lock, which this process holds, has to be refused
+            print_to_stderr(
+                f"the file system of {printable(self.path)} locks no files, so nothing keeps out other processes; "
+                "start one process per run, or name another folder with --out"
+            )
 
     def check_shared(self) -> None:
         """Checks that all processes see the same folder.

@@ -13,7 +13,7 @@ from training_fixtures import assert_same_run, made_dataset, made_record
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.inference.trained import saved_network
-from seanet_jax.training import images
+from seanet_jax.training import images, run_folder
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.run import fit
 from seanet_jax.training.run_folder import RunFolder
@@ -32,6 +32,24 @@ def test_a_second_process_is_refused(tiny):
     # A lock file alone, left by a process that died, is no obstacle.
     assert (config.out / "lock").exists() or (config.out / "lock").touch() is None
     fit(dataclasses.replace(config, epochs=2, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "excludes", "said"),
+    [
+        ("nfs4", True, "is on a network file system (nfs4), where locks may not keep out other machines and a power"),
+        (None, False, "locks no files, so nothing keeps out other processes; start one process per run, or name"),
+        (None, True, ""),
+    ],
+)
+def test_a_run_says_at_its_start_that_its_files_may_be_unsafe(kind, excludes, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_folder, "network_file_system", lambda path: kind if path.exists() else pytest.fail())
+    if not excludes:
+        monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    with RunFolder(tmp_path / "run").locked(TrainConfig(dataset="digits", out=tmp_path / "run")):
+        pass
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == bool(said) and (str(tmp_path / "run") in err) == bool(said)
 
 
 def test_a_new_run_in_a_locked_folder_is_refused(tiny):
