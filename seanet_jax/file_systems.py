@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-# Types in /proc/self/mountinfo (proc_pid_mountinfo(5)). A "fuse.NAME" is served by another program, for example sshfs. A
+# Types in /proc/self/mountinfo, see proc_pid_mountinfo(5). A "fuse.NAME" is another program, for example sshfs. A
 # "fuseblk" is a disk.
 _NETWORK = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "vboxsf", "fuse", "afs", "coda", "ceph", "lustre"),

@@ -167,7 +167,7 @@ class Cache:
         cache._write(self.path, dict.fromkeys("xy", np.full((60, 1000), key)))
 
     def read(self):
-        shapes = {name: ((60, 1000), "i8") for name in "xy"}
+        shapes = dict.fromkeys("xy", ((60, 1000), "i8"))
         self.mapped = not self.mapped
         return {int(key) for array in cache._read(self.path, shapes, self.mapped).values() for key in np.unique(array)}
 
