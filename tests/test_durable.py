@@ -178,7 +178,7 @@ def test_what_a_killed_process_left_a_day_ago_is_removed_by_the_next_writer(kind
     old, new = unique_beside(tmp_path / "a"), unique_beside(tmp_path / "a")
     for path, age in ((old, 25), (new, 23)):
         path.mkdir() if kind == "folder" else path.touch()
-        os.utime(path, times=2 * [time.time() - 3600 * age])
+        os.utime(path, times=(time.time() - 3600 * age,) * 2)
     write_whole(tmp_path / "a", "new")
     assert leftovers(tmp_path / "a") == [new]
 
