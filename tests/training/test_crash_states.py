@@ -18,7 +18,7 @@ from training_fixtures import TINY_RUN, made_record, records
 from seanet_jax.data import DATASETS
 from seanet_jax.durable import leftovers
 from seanet_jax.inference.trained import saved_network
-from seanet_jax.models import create_model
+from seanet_jax.models import create_model, from_pretrained
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.run_folder import RunFolder
@@ -294,6 +294,12 @@ def test_a_checkpoint_that_was_saved_is_there_and_intact_or_a_newer_one(what, ea
 
 # Each writes into the folder that holds ``weights``, of a network of the digits data set, and ``run``.
 OUTPUTS = {
+    "weights": """
+from seanet_jax.models import from_pretrained
+model = from_pretrained(root / "weights")
+mark("nothing")
+model.save_pretrained(root / "new" / "weights")
+""",
     "artifact": """
 from seanet_jax.inference.stablehlo import write
 mark("nothing")
@@ -369,6 +375,26 @@ def test_each_file_that_a_command_writes_is_there_when_it_ends_and_before_it_who
     explored = explore(recorded, files, allowed)
     assert explored.broken == []
     assert len(after) > len(before) and {before, after} <= explored.found
+
+
+@pytest.mark.slow
+def test_weights_that_replace_others_are_read_with_their_own_config(tmp_path):
+    replace = """
+from flax import nnx
+from seanet_jax.models import create_model
+model = create_model("resnet20", num_classes=3, rngs=nnx.Rngs(1))
+mark("nothing")
+model.save_pretrained(root)
+mark("saved")
+"""
+    root = tmp_path / "disk"
+    create_model("resnet20", num_classes=10, rngs=nnx.Rngs(0)).save_pretrained(root)
+    explored = explore(
+        record(root, replace),
+        lambda folder: from_pretrained(folder).config.num_classes,
+        lambda found, marks: found == 3 or (found == 10 and marks[-1] == "nothing"),
+    )
+    assert explored.broken == [] and explored.found == {3, 10}
 
 
 END_OF_A_RUN = """
