@@ -68,13 +68,17 @@ class _ConfigFile(TypedDict):
 
 
 class _RecordLine(TypedDict):
-    """The fields of a line of ``metrics.jsonl``. Those of validation are there if the run has validation images."""
+    """The fields of a line of ``metrics.jsonl``.
+
+    Those of validation are there if the run has validation images. Those of training are not if the epoch was trained
+    elsewhere, as the last one of a converted network was.
+    """
 
     epoch: float
     step: int
     learning_rate: float
-    train_loss: float | None
-    train_accuracy: float | None
+    train_loss: NotRequired[float | None]
+    train_accuracy: NotRequired[float | None]
     val_loss: NotRequired[float | None]
     val_accuracy: NotRequired[float | None]
     test_loss: float | None

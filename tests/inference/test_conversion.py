@@ -29,6 +29,7 @@ from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.optimizer import optimizer
 from seanet_jax.training.run import fit
+from seanet_jax.training.run_folder import RunFolder
 
 
 @pytest.mark.slow
@@ -106,6 +107,7 @@ def test_an_imported_run_goes_on_exactly_where_it_was(tiny):
     of_two = records(two.out)
     first = {name: value for name, value in of_two[1].items() if not name.startswith("train_")}
     assert records(imported.out) == [first, of_two[2]]
+    assert [record["epoch"] for record in RunFolder(imported.out).read_records()] == [2, 3]
     about = json.loads((imported.out / "config.json").read_text())
     assert about["data_sha256"] == made_dataset().limit(40, 20).sha256()
 
