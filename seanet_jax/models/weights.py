@@ -22,7 +22,7 @@ from seanet_jax.durable import leftovers, locked, make_folders, write_together
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.json_files import checked, json_text, json_value, read_json
-from seanet_jax.paths import UserPath, check_readable, check_regular, exists, reading, user_path
+from seanet_jax.paths import UserPath, check_readable, check_regular, exists, read_bytes, reading, user_path
 from seanet_jax.printable import printable_list
 from seanet_jax.version import __version__
 
@@ -223,11 +223,7 @@ def _config_of(folder: Path, sha256: str | None) -> Path:
     path = folder / CONFIG
     with reading(folder):
         unfinished = [] if sha256 is None else leftovers(path)
-    with reading(path):
-        for left in [path, *unfinished]:
-            if hashlib.sha256(left.read_bytes()).hexdigest() == sha256:
-                return left
-    return path
+    return next((file for file in (path, *unfinished) if hashlib.sha256(read_bytes(file)).hexdigest() == sha256), path)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
