@@ -131,10 +131,10 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 def _remove(path: Path) -> None:
     """Removes a file, or a folder with all that is in it, if it exists."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    try:
         path.unlink(missing_ok=True)
+    except (IsADirectoryError, PermissionError):  # what Linux and POSIX answer for a folder
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
