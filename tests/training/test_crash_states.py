@@ -13,7 +13,7 @@ import pytest
 from crash_states import PRELUDE, crash_states, explore, read, record
 from file_calls import why_not
 from flax import nnx
-from training_fixtures import TINY_RUN, made_record, records
+from training_fixtures import TINY_RUN, made_record, made_summary, records
 
 from seanet_jax.data import DATASETS
 from seanet_jax.durable import leftovers
@@ -152,7 +152,7 @@ def test_no_synchronization_is_superfluous(what, missing, tmp_path):
 
 RECORDS = """
 import dataclasses
-from training_fixtures import TINY, TINY_RUN, made_dataset, made_record
+from training_fixtures import TINY, TINY_RUN, made_dataset, made_record, made_summary
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.run_folder import RunFolder
@@ -166,7 +166,7 @@ with folder.locked(config):
     for epoch in (1, 2):
         folder.append(made_record(epoch))
         mark(epoch)
-    folder.write_summary({"finished": True, "last": made_record(2)})
+    folder.write_summary(made_summary([made_record(2)]))
     mark("finished")
 resumed = dataclasses.replace(config, resume=True, epochs=4)
 with folder.locked(resumed):
@@ -176,15 +176,15 @@ with folder.locked(resumed):
     folder.append(made_record(2))
     mark("again")
 """
-# For each promise, the numbers of resumes and of records, and whether there is a summary.
+# For each promise, the numbers of resumes and of records, and whether there is a summary of the last of them.
 RECORDS_AFTER = {
     "nothing": {(None, 0, False), (0, 0, False)},
     "begun": {(0, 0, False), (0, 1, False)},
     "1": {(0, 1, False), (0, 2, False)},
     "2": {(0, 2, False), (0, 2, True)},
     "finished": {(0, 2, True)},
-    "resuming": {(0, 2, True), (1, 2, True), (1, 1, True)},
-    "resumed": {(1, 1, True), (1, 2, True)},
+    "resuming": {(0, 2, True), (1, 2, True), (1, 1, False)},
+    "resumed": {(1, 1, False), (1, 2, True)},
     "again": {(1, 2, True)},
 }
 
@@ -201,7 +201,7 @@ def run_files(folder):
     records = run.read_records() if has_records else []
     assert records == [made_record(epoch) for epoch in range(1, len(records) + 1)]
     summary = run.read_summary()
-    assert summary in (None, {"finished": True, "last": made_record(2)})
+    assert summary in (None, made_summary([made_record(2)]))
     return len(run.read().resumed), len(records), summary is not None
 
 
