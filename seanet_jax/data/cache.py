@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from seanet_jax.data.progress import print_to_stderr
+from seanet_jax.console import print_error
 from seanet_jax.durable import file_written_whole
 from seanet_jax.errors import InputError
 from seanet_jax.paths import home_folder, make_folder
@@ -58,7 +58,7 @@ def writable_cache_dir() -> Path | None:
 
 @functools.cache
 def _print_once(message: str) -> None:
-    print_to_stderr(message)
+    print_error(message)
 
 
 def fingerprint(sources: Iterable[Path]) -> str:
@@ -106,7 +106,7 @@ def cached(
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             pass
         except Exception as error:  # for a damaged file, zipfile and numpy raise a dozen types of exception
-            print_to_stderr(f"The cache {folder / file} cannot be read ({error}); building it again")
+            print_error(f"The cache {folder / file} cannot be read ({error}); building it again")
     arrays = build()
     if (folder := writable_cache_dir()) is None:
         return arrays
@@ -118,7 +118,7 @@ def cached(
             if other != path:
                 other.unlink(missing_ok=True)
     except OSError as error:
-        print_to_stderr(
+        print_error(
             f"The decoded images could not be cached in {path.parent} ({error}); the next start will decode them again"
         )
     return arrays

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from seanet_jax.console import print_error
 from seanet_jax.data import original, tfds
 from seanet_jax.data.cache import Arrays, cached
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.data.original import CIFAR10, CIFAR100, SIDE, CifarSpec
-from seanet_jax.data.progress import print_to_stderr
 from seanet_jax.data.source import DatasetSource
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
@@ -51,7 +51,7 @@ def load_cifar(spec: CifarSpec, data_dir: UserPath, progress: bool, *, mapped: b
 
 def _from_original(spec: CifarSpec, layout: original.Layout, path: Path) -> Arrays:
     """Reads the original files. They need no cache, because their images are not compressed one by one."""
-    print_to_stderr(f"Reading {spec.title} from {path}")
+    print_error(f"Reading {spec.title} from {path}")
     content = original.read(spec, layout, path)
     arrays: Arrays = {"class_names": np.array(content.names["label"])}
     for name, split in (("train", content.train), ("test", content.test)):
@@ -93,7 +93,7 @@ def _download(spec: CifarSpec, data_dir: Path, progress: bool) -> None:
             f"{spec.python.archive}) and {spec.url} cannot be downloaded ({reason}): give --data-dir a folder that "
             "holds one of these, or use the data set digits (experiments/digits.py), which needs no network"
         )
-    print_to_stderr(f"Downloading {spec.title} from {spec.url} and preparing it in {data_dir}")
+    print_error(f"Downloading {spec.title} from {spec.url} and preparing it in {data_dir}")
     tfds.download_and_prepare(spec, data_dir, lambda archive: original.read(spec, spec.binary, archive), progress)
 
 

@@ -6,11 +6,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from seanet_jax import console
-
-
-def print_to_stderr(message: str) -> None:
-    """Prints a line on stderr, because stdout is for results."""
-    console.print_error(message)
+from seanet_jax.console import print_error
 
 
 def shows_bar(progress: bool) -> bool:
@@ -36,6 +32,6 @@ def progress_bar(message: str, total: int, progress: bool) -> Iterator[tqdm]:
     """
     visible = shows_bar(progress)
     if not visible:
-        print_to_stderr(message)
+        print_error(message)
     with tqdm(total=total, desc=message, unit=" images", file=console.stderr, disable=not visible) as bar:
         yield bar

@@ -230,10 +230,9 @@ class Checkpoints:
 
     def _drop_replaced(self) -> None:
         """Deletes what the newest complete checkpoint replaces and Orbax does not know of."""
-        if self._unfinished is None or not processes.is_first():
-            self._unfinished = None
+        finished, self._unfinished = self._unfinished, None
+        if finished is None or not processes.is_first():
             return
-        self._unfinished = None
         listed = self._listed()
         kept = self._policy.kept(listed)
         for step, names in listed.items():

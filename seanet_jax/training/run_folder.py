@@ -26,7 +26,7 @@ from typing import Any
 import filelock
 import jax
 
-from seanet_jax.data.progress import print_to_stderr
+from seanet_jax.console import print_error
 from seanet_jax.durable import append, leftovers, make_folders, write_whole
 from seanet_jax.environment import rounding_changes
 from seanet_jax.errors import InputError, RunError
@@ -171,12 +171,12 @@ class RunFolder:
         """Prints a line on stderr if the file system may not keep out other processes, or not keep what is written."""
         kind = network_file_system(self.path)
         if kind is not None:
-            print_to_stderr(
+            print_error(
                 f"{printable(self.path)} is on a network file system ({kind}), where locks may not keep out other "
                 "machines and a power cut may undo writes; start one process per run, or name a local folder with --out"
             )
         elif not self.in_use():  # another opening of the lock, which this process holds, has to be refused
-            print_to_stderr(
+            print_error(
                 f"the file system of {printable(self.path)} locks no files, so nothing keeps out other processes; "
                 "start one process per run, or name another folder with --out"
             )

@@ -12,7 +12,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_line_goes_to_stderr_alone(capsys):
-    progress.print_to_stderr("reading")
+    progress.print_error("reading")
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "reading\n")
 
