@@ -1,7 +1,6 @@
 """The configuration of a training run, shared by the command line, ``config.json`` and the training loop."""
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -11,13 +10,13 @@ from seanet_jax.errors import InputError, did_you_mean, is_integer, is_number, s
 from seanet_jax.json_files import check_fields, written_by
 from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import NetworkConfig, family_of, find_preset, model_config
-from seanet_jax.models.network import ComputeDtype, NetworkConvMethod, dtype_name
+from seanet_jax.models.network import dtype_name
 from seanet_jax.models.seanet import AggregatePlacement
 from seanet_jax.paths import UserPath, user_path
 from seanet_jax.printable import short_repr
+from seanet_jax.training.recipe import Recipe
 
 BatchStatistics = Literal["global", "device"]
-OptimizerName = Literal["sgd", "adam"]
 
 
 def published_recipe(model: str) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def published_recipe(model: str) -> dict[str, Any]:
 
 # A resumed run may differ in these fields: they say where, how long and how often, not what is computed.
 _FREE_ON_RESUME = (
-    "epochs",
+    "patience",
     "max_steps",
     "eval_batch_size",
     "data_dir",
@@ -43,6 +42,8 @@ _FREE_ON_RESUME = (
     "checkpoint_steps",
     "on_nan",
 )
+# So it may in the number of epochs, if the learning rate of an epoch does not depend on it.
+_ENDLESS_SCHEDULES = ("steps", "constant")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,58 +71,14 @@ class _Task:
     aggregate_factor: int | None = None
     """Channels in each aggregated group; None keeps the preset's value."""
 
+    image_size: int | None = None
+    """Height and width in pixels of the images of a folder or of tfds:NAME, which are resized; None is 32."""
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """The fields of ``TrainConfig`` that say how a network is trained, whatever the network and the data set.
+    test_fraction: float | None = None
+    """Fraction of the images of a folder without test images that is held out to test on; None is 0.2."""
 
-    The defaults are the published recipe (SEANet talk, MIND 2019).
-    """
-
-    dtype: ComputeDtype = "float32"
-    """Dtype in which convolutions and matrix products are computed. Parameters and batch statistics stay float32."""
-
-    conv_method: NetworkConvMethod = "auto"
-    """Algorithm of convolutions: auto picks the fastest on the device, lax is XLA's own. Results differ by rounding."""
-
-    epochs: int = 200
-    """Passes over the training images."""
-
-    batch_size: int = 64
-    """Training images per step, over all devices. Each epoch drops the images left over after its last full batch."""
-
-    optimizer: OptimizerName = "sgd"
-    """Optimizer: SGD with momentum, or Adam."""
-
-    learning_rate: float = 0.1
-    """Initial learning rate."""
-
-    decay_every: int | None = 80
-    """Multiply the learning rate by decay_factor every this many epochs; None disables this schedule."""
-
-    decay_at: tuple[int, ...] = ()
-    """Epochs at which the learning rate is multiplied by decay_factor, if decay_every is None."""
-
-    decay_factor: float = 0.1
-    """Factor by which each decay multiplies the learning rate."""
-
-    momentum: float = 0.9
-    """Momentum of SGD (not Nesterov), or beta 1 of Adam, whose beta 2 is 0.999."""
-
-    weight_decay: float = 1e-4
-    """L2 penalty: this factor times each parameter is added to its gradient before the optimizer's update."""
-
-    augment: bool = True
-    """Augment training images: pad with 4 pixels of zeros, crop at random, and mirror half if the classes allow it."""
-
-    limit_train: int | None = None
-    """Use only this many training images, the first ones; None uses all."""
-
-    limit_test: int | None = None
-    """Use only this many test images, the first ones; None uses all."""
-
-    seed: int = 0
-    """Random seed of the initial parameters, the order of the images and the augmentation."""
+    skip_broken: bool = False
+    """Train without the files of a folder that are no images or damaged, instead of ending with an error."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +104,12 @@ class TrainConfig(Recipe, _Task):
     validation_fraction: float = 0.0
     """Fraction of training images, the last ones, held out to choose the best epoch; 0 chooses on the test images."""
 
+    patience: int | None = None
+    """Stop once the accuracy on validation images has not risen for this many epochs; None trains all epochs."""
+
     data_dir: Path | None = None
-    """Folder with CIFAR, prepared by TFDS or as the original files; None: TFDS_DATA_DIR, or TFDS's default folder."""
+    """Folder of the data set. CIFAR is there as prepared by TFDS or as the original files; None: TFDS_DATA_DIR, or
+    TFDS's default folder."""
 
     out: Path | None = None
     """Folder of the run; None: runs/<dataset>-<model>-seed<seed>."""
@@ -184,36 +145,36 @@ class TrainConfig(Recipe, _Task):
             raise InputError(
                 f"dataset is {short_repr(self.dataset)}; it must be one of {', '.join(DATASETS)}{hint and f'; {hint}'}"
             )
-        choices = {"batch_statistics": BatchStatistics, "optimizer": OptimizerName}
-        for name, known in ((name, get_args(kind)) for name, kind in choices.items()):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} is {short_repr(getattr(self, name))}; it must be one of {', '.join(known)}")
-        for name in ("epochs", "batch_size", "eval_batch_size", "log_every", "checkpoint_every"):
+        self.check()
+        if self.batch_statistics not in (known := get_args(BatchStatistics)):
+            raise InputError(
+                f"batch_statistics is {short_repr(self.batch_statistics)}; it must be one of {', '.join(known)}"
+            )
+        for name in ("eval_batch_size", "log_every", "checkpoint_every"):
             self._require(name, "a positive integer", is_integer(getattr(self, name), minimum=1))
-        for name in ("max_steps", "limit_train", "limit_test", "checkpoint_steps", "decay_every"):
+        for name in ("max_steps", "checkpoint_steps", "image_size", "patience"):
             value = getattr(self, name)
             self._require(name, "a positive integer or None", value is None or is_integer(value, minimum=1))
         self._require("on_nan", "stop or continue", self.on_nan in ("stop", "continue"))
-        self._require("seed", "an integer from 0 to 2**32 - 1", is_integer(self.seed, minimum=0) and self.seed < 2**32)
-        self._require("learning_rate", "a positive number", is_number(self.learning_rate) and self.learning_rate > 0)
-        rising = isinstance(self.decay_at, tuple) and all(
-            is_integer(later, minimum=earlier + 1) for earlier, later in itertools.pairwise((0, *self.decay_at))
-        )
-        self._require("decay_at", "epochs from 1 in rising order, or none", rising)
-        if self.decay_at and self.decay_every is not None:
-            raise InputError(
-                f"decay_every is {self.decay_every} and decay_at is {self.decay_at}; only one can be followed: make "
-                "decay_every None, or leave decay_at empty"
-            )
-        self._require(
-            "decay_factor", "above 0 and at most 1", is_number(self.decay_factor) and 0 < self.decay_factor <= 1
-        )
-        self._require("momentum", "at least 0 and below 1", is_number(self.momentum) and 0 <= self.momentum < 1)
-        self._require("weight_decay", "at least 0", is_number(self.weight_decay) and self.weight_decay >= 0)
         fraction = self.validation_fraction
         self._require("validation_fraction", "at least 0 and below 1", is_number(fraction) and 0 <= fraction < 1)
+        held_out = self.test_fraction
+        is_fraction = held_out is None or (is_number(held_out) and 0 < held_out < 1)
+        self._require("test_fraction", "above 0 and below 1, or None", is_fraction)
+        self._require("skip_broken", "True or False", isinstance(self.skip_broken, bool))
+        if self.patience is not None and not fraction:
+            raise InputError(
+                f"patience is {self.patience}, but there are no validation images to watch; "
+                "give --validation-fraction, for example 0.1"
+            )
         # Checks the preset and its overrides now, before any data is read. The number of classes does not matter yet.
-        self.model_config(num_classes=10)
+        network = self.model_config(num_classes=10)
+        if self.mixes_labels and not network.scores.distribution:
+            name = next(name for name in ("label_smoothing", "mixup", "cutmix") if getattr(self, name))
+            raise InputError(
+                f"{name} is {short_repr(getattr(self, name))}, but {self.model} is trained by the margin loss, which "
+                f"takes one label of each image; leave {name} at 0"
+            )
 
     def _require(self, name: str, allowed: str, holds: bool) -> None:
         if not holds:
@@ -287,9 +248,8 @@ class TrainConfig(Recipe, _Task):
               change would make it another run.
         """
         asked = self.to_json()
-        names = [
-            name for name in asked.keys() | saved.keys() if (name in _FREE_ON_RESUME) == harmless and name != "resume"
-        ]
+        free = {*_FREE_ON_RESUME, *(["epochs"] if self.schedule in _ENDLESS_SCHEDULES else [])}
+        names = [name for name in asked.keys() | saved.keys() if (name in free) == harmless and name != "resume"]
         # A field missing from an older file was added later, with a default that keeps the old behavior.
         saved = TrainConfig().to_json() | saved
         return [

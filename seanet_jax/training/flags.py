@@ -18,8 +18,9 @@ import tyro
 from seanet_jax.data import DATASETS
 from seanet_jax.errors import InputError
 from seanet_jax.layers.functional import AggregateOp
-from seanet_jax.training.config import OptimizerName, Recipe, TrainConfig, published_recipe
+from seanet_jax.training.config import TrainConfig, published_recipe
 from seanet_jax.training.processes import ProcessGroup
+from seanet_jax.training.recipe import OptimizerName, Recipe
 
 _FlagsT = TypeVar("_FlagsT", bound=Recipe)
 

@@ -50,24 +50,51 @@ def test_overrides_reach_the_network():
 
 FREE = {
     *("epochs", "max_steps", "eval_batch_size", "data_dir", "out", "resume", "require_gpu", "log_every"),
-    *("checkpoint_every", "checkpoint_steps", "on_nan"),
+    *("checkpoint_every", "checkpoint_steps", "on_nan", "patience"),
 }
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(TrainConfig)])
 def test_only_what_changes_no_result_may_differ_on_resume(field):
-    config = TrainConfig(decay_every=None)
+    config = TrainConfig(decay_every=None, validation_fraction=0.2)
     changed = {"dataset": "cifar10", "model": "resnet20", "aggregate_placement": "block", "aggregate_op": "max"}
     changed |= {"aggregate_factor": 2, "reduction": 4, "dtype": "bfloat16", "conv_method": "lax", "augment": False}
     changed |= {"data_dir": Path("d"), "out": Path("o"), "resume": True, "require_gpu": True, "decay_factor": 0.5}
     changed |= {"learning_rate": 0.2, "momentum": 0.8, "weight_decay": 0.0, "validation_fraction": 0.1}
-    changed |= {"optimizer": "adam", "decay_at": (7, 9)}
+    changed |= {"optimizer": "adam", "decay_at": (7, 9), "schedule": "constant", "class_weights": "balanced"}
+    changed |= {"padding": "reflect", "erasing": 0.5, "ema_decay": 0.9, "test_fraction": 0.5, "label_smoothing": 0.1}
+    changed |= dict.fromkeys(("nesterov", "decoupled_decay", "skip_broken", "trivial_augment"), True)
+    changed |= {"decay_vectors": False, "mirror": False}
     changed |= {"on_nan": "continue", "batch_statistics": "device", "squeeze_excite": False}
     other = dataclasses.replace(config, **{field: changed.get(field, 7)})
     differences = other.differences(config.to_json())
     assert [line.split(":")[0] for line in differences] == ([] if field in FREE else [field])
     noted = other.differences(config.to_json(), harmless=True)
     assert [line.split(":")[0] for line in noted] == ([field] if field in FREE - {"resume"} else [])
+
+
+@pytest.mark.parametrize(("schedule", "free"), {"constant": True, "cosine": False, "one_cycle": False}.items())
+def test_more_epochs_continue_a_run_whose_schedule_does_not_depend_on_them(schedule, free):
+    saved = TrainConfig(schedule=schedule).to_json()
+    assert bool(TrainConfig(schedule=schedule, epochs=300).differences(saved)) != free
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_size": 0}, "image_size is 0; it must be a positive integer or None"),
+        ({"test_fraction": 1}, "test_fraction is 1; it must be above 0 and below 1, or None"),
+        ({"skip_broken": 1}, "skip_broken is 1; it must be True or False"),
+        ({"patience": 3}, "patience is 3, but there are no validation images to watch; give --validation-fraction"),
+        (
+            {"model": "encapnet", "mixup": 0.2},
+            "mixup is 0.2, but encapnet is trained by the margin loss, which takes one",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**fields)
 
 
 def test_a_run_saved_before_a_field_was_added_had_its_default():

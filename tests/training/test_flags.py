@@ -28,7 +28,7 @@ def test_every_field_is_a_flag(capsys):
     for field in dataclasses.fields(TrainConfig):
         assert f"--{field.name.replace('_', '-')}" in shown, field.name
     assert "--no-tune-cpu" in shown and "--no-compilation-cache" in shown
-    assert "Initial learning rate." in shown
+    assert "Learning rate, before any decay." in shown
 
 
 def test_flags_replace_fields(tmp_path):
@@ -77,7 +77,10 @@ WRONG = {
     ("--reduction", "64"): "reduction is 64; it must be at most 32",
     ("--aggregate-op", "median"): r"'median'.*'--aggregate-op'.*'mean'",
     ("--dataset", "mnist"): "dataset is 'mnist'; it must be one of cifar10, cifar100, digits",
-    ("--epoch", "3"): r"Unrecognized options: --epoch, 3; did you mean --epochs\? --help lists the flags",
+    (
+        "--epoch",
+        "3",
+    ): r"Unrecognized options: --epoch, 3; did you mean --epochs or --warmup-epochs\? --help lists the flags",
     ("--learning-rat", "1"): r"did you mean --learning-rate\? --help lists the flags",
     ("--nothing-like-it",): "Unrecognized options: --nothing-like-it; --help lists the flags",
     ("--dataset", "cifar1000"): r"dataset is 'cifar1000'; it must be one of .*; did you mean cifar100\?",
