@@ -1038,7 +1038,7 @@ def test_a_large_image_takes_memory_for_itself_and_no_copies(tmp_path):
         "import resource, sys\n"
         "from pathlib import Path\n"
         "from seanet_jax import ImageSpec\n"
-        "from seanet_jax.inference.image_file import open_image, to_pixels\n"
+        "from seanet_jax.data.image_file import open_image, to_pixels\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "with open_image(Path(sys.argv[1])) as image:\n"
         "    pixels = to_pixels(image, ImageSpec(8, 8, (0.5,) * 3, (0.25,) * 3, ('a',)))\n"

@@ -97,7 +97,7 @@ def run() -> None:
 
 def _find(given: Sequence[Path]) -> list[Path]:
     """Returns the given files and the images in the given folders."""
-    from seanet_jax.inference.image_file import find_images
+    from seanet_jax.data.image_file import find_images
 
     paths: list[Path] = []
     for path in given:
@@ -125,9 +125,9 @@ def _predict(
     """Reads all files, then returns their predictions. Raises an InputError if a named file cannot be read."""
     import numpy as np
 
+    from seanet_jax.data.image_file import check_picture_channels, open_image, preview, to_pixels
     from seanet_jax.inference.classifier import Classifier
     from seanet_jax.inference.contact_sheet import SIDE
-    from seanet_jax.inference.image_file import check_picture_channels, open_image, preview, to_pixels
 
     names = trained.images.class_names
     check_picture_channels(trained.images)

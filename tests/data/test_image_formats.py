@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from seanet_jax import InputError
-from seanet_jax.inference import image_formats
-from seanet_jax.inference.image_file import fit_image, open_image
+from seanet_jax.data import image_formats
+from seanet_jax.data.image_file import fit_image, open_image
 
 SIDE = 32
 
@@ -226,8 +226,8 @@ def test_a_file_that_is_longer_than_its_pixels_could_be_is_refused(tmp_path):
 
 _MEASURE = """
 import resource, sys
-from seanet_jax.inference import image_formats
-from seanet_jax.inference.image_file import open_image
+from seanet_jax.data import image_formats
+from seanet_jax.data.image_file import open_image
 from PIL import Image
 image_formats.readable()
 from PIL import AvifImagePlugin, WebPImagePlugin

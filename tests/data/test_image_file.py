@@ -13,8 +13,8 @@ from PIL import Image, ImageOps, PngImagePlugin, features
 from predict_fixtures import IMAGES, SPEC
 
 from seanet_jax import ImageSpec, InputError
-from seanet_jax.inference import image_file
-from seanet_jax.inference.image_file import find_images, fit_image, open_image, preview, to_pixels
+from seanet_jax.data import image_file
+from seanet_jax.data.image_file import find_images, fit_image, open_image, preview, to_pixels
 
 FORMATS = "AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF and WebP"
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)

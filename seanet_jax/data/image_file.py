@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
+from seanet_jax.data import image_formats
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.inference import image_formats
 from seanet_jax.paths import UserPath, is_file, reading, user_path
 from seanet_jax.printable import printable
 
