@@ -5,8 +5,9 @@
 
 FOLDER is the folder of a run, also of one that was converted from a PyTorch checkpoint, or of pretrained weights. The
 network classifies each test image once: the whole test set, or the part to which the run was limited. Prints top-1 and
-top-5 accuracy, loss, expected calibration error (Guo et al., 2017), the best and worst classes, and the pairs of
-classes confused most often.
+top-5 accuracy, the mean accuracy per class, loss, expected calibration error (Guo et al., 2017), the best and worst
+classes, and the pairs of classes confused most often. The mean accuracy per class counts every class equally, however
+many images it has. It leaves out classes without test images.
 
 Writes into FOLDER:
   evaluation/evaluation.json  all numbers

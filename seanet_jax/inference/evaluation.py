@@ -19,6 +19,7 @@ from seanet_jax.durable import make_folders, write_together
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.inference import metrics
+from seanet_jax.inference.class_rows import describe_sizes, ranked
 from seanet_jax.inference.classifier import Classifier
 from seanet_jax.inference.contact_sheet import Cell, Line, contact_sheet
 from seanet_jax.inference.figures import confusion_figure, reliability_figure
@@ -229,6 +230,7 @@ def _measure(classifier: Classifier, dataset: Dataset, names: Sequence[str]) -> 
         "top_1_accuracy": metrics.top_k_accuracy(scores, labels, 1),
         # Among five classes or fewer, every label is in the top five.
         "top_5_accuracy": metrics.top_k_accuracy(scores, labels, 5) if len(names) > 5 else None,
+        "mean_class_accuracy": metrics.mean_class_accuracy(confusion),
         "loss": float(losses.mean()),
         "loss_unit": classifier.kind.loss_unit,
         "expected_calibration_error": metrics.expected_calibration_error(found),
@@ -332,6 +334,7 @@ def text(about: dict[str, Any]) -> str:
     rows = [("top-1 accuracy", f"{about['top_1_accuracy']:.2%}")]
     if about["top_5_accuracy"] is not None:
         rows.append(("top-5 accuracy", f"{about['top_5_accuracy']:.2%}"))
+    rows.append(("mean-per-class accuracy", f"{about['mean_class_accuracy']:.2%} ({describe_sizes(about['classes'])})"))
     rows += [
         ("loss", f"{about['loss']:.4f} {about['loss_unit']}"),
         ("expected calibration error", f"{about['expected_calibration_error']:.2%} ({_BINS} bins)"),
@@ -339,10 +342,10 @@ def text(about: dict[str, Any]) -> str:
     if recorded := about["recorded"]:
         words = f"{recorded['test_accuracy']:.2%}, {recorded['test_loss']:.4f} {about['loss_unit']}"
         rows.append(("recorded in training", words))
-    ranked = sorted((row for row in about["classes"] if row["images"]), key=lambda row: -row["accuracy"])
+    worst, best = ranked(about["classes"]), ranked(about["classes"], best_first=True)
     # No class is among the best and the worst. The images of a single class leave nothing to rank.
-    shown = min(_CLASSES_PRINTED, len(ranked) // 2)
-    for name, some in (("best classes", ranked[:shown]), ("worst classes", ranked[::-1][:shown])):
+    shown = min(_CLASSES_PRINTED, len(worst) // 2)
+    for name, some in (("best classes", best[:shown]), ("worst classes", worst[:shown])):
         if some:
             rows.append((name, ", ".join(f"{shortened(row['name'], 40)} {row['accuracy']:.0%}" for row in some)))
     pairs = [

@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from seanet_jax.inference.class_rows import describe_sizes, ranked
 from seanet_jax.printable import shortened
 from seanet_jax.training.progress import format_duration
 from seanet_jax.training.records import Record
@@ -62,6 +63,7 @@ def html_report(
         ],
         confusion=_figure(figures["confusion"], "Confusion matrix: share of each class's images by predicted class"),
         images_of={row["name"]: row["images"] for row in about["classes"]},
+        class_sizes=describe_sizes(about["classes"]),
         class_tables=_class_tables(about["classes"]),
         reliability=_figure(figures["reliability"], "Reliability diagram: accuracy and number of images by confidence"),
         mean_confidence=sum(row["images"] * (row["confidence"] or 0) for row in bins) / about["images"],
@@ -113,6 +115,7 @@ def _tiles(about: Mapping[str, Any]) -> list[dict[str, str]]:
 
     tiles = [
         ("top-1 accuracy", f"{about['top_1_accuracy']:.2%}", note(recorded["test_accuracy"], "{:.2%}")),
+        ("mean-per-class accuracy", f"{about['mean_class_accuracy']:.2%}", describe_sizes(about["classes"])),
         (f"loss ({about['loss_unit']})", f"{about['loss']:.4f}", note(recorded["test_loss"], "{:.4f}")),
         ("calibration error", f"{about['expected_calibration_error']:.2%}", "expected, 15 bins"),
         ("test images", f"{about['images']:,}", f"in {len(about['classes'])} classes"),
@@ -148,13 +151,12 @@ def _notes(
 
 
 def _class_tables(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    ranked = sorted((row for row in classes if row["images"]), key=lambda row: row["accuracy"])
     if len(classes) <= _MOST_CLASSES:
         unseen = [row for row in classes if not row["images"]]
-        return [{"name": "Worst class first", "rows": [*ranked, *unseen]}]
+        return [{"name": "Worst class first", "rows": [*ranked(classes), *unseen]}]
     return [
-        {"name": f"The {_SHOWN} worst", "rows": ranked[:_SHOWN]},
-        {"name": f"The {_SHOWN} best", "rows": ranked[::-1][:_SHOWN]},
+        {"name": f"The {_SHOWN} worst", "rows": ranked(classes)[:_SHOWN]},
+        {"name": f"The {_SHOWN} best", "rows": ranked(classes, best_first=True)[:_SHOWN]},
     ]
 
 

@@ -96,6 +96,22 @@ def class_accuracies(confusion: np.ndarray) -> np.ndarray:
     return _ratio(np.diag(confusion), confusion.sum(1))
 
 
+def mean_class_accuracy(confusion: np.ndarray) -> float:
+    """Returns the mean of the accuracies of the classes, in which a rare class counts as much as a frequent one.
+
+    It is also called balanced accuracy or macro-averaged recall. If every class has equally many images, it equals the
+    top-1 accuracy.
+
+    Args:
+        confusion: Confusion matrix of one image or more, as ``confusion_matrix`` returns it. Classes without images are
+            left out.
+
+    Returns:
+        The accuracy, from 0 to 1.
+    """
+    return float(np.nanmean(class_accuracies(confusion)))
+
+
 def most_confused(confusion: np.ndarray, count: int) -> Sequence[Confusion]:
     """Returns the pairs of classes with the most misclassified images, the most confused pair first.
 

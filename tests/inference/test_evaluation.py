@@ -78,6 +78,8 @@ def test_the_numbers_agree_with_each_other(evaluated):
     confusion = np.array(about["confusion"])
     assert about["top_1_accuracy"] == np.trace(confusion) / 23
     assert about["top_5_accuracy"] is None  # two classes
+    recalls = [row["accuracy"] for row in about["classes"]]
+    assert about["mean_class_accuracy"] == pytest.approx(sum(recalls) / 2, rel=1e-15) != about["top_1_accuracy"]
     assert [row["accuracy"] for row in about["classes"]] == (np.diag(confusion) / confusion.sum(1)).tolist()
     assert 0 < len(about["mistakes"]) == 23 - np.trace(confusion)  # else these tests would see no mistake
     for mistake in about["mistakes"]:
@@ -135,7 +137,11 @@ def test_a_class_without_test_images_has_no_accuracy(copy, monkeypatch):
     spec = dataclasses.replace(DATASET.image_spec, class_names=(*NAMES, "unseen"))
     trained = dataclasses.replace(load(copy), images=spec)
     monkeypatch.setattr("seanet_jax.inference.evaluation.load", lambda *_: trained)
-    assert evaluate(copy)["classes"][2] == {"name": "unseen", "images": 0, "accuracy": None}
+    about = evaluate(copy)
+    assert about["classes"][2] == {"name": "unseen", "images": 0, "accuracy": None}
+    # All images are taken for dark ones. The mean is over the two classes that have images.
+    assert about["mean_class_accuracy"] == 0.5
+    assert "50.00% (classes of 10 to 13 images; 1 class without test images left out)" in text(about)
     assert read(copy)["classes"][2]["accuracy"] is None
 
 

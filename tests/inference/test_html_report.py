@@ -46,6 +46,7 @@ def about_of(classes=2, names=None):
         **{"dataset": "made", "model": "tiny", "which": "latest", "step": 20, "epoch": 2, "recorded": None},
         "network": "latest checkpoint (epoch 2, step 20)",
         **{"images": 8, "top_1_accuracy": 0.5, "top_5_accuracy": None, "loss": 1.25, "loss_unit": "nats"},
+        "mean_class_accuracy": 0.4375,
         "expected_calibration_error": 0.0625,
         "calibration": [
             {"above": 0, "images": 0, "confidence": None, "accuracy": None},
@@ -151,6 +152,7 @@ def test_of_many_classes_there_are_the_best_and_the_worst():
         ({"about": about_of() | {"most_confused": []}}, "No image was misclassified.", True),
         ({"about": about_of() | {"top_5_accuracy": 0.9125}}, "top-5 accuracy 91.25%", True),
         ({}, "top-5", False),
+        ({}, "mean-per-class accuracy 43.75% equals top-1: 4 images in each class; 1 class without test", True),
     ],
 )
 def test_what_a_reader_has_to_know_is_said(fields, words, there):

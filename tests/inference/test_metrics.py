@@ -62,6 +62,13 @@ def test_confusion_by_hand():
     assert metrics.most_confused(np.array([[5, 1, 0], [3, 9, 2], [0, 4, 1]]), 2) == [(2, 1, 4), (1, 0, 3)]
 
 
+def test_the_mean_over_classes_counts_a_rare_class_as_much_as_a_frequent_one():
+    # Classes of 3, 1 and 1 images with recalls of 2/3, 1 and 0, and a class without images. Top-1 accuracy is 3/5.
+    confusion = np.array([[2, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
+    assert metrics.mean_class_accuracy(confusion) == pytest.approx((2 / 3 + 1 + 0) / 3, rel=1e-15)
+    assert metrics.mean_class_accuracy(np.array([[3, 1], [2, 2]])) == 5 / 8  # classes of equal size: top-1 accuracy
+
+
 def test_a_class_without_images_has_no_accuracy():
     found = metrics.class_accuracies(metrics.confusion_matrix(LOGITS[:1], LABELS[:1]))
     assert found[0] == 1 and np.isnan(found[1:]).all()
@@ -79,6 +86,8 @@ def test_confusion_equals_a_plain_loop(made):
     for index, accuracy in enumerate(metrics.class_accuracies(confusion)):
         images = sum(counts[index])
         assert (images == 0 and math.isnan(accuracy)) or accuracy == counts[index][index] / images
+    recalls = [row[index] / sum(row) for index, row in enumerate(counts) if sum(row)]
+    assert metrics.mean_class_accuracy(confusion) == pytest.approx(sum(recalls) / len(recalls), rel=1e-12)
     pairs = [(i, j, n) for i, row in enumerate(counts) for j, n in enumerate(row) if i != j and n]
     assert metrics.most_confused(confusion, 4) == sorted(pairs, key=lambda pair: -pair[2])[:4]
 

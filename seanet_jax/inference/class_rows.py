@@ -1,0 +1,39 @@
+"""Ranks and describes the classes of an evaluation, the rows ``classes`` of ``evaluation.json``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def ranked(classes: Sequence[Row], *, best_first: bool = False) -> list[Row]:
+    """Returns the classes that have test images, ranked by their accuracy.
+
+    Of classes with equal accuracies, those with more images come first, because their accuracies are more certain.
+
+    Args:
+        classes: Name, number of images and accuracy of each class.
+        best_first: If True, the class with the highest accuracy comes first; if False, the one with the lowest.
+    """
+    seen = [row for row in classes if row["images"]]
+    return sorted(seen, key=lambda row: (-row["accuracy"] if best_first else row["accuracy"], -row["images"]))
+
+
+def describe_sizes(classes: Sequence[Row]) -> str:
+    """Describes how the test images are spread over the classes, which decides what a mean over classes tells.
+
+    Args:
+        classes: Name, number of images and accuracy of each class.
+    """
+    sizes = sorted(row["images"] for row in classes if row["images"])
+    if sizes[0] == sizes[-1]:
+        words = f"equals top-1: {_count(sizes[0], 'image')} in each class"
+    else:
+        words = f"classes of {sizes[0]:,} to {sizes[-1]:,} images"
+    empty = len(classes) - len(sizes)
+    return f"{words}; {_count(empty, 'class')} without test images left out" if empty else words
+
+
+def _count(number: int, noun: str) -> str:
+    plural = {"image": "images", "class": "classes"}[noun]
+    return f"{number:,} {noun if number == 1 else plural}"
