@@ -11,7 +11,9 @@ Start with ``fit(TrainConfig(...))``::
 a run: it loads the data by ``images``, builds the ``trainer`` (network, data on the devices, compiled functions) and
 hands it to the ``loop``, which takes the steps.
 
-- ``trainer`` is made of ``step`` (training and evaluation step), ``optimizer`` and ``sharding``.
+- ``trainer`` is made of ``step`` (training and evaluation step), ``optimizer``, ``schedule`` (learning rates) and
+  ``sharding``. ``sharpness`` and ``averaging`` are what recipes add to a step: sharpness-aware gradients, and an
+  average of the network.
 - ``loop`` writes through ``run_folder`` (config, records, summary, which ``saved_run`` reads), ``checkpoint``,
   ``tensorboard`` and ``progress``. It stops when ``interrupt`` says so. ``run`` draws ``curves`` at the end.
 - ``processes`` lets several processes train together: they exchange values, and fail together.

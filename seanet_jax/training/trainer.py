@@ -16,7 +16,8 @@ from seanet_jax.models import build
 from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.interrupt import StopRequest
-from seanet_jax.training.optimizer import learning_rate_schedule, optimizer
+from seanet_jax.training.optimizer import optimizer
+from seanet_jax.training.schedule import learning_rate_schedule
 from seanet_jax.training.step import (
     EvalStep,
     Images,
