@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seanet_jax import jax_settings
+from seanet_jax.data.class_counts import describe_class_counts
 from seanet_jax.environment import process_settings, rounding, start_devices, versions
 from seanet_jax.errors import InputError
 from seanet_jax.json_files import json_value
@@ -91,6 +92,7 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
             f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, {trainer.last_step} steps, "
             f"{trainer.steps_per_epoch} an epoch, in {folder.path}"
         )
+        print_once(describe_class_counts(dataset))
         environment = rounding(options)
         if config.resume:
             if changes := folder.environment_changes(environment):
