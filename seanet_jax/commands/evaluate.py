@@ -4,10 +4,14 @@
     seanet evaluate weights/seanet20 --dataset cifar100
 
 FOLDER is the folder of a run, also of one that was converted from a PyTorch checkpoint, or of pretrained weights. The
-network classifies each test image once: the whole test set, or the part to which the run was limited. Prints top-1 and
+network classifies each test image: the whole test set, or the part to which the run was limited. Prints top-1 and
 top-5 accuracy, the mean accuracy per class, loss, expected calibration error (Guo et al., 2017), the best and worst
 classes, and the pairs of classes confused most often. The mean accuracy per class counts every class equally, however
 many images it has. It leaves out classes without test images.
+
+--mirror-tta also measures test-time augmentation, apart from the other metrics: a prediction is the average of the
+probabilities for an image and its mirror image. It is refused for a data set whose classes are not kept by mirroring,
+such as digits.
 
 Writes into FOLDER:
   evaluation/evaluation.json  all numbers
@@ -36,6 +40,11 @@ def run() -> None:
     parser.add_argument("--dataset", help="dataset on which to test pretrained weights; a run has its own")
     parser.add_argument(
         "--data-dir", help="folder with CIFAR, as in seanet train (default: the run's own, if it is here)"
+    )
+    parser.add_argument(
+        "--mirror-tta",
+        action="store_true",
+        help="also measure the average of the predictions for each image and its mirror image",
     )
     arguments = parser.parse_args()
     # Imported late, so that --help and a wrong argument need not wait for JAX.

@@ -73,6 +73,24 @@ class Classifier:
             )
         return scores
 
+    def average(self, scores: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Averages the predictions for two versions of the same images, for example the images and their mirror images.
+
+        Probabilities are averaged, not logits. Probabilities mean the same for every kind of scores, and an average of
+        logits would let the more extreme of two predictions decide. The lengths of capsules are probabilities already.
+
+        Args:
+            scores: Scores of one version, as a call returns them, ``[N, classes]``.
+            others: Scores of the other version, ``[N, classes]``.
+
+        Returns:
+            Scores, float64 ``[N, classes]``, whose probabilities are the means of both versions' probabilities.
+        """
+        if not self.kind.distribution:
+            return (np.asarray(scores, np.float64) + others) / 2
+        # As logarithms, so that probabilities below the smallest float are neither equal nor infinitely wrong.
+        return np.logaddexp(_log_softmax(scores), _log_softmax(others)) - np.log(2)
+
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Computes the probability of each class from scores; see ``seanet_jax.models.scores``.
 
@@ -83,3 +101,8 @@ class Classifier:
             Probabilities, float64 ``[N, classes]``.
         """
         return np.asarray(self.kind.probabilities(jnp.asarray(scores)), np.float64)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    wide = np.asarray(logits, np.float64)
+    return wide - np.logaddexp.reduce(wide, axis=1, keepdims=True)

@@ -19,11 +19,11 @@ from seanet_jax.durable import make_folders, write_together
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.inference import metrics
-from seanet_jax.inference.class_rows import describe_sizes, ranked
 from seanet_jax.inference.classifier import Classifier
 from seanet_jax.inference.contact_sheet import Cell, Line, contact_sheet
 from seanet_jax.inference.figures import confusion_figure, reliability_figure
 from seanet_jax.inference.html_report import html_report
+from seanet_jax.inference.table_rows import describe_sizes, ranked, summary_rows
 from seanet_jax.inference.trained import Trained, load
 from seanet_jax.json_files import json_text
 from seanet_jax.models import PRESETS, NetworkConfig, weights
@@ -74,6 +74,7 @@ def evaluate(
     which: str = "best",
     dataset: str | None = None,
     data_dir: UserPath | None = None,
+    mirror_tta: bool = False,
     command: str = "",
 ) -> dict[str, Any]:
     """Evaluates a network on test images, and writes ``evaluation/`` and ``report.html`` into its folder.
@@ -84,14 +85,17 @@ def evaluate(
         dataset: Name of the dataset, for pretrained weights. A run is evaluated on its own.
         data_dir: Folder that holds the dataset; see ``TrainConfig``. None takes the folder that a run was trained from,
             if it is here.
+        mirror_tta: Whether to measure test-time augmentation too: the average of the predictions for each image and its
+            mirror image. Its metrics are the entry ``mirror_tta`` of the result, beside those of the images alone.
         command: Command line to reproduce the evaluation, shown in the report.
 
     Returns:
         The contents of ``evaluation.json``. Accuracies are fractions; ``loss_unit`` names the unit of the losses.
 
     Raises:
-        InputError: If the folder holds neither, or no such checkpoint; if a run has trained for less than an epoch; or
-            if the images are missing, or are not those of the network.
+        InputError: If the folder holds neither, or no such checkpoint; if a run has trained for less than an epoch; if
+            the images are missing, or are not those of the network; or if ``mirror_tta`` is given and mirroring does
+            not keep the classes.
         RunError: If a file could not be written.
     """
     folder = user_path(folder)
@@ -99,18 +103,30 @@ def evaluate(
         subject = _weights(folder, dataset, data_dir)
     else:
         subject = _run(folder, which, dataset, data_dir)
-    names = subject.trained.images.class_names
+    if mirror_tta:
+        _check_mirroring(subject)
     batch_size = min(subject.config.eval_batch_size, len(subject.dataset.test_images))
     classifier = Classifier(subject.trained, batch_size)
     about = {
         **subject.about,
-        **_measure(classifier, subject.dataset, names),
+        **_measure(classifier, subject.dataset, subject.trained.images.class_names, mirror_tta=mirror_tta),
         "device": sharding.describe_devices(),
         "versions": versions(),
         "command": command,
     }
     _write(folder, about, subject, classifier.kind)
     return about
+
+
+def _check_mirroring(subject: _Subject) -> None:
+    """Raises an InputError if a mirrored image may belong to another class."""
+    if not subject.dataset.flip:
+        why = f"mirroring does not keep the classes of {subject.config.dataset}"
+    elif not subject.config.mirror:
+        why = "the network was trained with --no-mirror"
+    else:
+        return
+    raise InputError(f"--mirror-tta: {why}; leave it out")
 
 
 def _run(folder: Path, which: str, dataset: str | None, data_dir: UserPath | None) -> _Subject:
@@ -214,11 +230,11 @@ def _recorded(records: Sequence[Record], step: int | None) -> dict[str, Any]:
     return {"epoch": record["epoch"], "recorded": {name: record[name] for name in ("test_accuracy", "test_loss")}}
 
 
-def _measure(classifier: Classifier, dataset: Dataset, names: Sequence[str]) -> dict[str, Any]:
+def _measure(classifier: Classifier, dataset: Dataset, names: Sequence[str], *, mirror_tta: bool) -> dict[str, Any]:
     """Returns the metrics of a classifier on the test images, in the form of ``evaluation.json``."""
     scores, labels = classifier(dataset.test_images), dataset.test_labels
+    averaged = classifier.average(scores, classifier(dataset.test_images[:, :, ::-1])) if mirror_tta else None
     probabilities = classifier.probabilities(scores)
-    losses = np.asarray(classifier.kind.loss(jnp.asarray(scores), jnp.asarray(labels)), np.float64)
     confusion = metrics.confusion_matrix(scores, labels)
     found = metrics.reliability(probabilities, labels, _BINS)
     wrong = metrics.most_confident_mistakes(probabilities, labels, _MISTAKES)
@@ -227,13 +243,9 @@ def _measure(classifier: Classifier, dataset: Dataset, names: Sequence[str]) -> 
     bins = zip(found.images.tolist(), found.confidence.tolist(), found.accuracy.tolist(), strict=True)
     return {
         "images": len(labels),
-        "top_1_accuracy": metrics.top_k_accuracy(scores, labels, 1),
-        # Among five classes or fewer, every label is in the top five.
-        "top_5_accuracy": metrics.top_k_accuracy(scores, labels, 5) if len(names) > 5 else None,
-        "mean_class_accuracy": metrics.mean_class_accuracy(confusion),
-        "loss": float(losses.mean()),
+        **_summarize(classifier, scores, labels),
         "loss_unit": classifier.kind.loss_unit,
-        "expected_calibration_error": metrics.expected_calibration_error(found),
+        "mirror_tta": None if averaged is None else _summarize(classifier, averaged, labels),
         "calibration": [
             {"above": m / _BINS, "images": count, "confidence": _number(mean), "accuracy": _number(accuracy)}
             for m, (count, mean, accuracy) in enumerate(bins)
@@ -255,6 +267,20 @@ def _measure(classifier: Classifier, dataset: Dataset, names: Sequence[str]) -> 
             for index in wrong.tolist()
         ],
         "confusion": confusion.tolist(),
+    }
+
+
+def _summarize(classifier: Classifier, scores: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    """Returns the metrics that are one number each."""
+    losses = np.asarray(classifier.kind.loss(jnp.asarray(scores), jnp.asarray(labels)), np.float64)
+    bins = metrics.reliability(classifier.probabilities(scores), labels, _BINS)
+    return {
+        "top_1_accuracy": metrics.top_k_accuracy(scores, labels, 1),
+        # Among five classes or fewer, every label is in the top five.
+        "top_5_accuracy": metrics.top_k_accuracy(scores, labels, 5) if scores.shape[1] > 5 else None,
+        "mean_class_accuracy": metrics.mean_class_accuracy(metrics.confusion_matrix(scores, labels)),
+        "loss": float(losses.mean()),
+        "expected_calibration_error": metrics.expected_calibration_error(bins),
     }
 
 
@@ -331,14 +357,14 @@ def text(about: dict[str, Any]) -> str:
     Args:
         about: Contents of ``evaluation.json``, as ``evaluate`` returns them.
     """
-    rows = [("top-1 accuracy", f"{about['top_1_accuracy']:.2%}")]
-    if about["top_5_accuracy"] is not None:
-        rows.append(("top-5 accuracy", f"{about['top_5_accuracy']:.2%}"))
-    rows.append(("mean-per-class accuracy", f"{about['mean_class_accuracy']:.2%} ({describe_sizes(about['classes'])})"))
-    rows += [
-        ("loss", f"{about['loss']:.4f} {about['loss_unit']}"),
-        ("expected calibration error", f"{about['expected_calibration_error']:.2%} ({_BINS} bins)"),
-    ]
+    notes = {
+        "mean-per-class accuracy": f" ({describe_sizes(about['classes'])})",
+        "expected calibration error": f" ({_BINS} bins)",
+    }
+    rows = [(name, value + notes.get(name, "")) for name, value in summary_rows(about, about["loss_unit"])]
+    if about["mirror_tta"] is not None:
+        averaged = summary_rows(about["mirror_tta"], about["loss_unit"])
+        rows.append(("with mirror images", ", ".join(f"{name} {value}" for name, value in averaged)))
     if recorded := about["recorded"]:
         words = f"{recorded['test_accuracy']:.2%}, {recorded['test_loss']:.4f} {about['loss_unit']}"
         rows.append(("recorded in training", words))

@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from seanet_jax.inference.class_rows import describe_sizes, ranked
+from seanet_jax.inference.table_rows import describe_sizes, ranked, summary_rows
 from seanet_jax.printable import shortened
 from seanet_jax.training.progress import format_duration
 from seanet_jax.training.records import Record
@@ -63,6 +63,7 @@ def html_report(
         ],
         confusion=_figure(figures["confusion"], "Confusion matrix: share of each class's images by predicted class"),
         images_of={row["name"]: row["images"] for row in about["classes"]},
+        averaged=_compare(about),
         class_sizes=describe_sizes(about["classes"]),
         class_tables=_class_tables(about["classes"]),
         reliability=_figure(figures["reliability"], "Reliability diagram: accuracy and number of images by confidence"),
@@ -148,6 +149,17 @@ def _notes(
     if summary is None or not summary["finished"]:
         notes.append("The run is not finished.")
     return notes
+
+
+def _compare(about: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Returns the rows of the table of test-time augmentation; none if it was not measured."""
+    if about["mirror_tta"] is None:
+        return []
+    metrics = (summary_rows(found, about["loss_unit"]) for found in (about, about["mirror_tta"]))
+    return [
+        {"name": name, "plain": plain, "averaged": averaged}
+        for (name, plain), (_, averaged) in zip(*metrics, strict=True)
+    ]
 
 
 def _class_tables(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -143,6 +145,40 @@ def test_a_class_without_test_images_has_no_accuracy(copy, monkeypatch):
     assert about["mean_class_accuracy"] == 0.5
     assert "50.00% (classes of 10 to 13 images; 1 class without test images left out)" in text(about)
     assert read(copy)["classes"][2]["accuracy"] is None
+
+
+def test_test_time_augmentation_is_reported_apart(evaluated, copy):
+    plain, about = read(evaluated), evaluate(copy, mirror_tta=True)
+    assert plain["mirror_tta"] is None
+    assert about == plain | {"mirror_tta": about["mirror_tta"], "command": "", "sha256": about["sha256"]}
+    trained = load(copy)
+    images, labels = trained.images.normalize(jnp.asarray(DATASET.test_images)), DATASET.test_labels
+    ours = sum(np.asarray(jax.nn.softmax(trained.model(seen))) for seen in (images, jnp.flip(images, 2))) / 2
+    right = ours.argmax(1) == labels
+    found = about["mirror_tta"]
+    assert found["top_1_accuracy"] == right.mean()
+    assert found["mean_class_accuracy"] == pytest.approx(np.mean([right[labels == n].mean() for n in (0, 1)]))
+    assert found["loss"] == pytest.approx(-np.log(ours[range(23), labels]).mean(), rel=1e-5) != plain["loss"]
+    assert found["top_5_accuracy"] is None
+    words = re.search(r"^  with mirror images +(.*)$", text(about), re.MULTILINE)[1]
+    assert words.startswith(f"top-1 accuracy {right.mean():.2%}, mean-per-class accuracy ")
+    assert f"loss {found['loss']:.4f} nats, expected calibration error " in words
+    assert f"{plain['loss']:.4f} nats</td><td>{found['loss']:.4f} nats</td>" in (copy / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flip", "fields", "words"),
+    [
+        (False, {}, "--mirror-tta: mirroring does not keep the classes of digits; leave it out"),
+        (True, {"mirror": False}, "--mirror-tta: the network was trained with --no-mirror; leave it out"),
+    ],
+)
+def test_mirroring_that_does_not_keep_the_classes_is_refused(copy, flip, fields, words):
+    change_config(copy, **fields)
+    before = (copy / "report.html").read_bytes()
+    with small(dataclasses.replace(DATASET, flip=flip)), pytest.raises(InputError, match=words):
+        evaluate(copy, mirror_tta=True)
+    assert (copy / "report.html").read_bytes() == before
 
 
 # Networks that were not trained here.

@@ -46,7 +46,7 @@ def about_of(classes=2, names=None):
         **{"dataset": "made", "model": "tiny", "which": "latest", "step": 20, "epoch": 2, "recorded": None},
         "network": "latest checkpoint (epoch 2, step 20)",
         **{"images": 8, "top_1_accuracy": 0.5, "top_5_accuracy": None, "loss": 1.25, "loss_unit": "nats"},
-        "mean_class_accuracy": 0.4375,
+        **{"mean_class_accuracy": 0.4375, "mirror_tta": None},
         "expected_calibration_error": 0.0625,
         "calibration": [
             {"above": 0, "images": 0, "confidence": None, "accuracy": None},
@@ -68,6 +68,10 @@ def about_of(classes=2, names=None):
 
 
 CONFIG = {"seed": 5, "limit_train": None, "limit_test": None, "validation_fraction": 0.0, "learning_rate": 0.1}
+TTA = {
+    **{"top_1_accuracy": 0.625, "top_5_accuracy": None, "mean_class_accuracy": 0.5, "loss": 1.0},
+    "expected_calibration_error": 0.125,
+}
 SUMMARY = {
     **{"parameters": 1234, "training_seconds": 61, "device": "2 x made", "finished": True},
     "versions": {"python": "3.1", "jax": "1.1.1"},
@@ -152,6 +156,8 @@ def test_of_many_classes_there_are_the_best_and_the_worst():
         ({"about": about_of() | {"most_confused": []}}, "No image was misclassified.", True),
         ({"about": about_of() | {"top_5_accuracy": 0.9125}}, "top-5 accuracy 91.25%", True),
         ({}, "top-5", False),
+        ({"about": about_of() | {"mirror_tta": TTA}}, "loss 1.2500 nats 1.0000 nats expected calibration", True),
+        ({}, "mirror images", False),
         ({}, "mean-per-class accuracy 43.75% equals top-1: 4 images in each class; 1 class without test", True),
     ],
 )

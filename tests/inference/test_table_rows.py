@@ -1,6 +1,6 @@
 """Classes are ranked by their accuracy, and their sizes are described."""
 
-from seanet_jax.inference.class_rows import describe_sizes, ranked
+from seanet_jax.inference.table_rows import describe_sizes, ranked
 
 
 def rows(*classes):

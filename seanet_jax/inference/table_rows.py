@@ -1,4 +1,4 @@
-"""Ranks and describes the classes of an evaluation, the rows ``classes`` of ``evaluation.json``."""
+"""Rows of the tables that show an evaluation, printed by ``seanet evaluate`` and in the report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,6 +32,23 @@ def describe_sizes(classes: Sequence[Row]) -> str:
         words = f"classes of {sizes[0]:,} to {sizes[-1]:,} images"
     empty = len(classes) - len(sizes)
     return f"{words}; {_count(empty, 'class')} without test images left out" if empty else words
+
+
+def summary_rows(metrics: Mapping[str, float | None], loss_unit: str) -> list[tuple[str, str]]:
+    """Returns the names and values of the metrics that are one number each.
+
+    Args:
+        metrics: The metrics by their names in ``evaluation.json``. Those that are None are left out.
+        loss_unit: Unit of the loss.
+    """
+    forms = (
+        ("top-1 accuracy", "top_1_accuracy", "{:.2%}"),
+        ("top-5 accuracy", "top_5_accuracy", "{:.2%}"),
+        ("mean-per-class accuracy", "mean_class_accuracy", "{:.2%}"),
+        ("loss", "loss", "{:.4f} " + loss_unit),
+        ("expected calibration error", "expected_calibration_error", "{:.2%}"),
+    )
+    return [(name, form.format(metrics[key])) for name, key, form in forms if metrics[key] is not None]
 
 
 def _count(number: int, noun: str) -> str:
