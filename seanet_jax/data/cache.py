@@ -17,7 +17,7 @@ from seanet_jax.errors import InputError
 from seanet_jax.paths import home_folder, make_folder
 
 Arrays = dict[str, np.ndarray]
-Shapes = Mapping[str, tuple[tuple[int, ...], str]]
+Shapes = Mapping[str, tuple[tuple[int | None, ...], str]]
 
 # Part of every fingerprint. Increase it when the stored arrays change, so that older files are rebuilt. Files of
 # format 1 got their names before they were on disk. After a power cut they may hold zeros, which a mapped array would
@@ -61,18 +61,19 @@ def _print_once(message: str) -> None:
     print_error(message)
 
 
-def fingerprint(sources: Iterable[Path]) -> str:
+def fingerprint(sources: Iterable[Path], key: str = "") -> str:
     """Returns a fingerprint that changes when a source file is moved, replaced or edited.
 
     It depends on the paths, sizes and modification times of the files. Their content is not read, which saves time.
 
     Args:
         sources: The source files; they must exist.
+        key: Text that the fingerprint depends on too.
 
     Returns:
         16 hexadecimal digits.
     """
-    digest = hashlib.sha256(str(_FORMAT).encode())
+    digest = hashlib.sha256(f"{_FORMAT}{key}".encode(errors="surrogateescape"))
     for path in sorted(path.resolve() for path in sources):
         status = path.stat()
         digest.update(f"\0{path}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape"))
@@ -80,7 +81,13 @@ def fingerprint(sources: Iterable[Path]) -> str:
 
 
 def cached(
-    name: str, sources: Iterable[Path], shapes: Shapes, build: Callable[[], Arrays], *, mapped: bool = False
+    name: str,
+    sources: Iterable[Path],
+    shapes: Shapes,
+    build: Callable[[], Arrays],
+    *,
+    key: str = "",
+    mapped: bool = False,
 ) -> Arrays:
     """Reads arrays from the cache, or builds them and stores them there.
 
@@ -89,16 +96,17 @@ def cached(
     Args:
         name: Name of the data set. There is one cache file per name.
         sources: The files that the arrays are built from; they must exist.
-        shapes: Shape and NumPy kind of every array by name. A kind is, for example, "u1", or "U" for text of any
-            length.
+        shapes: Shape and NumPy kind of every array by name. A length of None is any length. A kind is, for example,
+            "u1", or "U" for text of any length.
         build: Function that builds the arrays from the sources.
+        key: What else the arrays depend on, such as settings.
         mapped: Whether to map the arrays into memory instead of reading them. They are then read from disk where they
             are used, and their checksums are not compared.
 
     Returns:
         The arrays by the names in `shapes`.
     """
-    file = f"{name}-{fingerprint(sources)}.npz"
+    file = f"{name}-{fingerprint(sources, key)}.npz"
     # A cache that cannot be written may still hold what is asked for.
     if (folder := cache_dir()) is not None:
         try:
@@ -135,9 +143,13 @@ def _read(path: Path, shapes: Shapes, mapped: bool) -> Arrays:
             arrays = {name: arrays_in_file[name] for name in shapes}
     for name, (shape, kind) in shapes.items():
         array = arrays[name]
-        if array.shape != shape or not array.dtype.str[1:].startswith(kind):
+        if not _is_shape(array.shape, shape) or not array.dtype.str[1:].startswith(kind):
             raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {kind} {list(shape)}")
     return arrays
+
+
+def _is_shape(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(e in (None, n) for n, e in zip(shape, expected, strict=True))
 
 
 def _map(file: BinaryIO, archive: zipfile.ZipFile, member: str) -> np.ndarray:

@@ -7,6 +7,7 @@ strips of rows, so that all further memory depends on the size of the result.
 import contextlib
 import math
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -92,8 +93,43 @@ def _may_be_file(path: Path) -> bool:
         return True  # reading the file reports why it cannot be read
 
 
+class MemoryBudget:
+    """The memory for decoding images in several threads, which is what one image may take.
+
+    A thread waits until there is enough for its image, so that large images are decoded one after another.
+    """
+
+    def __init__(self) -> None:
+        self._free = image_formats.MOST_MEMORY
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def spend(self, count: int) -> Iterator[None]:
+        """Spends a number of bytes, at most ``image_formats.MOST_MEMORY``, inside the context."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= count)
+            self._free -= count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()
+
+
 @contextlib.contextmanager
-def open_image(path: UserPath) -> Iterator[Image.Image]:
+def lenient_pillow() -> Iterator[None]:
+    """Lets Pillow read oddities of files in silence.
+
+    It changes settings of the process, which threads restore in any order. If several threads read images, the context
+    around them all restores the settings.
+    """
+    with warnings.catch_warnings(action="ignore"), _long_texts():
+        yield
+
+
+@contextlib.contextmanager
+def open_image(path: UserPath, budget: MemoryBudget | None = None) -> Iterator[Image.Image]:
     """Opens and decodes an image file.
 
     The image has the pixel format of its file and is not yet turned upright; ``fit_image`` does both. Of an animation,
@@ -101,6 +137,7 @@ def open_image(path: UserPath) -> Iterator[Image.Image]:
 
     Args:
         path: The image file.
+        budget: The memory that several threads share for decoding, or None for a single thread.
 
     Raises:
         InputError: If there is no such file, its format is not read, it is damaged, decoding it would take too much
@@ -108,14 +145,14 @@ def open_image(path: UserPath) -> Iterator[Image.Image]:
     """
     path = user_path(path)
     try:
-        # Pillow warns about oddities of files that it can still read.
-        with warnings.catch_warnings(action="ignore"), _long_texts():
+        with lenient_pillow():
             _check_length(path)
             with Image.open(path, formats=image_formats.readable()) as image:
-                _check_memory(image)
-                image.load()
-                _check_white(image)
-                yield image
+                needed = _checked_memory(image)
+                with budget.spend(needed) if budget else contextlib.nullcontext():
+                    image.load()
+                    _check_white(image)
+                    yield image
         return
     except InputError as error:
         reason = str(error)
@@ -135,13 +172,14 @@ def _check_length(path: Path) -> None:
         raise InputError(f"it is {_gigabytes(length)} long; at most {_gigabytes(image_formats.MOST_MEMORY)} are read")
 
 
-def _check_memory(image: ImageFile.ImageFile) -> None:
-    """Raises an InputError if an image that is not decoded yet would take too much memory."""
+def _checked_memory(image: ImageFile.ImageFile) -> int:
+    """Returns the bytes that decoding an image takes, or raises an InputError if they are too many."""
     if (needed := image_formats.decoding_memory(image)) > image_formats.MOST_MEMORY:
         raise InputError(
             f"decoding its {image.width:,} x {image.height:,} pixels can take {_gigabytes(needed)} of memory; at most "
             f"{_gigabytes(image_formats.MOST_MEMORY)} are used"
         )
+    return needed
 
 
 def _gigabytes(count: int) -> str:
