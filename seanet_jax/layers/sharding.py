@@ -4,11 +4,15 @@ JAX's own operations do so by themselves. These functions are for operations tha
 merge the batch axis with others.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
 def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -37,7 +41,7 @@ def has_explicit_axes(*arrays: jax.Array) -> bool:
     return any(jax.typeof(array).sharding.mesh.explicit_axes for array in arrays)
 
 
-def partition_automatically(function: Callable[..., jax.Array], *arrays: jax.Array, result: PartitionSpec) -> jax.Array:
+def partition_automatically(function: Callable[..., Any], *arrays: jax.Array, result: PartitionSpec) -> Any:
     """Calls a function on a mesh with explicit axes, and leaves the sharding of all steps in it to XLA.
 
     Under explicit axes, JAX refuses steps whose result could be sharded in several ways, such as a reshape that merges
@@ -46,8 +50,30 @@ def partition_automatically(function: Callable[..., jax.Array], *arrays: jax.Arr
     Args:
         function: The function. Inside, the mesh has no explicit axes.
         *arrays: The function's arguments, one of them on a mesh with explicit axes.
-        result: Sharding of the function's result on that mesh.
+        result: Sharding of the function's result on that mesh, or of each of its results.
     """
     meshes = [jax.typeof(array).sharding.mesh for array in arrays]
     mesh = next(mesh for mesh in meshes if mesh.explicit_axes)
     return jax.sharding.auto_axes(function, out_sharding=NamedSharding(mesh, result))(*arrays)
+
+
+def keeps_batch_sharding(function: AnyFunction) -> AnyFunction:
+    """Makes a function of a batch run on meshes with explicit axes, and shards its results as the batch is.
+
+    Args:
+        function: A function of a random key and of arrays whose first axis is the batch. It returns such arrays. Its
+            other arguments are keyword arguments.
+
+    Returns:
+        The function. On other meshes it is unchanged. On a mesh with explicit axes, XLA chooses the sharding of all
+        steps in it, and its results are sharded along the first axis, as the first array is.
+    """
+
+    @functools.wraps(function)
+    def wrapped(key: jax.Array, batch: jax.Array, *others: jax.Array, **options: Any) -> Any:
+        if not has_explicit_axes(batch):
+            return function(key, batch, *others, **options)
+        along_batch = PartitionSpec(*jax.typeof(batch).sharding.spec[:1])
+        return partition_automatically(functools.partial(function, **options), key, batch, *others, result=along_batch)
+
+    return wrapped  # type: ignore[return-value]

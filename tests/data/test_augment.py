@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,10 +7,12 @@ import numpy as np
 import pytest
 from jax_contexts import under_other_settings
 
-from seanet_jax.data.augment import PADDING, augment
+from seanet_jax.data.augment import PADDING, Augmentation, augment
+from seanet_jax.data.erase import cutout, random_erasing
+from seanet_jax.errors import InputError
 
 SIDE = 5
-jitted = jax.jit(augment, static_argnames="flip")
+jitted = jax.jit(augment, static_argnames=("flip", "padding"))
 
 
 def numbered_images(count, side=SIDE, channels=1):
@@ -17,11 +21,23 @@ def numbered_images(count, side=SIDE, channels=1):
     return np.stack([(pixels + 7 * index) % 251 + 1 for index in range(count)]).astype(np.uint8)
 
 
-def views(image):
+def slow_padded(image, padding):
+    """Returns the image with its border, pixel by pixel."""
+    height, width, channels = image.shape
+    padded = np.zeros((height + 2 * PADDING, width + 2 * PADDING, channels), image.dtype)
+    for y, x in np.ndindex(padded.shape[:2]):
+        # A reflection does not repeat the pixels at the border.
+        above, left = y - PADDING, x - PADDING
+        rows, columns = height - 1 - abs(height - 1 - abs(above)), width - 1 - abs(width - 1 - abs(left))
+        if padding == "reflect" or (rows, columns) == (above, left):
+            padded[y, x] = image[rows, columns]
+    return padded
+
+
+def views(image, padding="zero"):
     """Returns all crops of the padded image, then all their mirror images."""
     height, width, _ = image.shape
-    padded = np.zeros((height + 2 * PADDING, width + 2 * PADDING, image.shape[2]), image.dtype)
-    padded[PADDING : PADDING + height, PADDING : PADDING + width] = image
+    padded = slow_padded(image, padding)
     crops = [
         padded[top : top + height, left : left + width]
         for top in range(2 * PADDING + 1)
@@ -129,3 +145,114 @@ def test_the_crops_of_a_key_stay_what_they_are():
     image = numbered_images(1)[0]
     outputs = jitted(jax.random.key(0), jnp.asarray(np.stack([image] * 8)), flip=True)
     assert [which_view(image, output) for output in np.asarray(outputs)] == [98, 91, 16, 124, 147, 121, 90, 72]
+
+
+def test_reflected_padding_takes_the_same_crops_of_an_image_mirrored_at_its_border():
+    images = np.random.default_rng(0).integers(1, 256, (40, 7, 6, 3), np.uint8)
+    outputs, black = (jitted(jax.random.key(0), images, flip=True, padding=name) for name in ("reflect", "zero"))
+    for image, output, other in zip(images, np.asarray(outputs), np.asarray(black), strict=True):
+        np.testing.assert_array_equal(output, views(image, "reflect")[which_view(image, other)])
+
+
+def test_another_padding_is_refused():
+    with pytest.raises(InputError, match="augment: padding is 'edge'; it must be zero or reflect"):
+        augment(jax.random.key(0), np.zeros((1, 8, 8, 3), np.uint8), flip=True, padding="edge")
+    with pytest.raises(InputError, match="augment: padding is 'edge'; it must be zero or reflect"):
+        Augmentation(padding="edge")
+
+
+ALL = Augmentation(padding="reflect", cutout=6, erasing=0.5, cutmix=1.0, mixup=0.2)
+FILL = (100, 120, 130)
+
+
+def normalize(images):
+    return images.astype(jnp.float32) / 255
+
+
+def batch(count=16, side=8):
+    random = np.random.default_rng(0)
+    labels = np.eye(5, dtype=np.float32)[random.integers(0, 5, count)]
+    return random.integers(0, 256, (count, side, side, 3), np.uint8), labels
+
+
+def step(augmentation):
+    """Returns the jitted input of a training step: pixels, mixed images and mixed labels."""
+
+    @jax.jit
+    def function(key, images, labels):
+        pixels = augmentation.pixels(key, images, FILL)
+        return pixels, *augmentation.mixed(key, pixels, labels, normalize)
+
+    return function
+
+
+def test_by_default_pixels_are_cropped_and_mirrored_with_the_key_itself_and_nothing_is_mixed():
+    (images, labels), key = batch(), jax.random.key(3)
+    expected = jitted(key, images, flip=True)
+    pixels, mixed, mixed_labels = step(Augmentation())(key, images, labels)
+    np.testing.assert_array_equal(pixels, expected)
+    np.testing.assert_array_equal(mixed, normalize(expected))
+    np.testing.assert_array_equal(mixed_labels, labels)
+    assert not Augmentation().mixes and Augmentation(cutmix=1.0).mixes and Augmentation(mixup=1.0).mixes
+
+
+def test_all_can_be_off():
+    images, labels = batch()
+    off = Augmentation(crop_and_mirror=False)
+    np.testing.assert_array_equal(step(off)(jax.random.key(3), images, labels)[0], images)
+
+
+def test_augmentations_are_applied_in_order_with_keys_of_their_own():
+    (images, labels), key = batch(), jax.random.key(3)
+    keys = [jax.random.fold_in(key, number) for number in range(8)]
+    expected = augment(key, images, flip=True, padding="reflect")
+    expected = cutout(keys[3], expected, size=6, fill=FILL)
+    expected = random_erasing(keys[4], expected, probability=0.5, fill=FILL)
+    pixels, *_ = step(ALL)(key, images, labels)
+    np.testing.assert_array_equal(pixels, expected)
+    # The keys of the crop and of the mirror are none of the others.
+    data = {tuple(np.asarray(jax.random.key_data(k))) for k in [*jax.random.split(key), *keys[2:]]}
+    assert len(data) == 8
+
+
+def test_each_batch_takes_cutmix_or_mixup_half_of_the_time():
+    images, labels = batch()
+    off = Augmentation(crop_and_mirror=False)
+    both, cut, blended = (
+        step(dataclasses.replace(off, **options))
+        for options in ({"cutmix": 1.0, "mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 0.2})
+    )
+    taken = []
+    for seed in range(100):
+        found, *possible = (function(jax.random.key(seed), images, labels)[1:] for function in (both, cut, blended))
+        equal = [all(np.allclose(a, b, atol=1e-6) for a, b in zip(found, other, strict=True)) for other in possible]
+        assert sum(equal) == 1
+        taken.append(equal[0])
+    assert abs(np.mean(taken) - 0.5) < 5 * 0.5 / np.sqrt(100)
+
+
+@pytest.mark.parametrize("count", [1, 7])
+@pytest.mark.parametrize(("side", "channels"), [(8, 1), (96, 3)])
+def test_any_batch_of_any_size_keeps_its_shapes_and_dtypes(count, side, channels):
+    images = jax.ShapeDtypeStruct((count, side, side, channels), "uint8")
+    labels = jax.ShapeDtypeStruct((count, 5), "float32")
+
+    def function(images, labels):
+        key = jax.random.key(0)
+        pixels = ALL.pixels(key, images, np.zeros(channels, np.uint8))
+        return pixels, *ALL.mixed(key, pixels, labels, normalize)
+
+    pixels, mixed, mixed_labels = jax.eval_shape(function, images, labels)
+    assert (pixels.shape, pixels.dtype) == (images.shape, images.dtype)
+    assert (mixed.shape, mixed.dtype) == (images.shape, jnp.float32)
+    assert (mixed_labels.shape, mixed_labels.dtype) == (labels.shape, labels.dtype)
+
+
+@under_other_settings
+def test_settings_of_jax_change_nothing_in_the_chain(context):
+    (images, labels), key = batch(), jax.random.key(5)
+    expected = step(ALL)(key, images, labels)
+    with context:
+        found = step(ALL)(key, images, labels)
+    assert [a.dtype for a in found] == [a.dtype for a in expected]
+    jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from seanet_jax.data.augment import augment
+from seanet_jax.data.augment import Augmentation, augment
 from seanet_jax.layers import functional, transport
-from seanet_jax.layers.sharding import has_explicit_axes, partition_automatically, vary_alike
+from seanet_jax.layers.sharding import has_explicit_axes, keeps_batch_sharding, partition_automatically, vary_alike
 
 DATA = PartitionSpec("data")
 
@@ -62,6 +62,20 @@ def test_inside_the_axes_are_automatic_and_the_result_is_sharded_as_asked():
         np.testing.assert_array_equal(found, np.arange(6))
 
 
+def test_results_of_a_batch_are_sharded_as_the_batch_is():
+    @keeps_batch_sharding
+    def merged(key, x, y, *, factor):
+        assert not has_explicit_axes(x, y)
+        return factor * x.reshape(len(x), -1), y + jax.random.uniform(key, (len(y),))
+
+    x, y, key = np.arange(12.0).reshape(2, 3, 2), np.arange(2.0), jax.random.key(0)
+    expected = merged(key, x, y, factor=2)
+    with jax.set_mesh(mesh_of(AxisType.Explicit)):
+        found = merged(key, jax.device_put(x, DATA), y, factor=2)
+        assert [jax.typeof(array).sharding.spec[0] for array in found] == ["data", "data"]
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_the_gradient_of_a_convolution_has_the_types_of_its_operands(size):
     x, kernel = jnp.ones((2, 8, 8, 16)), jnp.ones((size, size, 16, 16)) / (16 * size**2)
@@ -95,3 +109,18 @@ def test_augmentation_and_transport_under_an_explicit_mesh():
         np.testing.assert_array_equal(found, expected[0])
         divergence = transport.transport_divergence(jax.device_put(x, DATA), jax.device_put(y, DATA))
         np.testing.assert_allclose(divergence, expected[1], rtol=1e-5)
+
+
+def test_the_chain_of_augmentations_under_an_explicit_mesh():
+    @jax.jit
+    def chain(key, images, labels):
+        every = Augmentation(padding="reflect", cutout=3, erasing=0.5, cutmix=1.0, mixup=1.0)
+        pixels = every.pixels(key, images, (1, 2, 3))
+        return every.mixed(key, pixels, labels, lambda images: images.astype(jnp.float32))
+
+    images, labels = np.arange(4 * 6 * 6 * 3).reshape(4, 6, 6, 3).astype(np.uint8), np.eye(4, dtype=np.float32)
+    expected = chain(jax.random.key(0), images, labels)
+    with jax.set_mesh(mesh_of(AxisType.Explicit)):
+        found = chain(jax.random.key(0), jax.device_put(images, DATA), jax.device_put(labels, DATA))
+        assert [jax.typeof(array).sharding.spec[0] for array in found] == ["data", "data"]
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
