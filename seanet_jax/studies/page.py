@@ -21,6 +21,7 @@ from seanet_jax.studies import ablate, comparison, comparison_tables
 from seanet_jax.studies.ablation_figure import ablation_figure
 from seanet_jax.studies.cost_figure import error_against_multiply_adds
 from seanet_jax.studies.curve_figures import against_published, error_curves
+from seanet_jax.studies.recipe_words import describe_recipe
 from seanet_jax.studies.roofline import hours_at_least
 from seanet_jax.studies.statistics import summarize
 from seanet_jax.studies.study import Run, Study
@@ -145,9 +146,18 @@ def draw(results: Results) -> None:
 
 
 def _runs(study: Study) -> dict[str, list[list[Record]]]:
-    """Returns the records of the finished runs by variant. Variants without any are left out."""
+    """Returns the records of the finished runs by variant. Variants without any are left out.
+
+    A run that stopped early keeps its last metrics up to the end of the variant's longest run, so that a mean over
+    seeds is over all of them at every epoch.
+    """
     found = {variant: list(study.results(variant).values()) for variant in study.variants}
-    return {variant: runs for variant, runs in found.items() if runs}
+    return {variant: _of_equal_length(runs) for variant, runs in found.items() if runs}
+
+
+def _of_equal_length(runs: list[list[Record]]) -> list[list[Record]]:
+    longest = max(runs, key=len)
+    return [run + [{**run[-1], "epoch": later["epoch"]} for later in longest[len(run) :]] for run in runs]
 
 
 def text(results: Results, page: Path) -> str:
@@ -179,6 +189,7 @@ def text(results: Results, page: Path) -> str:
         .render(
             comparison=study,
             dataset=data.find_source(study.base.dataset).title,
+            recipe_words=describe_recipe,
             published=TrainConfig(),
             is_reduced=study.base.limit_train is not None or study.base.epochs < TrainConfig().epochs,
             has_published=study.base.dataset in TALK_ERRORS,

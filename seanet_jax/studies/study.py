@@ -225,8 +225,11 @@ class Study:
         if exists(folder.path / _DIVERGED):
             return "diverged"
         summary = folder.read_summary()
-        done = summary is not None and summary["finished"] and summary["last"]["epoch"] >= self.config(run).epochs
-        return "finished" if done else ""
+        if summary is None or not summary["finished"]:
+            return ""
+        # With another patience, a run that stopped early may have to go on.
+        is_stopped = summary.get("stopped_early") and saved.get("patience") == self.config(run).patience
+        return "finished" if is_stopped or summary["last"]["epoch"] >= self.config(run).epochs else ""
 
     def write(self) -> None:
         """Writes ``study.json``. If the folder holds this study already, the variants and seeds are added to it.

@@ -10,7 +10,7 @@ from training_fixtures import made_record, made_summary, records
 from seanet_jax.commands.compare import MODELS
 from seanet_jax.errors import InputError
 from seanet_jax.studies import ablate
-from seanet_jax.studies.page import Results, text, write
+from seanet_jax.studies.page import Results, _runs, text, write
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.training.config import TrainConfig
 
@@ -100,6 +100,19 @@ def test_a_study_of_the_published_length_is_not_called_reduced(folder):
     page = text(Results.read(study.folder, folder / "no", folder / "no", ("resnet20",)), folder / "results.md")
     assert page.startswith("# Does aggregation help? CIFAR-100, all training images, 200 epochs\n")
     assert "This is not the published recipe" not in page and "Too few seeds" in page
+
+
+def test_a_run_that_stopped_early_keeps_its_last_error_in_the_curves(folder):
+    study = Study.read(folder / "compare")
+    stopped = Run("senet20", 0.1, 1)
+    (first, _) = records(study.folder / stopped.name, timing=True)
+    (study.folder / stopped.name / "metrics.jsonl").write_text(f"{json.dumps(first)}\n")
+    ended = made_summary([first], stopped_early=True)
+    (study.folder / stopped.name / "summary.json").write_text(json.dumps(ended))
+    runs = _runs(study)
+    assert [[record["epoch"] for record in run] for run in runs["senet20"]] == [[1, 2]] * 3
+    assert runs["senet20"][1][1]["test_accuracy"] == first["test_accuracy"]
+    write(read(folder), folder / "results.md")
 
 
 def test_nothing_is_made_of_nothing(folder):

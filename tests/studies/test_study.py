@@ -1,6 +1,7 @@
 """Which runs a study trains, in which order, and what it does with those that are there already."""
 
 import concurrent.futures
+import dataclasses
 import json
 import shutil
 import threading
@@ -72,6 +73,22 @@ def test_what_is_finished_is_skipped_and_what_is_not_is_trained_again(study, tra
     study.run()
     assert sorted(trained) == ["plain-lr0.1-seed2", "sum-lr0.02-seed1"]
     assert everything == sorted(run.name for run in study.finished())
+
+
+def test_a_run_that_stopped_early_is_finished_unless_the_patience_is_another(study):
+    config, run = study.config(Run("plain", 0.1, 0)), Run("plain", 0.1, 0)
+    for fields, ended, asked, outcome in (
+        ({"patience": 1}, {"finished": True, "stopped_early": True}, 1, "finished"),
+        ({"patience": 1}, {"finished": True, "stopped_early": True}, 2, ""),
+        ({"patience": 1}, {"finished": True, "stopped_early": True}, None, ""),
+        ({"patience": 1}, {"finished": False, "stopped_early": False}, 1, ""),
+        ({}, {"finished": True}, None, ""),  # of a single epoch, and now two are asked for
+    ):
+        leave_run(study, dataclasses.replace(config, **fields), epochs=1)
+        summary = json.loads((config.out / "summary.json").read_text())
+        (config.out / "summary.json").write_text(json.dumps(summary | ended))
+        base = dataclasses.replace(study.base, patience=asked)
+        assert dataclasses.replace(study, base=base).outcome(run) == outcome
 
 
 def test_a_run_that_was_begun_is_resumed(monkeypatch, study):
