@@ -170,8 +170,8 @@ def write_run(
         Optimizer steps done.
 
     Raises:
-        InputError: If weights or momentum do not fit the configuration's network, or there are too few images or too
-            many epochs, or the folder holds something already.
+        InputError: If weights or momentum do not fit the configuration's network, or momentum is given to another
+            optimizer than SGD, or there are too few images or too many epochs, or the folder holds something already.
         RunError: If a file of the run could not be written.
         OSError: If the folder could not be created.
     """
@@ -184,15 +184,19 @@ def write_run(
     network = nnx.eval_shape(lambda: build(model_config, rngs=nnx.Rngs(0)))
     weights.set_arrays(network, weights.to_arrays(model), "the model")
     state = create_state(network, optimizer(config, steps_per_epoch))
-    progress: dict[str, Any] = {"count": jnp.int32(step)}
+    trace = None
     if momentum is not None:
+        if config.optimizer != "sgd":
+            raise InputError(
+                f"the momentum is that of SGD, and the optimizer is {config.optimizer}; make it sgd, or leave the "
+                "momentum out"
+            )
         parameters = {_path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
         weights.check_arrays(momentum, parameters, "the momentum")
-        progress["trace"] = jax.tree_util.tree_map_with_path(
+        trace = jax.tree_util.tree_map_with_path(
             lambda path, _: jnp.asarray(momentum[_path_name(path)], jnp.float32), state.params
         )
-    opt_state = optax.tree_utils.tree_set(state.opt_state, **progress)
-    state = state._replace(step=jnp.int32(step), opt_state=opt_state)
+    state = state._replace(step=jnp.int32(step), opt_state=_continued(state.opt_state, step, trace))
 
     run = RunFolder(folder)
     run.check(config)
@@ -279,6 +283,19 @@ def find_preset(config: SEANetConfig, source: Path) -> dict[str, Any]:
             f"{config.stem_width}; a run's must be those of one of {', '.join(presets)}; {_ALTERNATIVE}"
         )
     return min(fitting, key=len)
+
+
+def _continued(opt_state: Any, step: int, trace: Any) -> Any:
+    """Returns the state of an optimizer with the schedule at a step, and with this momentum if it is not None."""
+
+    def continued(part: Any) -> Any:
+        if isinstance(part, optax.ScaleByScheduleState):
+            return part._replace(count=jnp.int32(step))
+        return part._replace(trace=trace) if isinstance(part, optax.TraceState) and trace is not None else part
+
+    # Adam has a count of its own, which stays 0: it corrects for averages that start at zero.
+    parts = (optax.ScaleByScheduleState, optax.TraceState)
+    return jax.tree.map(continued, opt_state, is_leaf=lambda part: isinstance(part, parts))
 
 
 def _steps_per_epoch(config: TrainConfig) -> int:

@@ -83,6 +83,22 @@ def test_a_network_without_a_preset_cannot_be_a_run(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_an_imported_run_goes_on_by_any_optimizer_but_not_with_the_momentum_of_sgd(tiny, name):
+    config = tiny(name, optimizer=name, schedule="cosine", decay_every=None, limit_train=40, limit_test=20)
+    model, images = random_network(dataclasses.replace(TINY, num_classes=2)), made_dataset().image_spec
+    with pytest.raises(InputError, match=f"the momentum is that of SGD, and the optimizer is {name}; make it sgd"):
+        write_run(config.out, config, model, images, epoch=2, momentum={})
+    assert write_run(config.out, config, model, images, epoch=2) == 10
+    # The schedule goes on. Adam's averages start anew, and so does the count that corrects them.
+    counts = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(latest_state(config.out).opt_state)
+        if "count" in jax.tree_util.keystr(path)
+    }
+    assert sorted(counts.values()) == [0, 10]
+
+
 @pytest.mark.slow
 def test_an_imported_run_goes_on_exactly_where_it_was(tiny):
     """What was trained here for two epochs and is made a run anew ends as the run that was never touched."""
