@@ -10,10 +10,12 @@ from pathlib import Path
 
 import chex
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import pytest
 import yaml
 from flax import nnx
+from PIL import Image, ImageFont
 from training_fixtures import TINY, settled
 
 from seanet_jax import SEANet
@@ -119,3 +121,44 @@ def test_fine_tuning_leaves_what_is_frozen_alone(tmp_path):
     for name in before.keys() - frozen:
         assert (before[name] != after[name]).any(), f"{name} did not move"
     chex.assert_shape(after["classifier.bias"], (7,))
+
+
+def test_a_folder_of_emoji_is_written(tmp_path):
+    """With a font that every machine has, whose emoji are outlines."""
+    example = runpy.run_path(str(EXAMPLES / "own_images.py"))
+    listed = tmp_path / "emoji-test.txt"
+    listed.write_text(
+        "# group: Smileys & Emotion\n# subgroup: face-smiling\n"
+        "1F600                  ; fully-qualified     # 😀 E1.0 grinning face\n"
+        "# group: Symbols\n"
+        "2764 FE0F              ; fully-qualified     # ❤️ E0.6 red heart\n"
+        "2764                   ; unqualified         # ❤ E0.6 red heart\n"
+        "1F44B 1F3FB            ; fully-qualified     # 👋🏻 E1.0 waving hand: light skin tone\n",
+        encoding="utf-8",
+    )
+    font = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+    assert example["write_folder"](tmp_path / "emoji", font, listed) == 2
+    for name in ("Smileys & Emotion/1f600.png", "Symbols/2764-fe0f.png"):
+        with Image.open(tmp_path / "emoji" / name) as image:
+            assert image.size == (136, 128) and image.getextrema() == ((0, 255),) * 3
+
+
+def test_the_emoji_of_the_system_are_in_nine_groups(tmp_path):
+    example = runpy.run_path(str(EXAMPLES / "own_images.py"))
+    if not (example["FONT"].exists() and example["EMOJI"].exists()):
+        pytest.skip("apt install fonts-noto-color-emoji unicode-data")
+    groups = [group for group, _ in example["read_emoji"](example["EMOJI"])]
+    assert len(set(groups)) == 9 and len(groups) > 1800
+    font = ImageFont.truetype(str(example["FONT"]), example["FONT_SIZE"])
+    grin = np.asarray(example["draw"]("😀", font)).reshape(-1, 3)
+    yellow = (grin[:, 0] > 200) & (grin[:, 1] > 150) & (grin[:, 2] < 120)
+    assert yellow.mean() > 0.3
+
+
+def test_the_emoji_example_names_what_is_missing(tmp_path):
+    script = (EXAMPLES / "own_images.py").read_text().replace("/usr/share/unicode", "/usr/share/missing")
+    (tmp_path / "own_images.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "own_images.py", tmp_path / "emoji"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "is missing: sudo apt install fonts-noto-color-emoji unicode-data" in done.stderr
