@@ -13,6 +13,7 @@ import numpy as np
 
 from seanet_jax.data.erase import cutout, random_erasing
 from seanet_jax.data.mix import cutmix, mixup
+from seanet_jax.data.trivial_augment import trivial_augment
 from seanet_jax.errors import InputError, store_plain
 from seanet_jax.layers.sharding import keeps_batch_sharding
 
@@ -28,7 +29,7 @@ class Augmentation:
         crop_and_mirror: Whether to crop each image at random. See ``augment``.
         flip: Whether to mirror images too, if they are cropped.
         padding: What surrounds an image that is cropped, "zero" or "reflect".
-        trivial_augment: Whether to change each image by one operation of TrivialAugment.
+        trivial_augment: Whether to change each image by one random operation. See ``trivial_augment``.
         cutout: Side of the square that is filled in each image, in pixels. 0 fills none. See ``cutout``.
         erasing: Probability with which a rectangle of an image is filled. See ``random_erasing``.
         cutmix: Parameter alpha of CutMix. 0 turns it off. See ``cutmix``.
@@ -66,7 +67,7 @@ class Augmentation:
         if self.crop_and_mirror:
             images = augment(key, images, flip=self.flip, padding=self.padding)
         if self.trivial_augment:
-            raise NotImplementedError
+            images = trivial_augment(jax.random.fold_in(key, 2), images)
         if self.cutout:
             images = cutout(jax.random.fold_in(key, 3), images, size=self.cutout, fill=fill)
         if self.erasing:

@@ -9,6 +9,7 @@ from jax_contexts import under_other_settings
 
 from seanet_jax.data.augment import PADDING, Augmentation, augment
 from seanet_jax.data.erase import cutout, random_erasing
+from seanet_jax.data.trivial_augment import trivial_augment
 from seanet_jax.errors import InputError
 
 SIDE = 5
@@ -161,7 +162,7 @@ def test_another_padding_is_refused():
         Augmentation(padding="edge")
 
 
-ALL = Augmentation(padding="reflect", cutout=6, erasing=0.5, cutmix=1.0, mixup=0.2)
+ALL = Augmentation(padding="reflect", trivial_augment=True, cutout=6, erasing=0.5, cutmix=1.0, mixup=0.2)
 FILL = (100, 120, 130)
 
 
@@ -206,6 +207,7 @@ def test_augmentations_are_applied_in_order_with_keys_of_their_own():
     (images, labels), key = batch(), jax.random.key(3)
     keys = [jax.random.fold_in(key, number) for number in range(8)]
     expected = augment(key, images, flip=True, padding="reflect")
+    expected = trivial_augment(keys[2], expected)
     expected = cutout(keys[3], expected, size=6, fill=FILL)
     expected = random_erasing(keys[4], expected, probability=0.5, fill=FILL)
     pixels, *_ = step(ALL)(key, images, labels)
