@@ -6,6 +6,7 @@ flag. A package that names a module in the entry-point group `seanet_jax.plugins
 the module is imported when a name is unknown, and registers its data sets then.
 """
 
+from seanet_jax.data.arrays import from_arrays
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.data.registry import DATASETS, find_source, image_spec, is_known, load, register_dataset, train_count
 from seanet_jax.data.source import DatasetSource
@@ -15,6 +16,7 @@ __all__ = [
     "Dataset",
     "DatasetSource",
     "find_source",
+    "from_arrays",
     "image_spec",
     "is_known",
     "load",

@@ -1,7 +1,9 @@
 """The table of data sets."""
 
 from pathlib import Path
+from typing import Any
 
+from seanet_jax.data.arrays import ARRAYS_SOURCE
 from seanet_jax.data.cifar import CIFAR10_SOURCE, CIFAR100_SOURCE
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.data.digits import DIGITS_SOURCE
@@ -14,7 +16,7 @@ from seanet_jax.plugins import load_plugins
 from seanet_jax.printable import short_repr
 
 DATASETS: dict[str, DatasetSource] = {
-    source.name: source for source in (CIFAR10_SOURCE, CIFAR100_SOURCE, DIGITS_SOURCE)
+    source.name: source for source in (CIFAR10_SOURCE, CIFAR100_SOURCE, DIGITS_SOURCE, ARRAYS_SOURCE)
 }
 """The known data sets by name. `register_dataset` adds to it."""
 
@@ -60,7 +62,16 @@ def find_source(name: str) -> DatasetSource:
     return DATASETS[name]
 
 
-def load(name: str, *, data_dir: UserPath | None = None, progress: bool = True, mapped: bool = False) -> Dataset:
+def load(
+    name: str,
+    *,
+    data_dir: UserPath | None = None,
+    image_size: int | None = None,
+    test_fraction: float | None = None,
+    skip_broken: bool = False,
+    progress: bool = True,
+    mapped: bool = False,
+) -> Dataset:
     """Loads a data set into memory.
 
     Args:
@@ -68,24 +79,39 @@ def load(name: str, *, data_dir: UserPath | None = None, progress: bool = True, 
         data_dir: Folder that holds the data, or in which they are stored after a download. CIFAR may be there as
             prepared by TFDS, or as the original folder or archive. The digits need no folder. None is
             `$TFDS_DATA_DIR` if that is set, and otherwise `~/tensorflow_datasets`.
+        image_size: Height and width in pixels to which images are resized, or None for the data set's default. Only
+            the data sets with this name in `DatasetSource.options` take it, and so for the next two arguments.
+        test_fraction: Fraction of the images to hold out as test images, if the data have none. None is the default.
+        skip_broken: Whether to leave out files that cannot be read as images. Otherwise they are an error.
         progress: Whether to show progress bars if stderr is a terminal.
         mapped: Whether decoded images may stay on disk until they are used, in which case their checksums are not
             compared. This is for a process that needs only a part of them.
 
     Returns:
-        The data set. Its content and order depend on the name alone.
+        The data set. Its content and order depend on the name, the data and the options, not on where the data are.
 
     Raises:
-        InputError: If the name is unknown, or if the data are damaged, or are missing and cannot be downloaded or
-            stored.
+        InputError: If the name is unknown, an option does not apply to the data set, or the data are damaged, or are
+            missing and cannot be downloaded or stored.
     """
     source = find_source(name)
+    options = {"image_size": image_size, "test_fraction": test_fraction, "skip_broken": skip_broken or None}
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if option not in source.options:
+            takers = [other.name for other in DATASETS.values() if option in other.options]
+            raise InputError(
+                f"{option} is {value!r}, but the data set {name} is always the same; leave {option} out"
+                + (f", which is for {' and '.join(takers)}" if takers else "")
+            )
     folder = Path()
     if data_dir is not None:
         folder = user_path(data_dir)
+    elif source.needs_data_dir:
+        raise InputError(f"the data set {name} has no usual folder; name the folder that holds it with --data-dir")
     elif source.is_on_disk:
         folder = default_data_dir()
-    return source.load(data_dir=folder, progress=progress, mapped=mapped)
+    return source.load(data_dir=folder, progress=progress, mapped=mapped, **given)
 
 
 def image_spec(name: str) -> ImageSpec:
@@ -95,9 +121,9 @@ def image_spec(name: str) -> ImageSpec:
         name: Name of the data set.
 
     Raises:
-        InputError: If the name is unknown.
+        InputError: If the name is unknown, or these are known only once the data set is loaded.
     """
-    return find_source(name).image_spec
+    return _known_before_loading(name, "image_spec", "what its images are")
 
 
 def train_count(name: str) -> int:
@@ -107,6 +133,16 @@ def train_count(name: str) -> int:
         name: Name of the data set.
 
     Raises:
-        InputError: If the name is unknown.
+        InputError: If the name is unknown, or the number is known only once the data set is loaded.
     """
-    return find_source(name).train_count
+    return _known_before_loading(name, "train_count", "how many training images it has")
+
+
+def _known_before_loading(name: str, field: str, what: str) -> Any:
+    value = getattr(find_source(name), field)
+    if value is None:
+        known = [other.name for other in DATASETS.values() if getattr(other, field) is not None]
+        raise InputError(
+            f"{what} is known of the data set {name} only once it is loaded; it is known before of {', '.join(known)}"
+        )
+    return value

@@ -232,20 +232,18 @@ def find_dataset(
         InputError: If no data set, or not the one asked for, fits the network.
     """
     if asked is not None:
-        data.find_source(asked)
+        data.image_spec(asked)  # raises an InputError if it is known only once the data set is loaded
     ours = config.num_classes, config.in_channels
+    known = {name: spec for name, source in data.DATASETS.items() if (spec := source.image_spec) is not None}
     fitting = [
-        name
-        for name, candidate in data.DATASETS.items()
-        if (candidate.image_spec.num_classes, candidate.image_spec.channels) == ours
-        and images in (None, candidate.image_spec)
+        name for name, spec in known.items() if (spec.num_classes, spec.channels) == ours and images in (None, spec)
     ]
     if asked in fitting or (fitting and asked is None):
         return asked or fitting[0]
     like = "" if images is None else ", with the class names and normalization in its config.json"
     raise InputError(
         f"{source} is for {ours[0]} classes of images of {ours[1]} channels{like}, and a run must be for the images "
-        f"of {asked or ' or '.join(data.DATASETS)}; {_ALTERNATIVE}"
+        f"of {asked or ' or '.join(known)}; {_ALTERNATIVE}"
     )
 
 

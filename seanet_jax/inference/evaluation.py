@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from seanet_jax import jax_settings, style
-from seanet_jax.data import DATASETS, Dataset
+from seanet_jax.data import DATASETS, Dataset, find_source
+from seanet_jax.data.arrays import NAME as ARRAYS
 from seanet_jax.durable import make_folders, write_together
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, RunError
@@ -72,7 +73,7 @@ def evaluate(
     folder: UserPath,
     *,
     which: str = "best",
-    dataset: str | None = None,
+    dataset: str | Dataset | None = None,
     data_dir: UserPath | None = None,
     mirror_tta: bool = False,
     command: str = "",
@@ -82,7 +83,8 @@ def evaluate(
     Args:
         folder: The folder of a run or of pretrained weights. The run may still be training.
         which: Checkpoint of a run to evaluate, "best" or "latest". It has no effect on pretrained weights.
-        dataset: Name of the dataset, for pretrained weights. A run is evaluated on its own.
+        dataset: Name of the dataset, for pretrained weights. A run is evaluated on its own. For a run on arrays, it is
+            the ``Dataset`` that was given to ``fit``.
         data_dir: Folder that holds the dataset; see ``TrainConfig``. None takes the folder that a run was trained from,
             if it is here.
         mirror_tta: Whether to measure test-time augmentation too: the average of the predictions for each image and its
@@ -129,12 +131,13 @@ def _check_mirroring(subject: _Subject) -> None:
     raise InputError(f"--mirror-tta: {why}; leave it out")
 
 
-def _run(folder: Path, which: str, dataset: str | None, data_dir: UserPath | None) -> _Subject:
+def _run(folder: Path, which: str, dataset: str | Dataset | None, data_dir: UserPath | None) -> _Subject:
     """Loads the network, the images and the records of a run."""
     run = RunFolder(folder)
     saved = run.read()
     config = run.read_config(data_dir)
-    if dataset not in (None, config.dataset):
+    given = dataset if isinstance(dataset, Dataset) else None
+    if given is None and dataset not in (None, config.dataset):
         raise InputError(f"--dataset: {folder} is a run on {config.dataset}, not {dataset}; leave --dataset out")
     records = run.read_records()
     if not records and not saved.is_trained_elsewhere:
@@ -142,7 +145,7 @@ def _run(folder: Path, which: str, dataset: str | None, data_dir: UserPath | Non
             f"{folder} has not finished an epoch, so there is nothing to evaluate; continue it first with --resume"
         )
     trained = load(folder, which)
-    images = load_dataset(config)
+    images = load_dataset(config, given)
     if not saved.is_trained_elsewhere and saved.data_sha256 != images.sha256():
         raise InputError(
             f"{folder} was trained on other images of the name {config.dataset}; "
@@ -179,21 +182,24 @@ def _describe(saved: SavedConfig, which: str, epoch: float | None, step: int | N
     return f"{checkpoint}, {source} and trained further" if saved.converted_from else checkpoint
 
 
-def _weights(folder: Path, name: str | None, data_dir: UserPath | None) -> _Subject:
+def _weights(folder: Path, dataset: str | Dataset | None, data_dir: UserPath | None) -> _Subject:
     """Loads the network of a folder of pretrained weights, and the images of a dataset that fits it."""
+    given, name = (dataset, ARRAYS) if isinstance(dataset, Dataset) else (None, dataset)
     if name is None:
         raise InputError(
             f"{folder} holds pretrained weights, which do not name a dataset to test them on; "
             f"name it with --dataset, one of {', '.join(DATASETS)}"
         )
+    trained = load(folder)
     place = None if data_dir is None else user_path(data_dir)
     # Nothing is trained, so any number of training images is enough.
     config = TrainConfig(dataset=name, data_dir=place, batch_size=1)
-    trained = load(folder)
-    dataset = load_dataset(config)
+    if "image_size" in find_source(name).options:
+        config = dataclasses.replace(config, image_size=trained.images.height)
+    images = load_dataset(config, given)
     # How pixels are normalized is the network's choice, and may differ from the dataset's.
     ours, theirs = (
-        (spec.height, spec.width, spec.channels, spec.class_names) for spec in (trained.images, dataset.image_spec)
+        (spec.height, spec.width, spec.channels, spec.class_names) for spec in (trained.images, images.image_spec)
     )
     if ours != theirs:
         sizes = ["{}x{}x{} in {} classes".format(*spec[:3], len(spec[3])) for spec in (ours, theirs)]
@@ -206,7 +212,7 @@ def _weights(folder: Path, name: str | None, data_dir: UserPath | None) -> _Subj
     origin = {"network": "pretrained weights", "which": None, "step": None, "epoch": None, "recorded": None}
     return _Subject(
         trained=trained,
-        dataset=dataset,
+        dataset=images,
         about=names | origin,
         config=config,
         records=[],

@@ -56,7 +56,7 @@ def run_ablation(command: StudyCommand, compiler_options: Mapping[str, str]) -> 
     if len(command.models) != 1:
         raise InputError(f"--models names {len(command.models)} networks; name the one that the ablation changes")
     (model,) = command.models
-    folder = command.config.out or Path("runs") / f"ablate-{command.config.dataset}-{model}"
+    folder = command.config.out or Path("runs") / f"ablate-{command.config.data_name}-{model}"
     variants = {name: {"model": model} | fields for name, fields in VARIANTS.items()}
     study = Study(folder, command.config, variants, command.seeds, command.learning_rates)
     _check_base(study)

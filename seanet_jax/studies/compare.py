@@ -5,7 +5,6 @@ from pathlib import Path
 
 import filelock
 
-from seanet_jax.data import load
 from seanet_jax.durable import write_whole
 from seanet_jax.json_files import json_text
 from seanet_jax.studies.comparison import measured_speeds
@@ -14,6 +13,7 @@ from seanet_jax.studies.speed import training_speeds
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.training import sharding
 from seanet_jax.training.flags import StudyCommand
+from seanet_jax.training.images import read_dataset
 from seanet_jax.training.progress import print_once
 
 
@@ -29,7 +29,7 @@ def run_comparison(command: StudyCommand, compiler_options: Mapping[str, str]) -
         RunError: If ``Study.run`` does.
         StoppedError: If ``Study.run`` does.
     """
-    folder = command.config.out or Path("runs") / f"compare-{command.config.dataset}"
+    folder = command.config.out or Path("runs") / f"compare-{command.config.data_name}"
     variants = {model: {"model": model, **own} for model, own in command.models.items()}
     study = Study(folder, command.config, variants, command.seeds, command.learning_rates)
     study.run(compiler_options)
@@ -48,7 +48,7 @@ def _measure_speeds(study: Study, compiler_options: Mapping[str, str]) -> None:
         if known.keys() >= study.variants.keys():
             return
         print_once("measuring the training speed of each network")
-        dataset = load(study.base.dataset, data_dir=study.base.data_dir)
+        dataset = read_dataset(study.base)
         configs = {variant: study.config(Run(variant, study.rates(variant)[0], 0)) for variant in study.variants}
         rates = training_speeds(configs, dataset, compiler_options)
         measured = {"device": sharding.describe_devices(), "images_per_second": rates}

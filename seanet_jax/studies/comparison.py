@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TypedDict
 
-from seanet_jax.data import image_spec
+from seanet_jax.data import find_source
+from seanet_jax.image_spec import ImageSpec
 from seanet_jax.json_files import checked, read_json
 from seanet_jax.models import NetworkConfig, SEANetConfig
 from seanet_jax.models.multiply_adds import multiply_adds, parameters
@@ -17,6 +18,8 @@ from seanet_jax.paths import exists
 from seanet_jax.studies.statistics import PairedDifference, holm, paired_difference
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.studies.talk_errors import TALK_ERRORS
+from seanet_jax.training.images import read_dataset
+from seanet_jax.training.run_folder import RunFolder
 
 # A baseline is parameter-matched if its number of parameters differs by at most this share.
 MATCHED_WITHIN = 0.1
@@ -78,8 +81,19 @@ class Comparison:
 
 def network(study: Study, variant: str) -> NetworkConfig:
     """Returns the configuration of a variant's network for the data set of the study."""
-    config = study.config(Run(variant, study.rates(variant)[0], 0))
-    return config.model_config(num_classes=image_spec(config.dataset).num_classes)
+    config, images = study.config(Run(variant, study.rates(variant)[0], 0)), _images(study)
+    return config.model_config(images.num_classes, in_channels=images.channels)
+
+
+def _images(study: Study) -> ImageSpec:
+    """Returns the specification of the images of a study. It reads the data set only if nothing else tells."""
+    if (known := find_source(study.base.dataset).image_spec) is not None:
+        return known
+    for run in (run for variant in study.variants for run in study.runs_of(variant)):
+        folder = RunFolder(study.folder / run.name)
+        if exists(folder.path / "config.json") and (images := folder.read().images) is not None:
+            return images
+    return read_dataset(study.base).image_spec
 
 
 def rows(study: Study) -> list[Row]:

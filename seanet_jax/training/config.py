@@ -1,6 +1,7 @@
 """The configuration of a training run, shared by the command line, ``config.json`` and the training loop."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -207,7 +208,14 @@ class TrainConfig(Recipe, _Task):
     @property
     def run_folder(self) -> Path:
         """Folder in which the run writes."""
-        return self.out or Path("runs") / f"{self.dataset}-{self.model}-seed{self.seed}"
+        return self.out or Path("runs") / f"{self.data_name}-{self.model}-seed{self.seed}"
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data set in the names of folders: that of a folder of images, or tfds-mnist for tfds:mnist."""
+        if self.dataset == "folder" and self.data_dir is not None and (name := self.data_dir.absolute().name):
+            return name
+        return re.sub("[:/]", "-", self.dataset)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seanet_jax import jax_settings
+from seanet_jax.data import Dataset
 from seanet_jax.data.class_counts import describe_class_counts
 from seanet_jax.environment import process_settings, rounding, start_devices, versions
 from seanet_jax.errors import InputError
@@ -25,7 +26,9 @@ from seanet_jax.training.tensorboard import Events
 from seanet_jax.training.trainer import Trainer
 
 
-def fit(config: TrainConfig, *, compiler_options: Mapping[str, str] | None = None) -> dict[str, Any]:
+def fit(
+    config: TrainConfig, *, dataset: Dataset | None = None, compiler_options: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Trains a network and writes the folder of the run.
 
     ``seanet_jax.training.run_folder`` lists the folder's files. Nothing is written before all inputs are checked. All
@@ -39,6 +42,8 @@ def fit(config: TrainConfig, *, compiler_options: Mapping[str, str] | None = Non
 
     Args:
         config: The run's configuration.
+        dataset: The images, if ``config.dataset`` is "arrays"; ``seanet_jax.data.from_arrays`` makes them of arrays.
+            Every process gives the same ones, and so does a resumed run.
         compiler_options: Options of XLA for the training step and the evaluation step. They are recorded in
             ``summary.json``.
 
@@ -56,10 +61,10 @@ def fit(config: TrainConfig, *, compiler_options: Mapping[str, str] | None = Non
     with jax_settings.fixed(), processes.reporting_lost_process():
         for name, (value, used) in overruled.items():
             print_once(f"{name} is {value} in this process; every run trains with {used}")
-        return _fit(config, dict(compiler_options or {}))
+        return _fit(config, dataset, dict(compiler_options or {}))
 
 
-def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
+def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) -> dict[str, Any]:
     # The data may be in different folders on different machines. load_in_turn and check_images compare the images.
     asked = {name: value for name, value in config.to_json().items() if name != "data_dir"}
     processes.check_same(**asked, **options, **jax_settings.recorded(), **versions())
@@ -71,7 +76,7 @@ def _fit(config: TrainConfig, options: dict[str, str]) -> dict[str, Any]:
     print_once(f"device: {sharding.describe_devices()}")
     for name, value in process_settings(options).items():
         print_once(f"{name}={value}")
-    dataset = load_in_turn(config)
+    dataset = load_in_turn(config, given)
     data_sha256 = check_images(dataset)
     trainer = Trainer(config, dataset, mesh, options)
     with processes.failing_together():

@@ -45,6 +45,7 @@ def test_the_built_in_data_sets_have_titles():
         "cifar10": "CIFAR-10",
         "cifar100": "CIFAR-100",
         "digits": "the handwritten digits",
+        "arrays": "NumPy arrays",
     }
 
 
@@ -105,6 +106,48 @@ def test_the_data_dir_is_the_argument_then_the_variable_then_the_default(tmp_pat
     load("cifar10")
     expected = [tmp_path / "given", Path("/from/env"), tmp_path / "tensorflow_datasets", tmp_path / "from/env"]
     assert seen == expected
+
+
+@pytest.mark.parametrize("option", [{"image_size": 64}, {"test_fraction": 0.5}, {"skip_broken": True}])
+def test_options_are_refused_by_a_data_set_that_has_none(option):
+    ((name, value),) = option.items()
+    with pytest.raises(
+        InputError, match=f"{name} is {value}, but the data set digits is always the same; leave {name} out"
+    ):
+        load("digits", **option)
+
+
+def test_only_the_options_that_are_given_are_passed_on(table):
+    seen = []
+
+    def load_it(**arguments):
+        seen.append(arguments)
+        return load_noise(data_dir=None, progress=True, mapped=False)
+
+    register_dataset(DatasetSource("noise", "Noise", None, None, load_it, options=("image_size", "skip_broken")))
+    load("noise", data_dir="/data")
+    load("noise", data_dir="/data", image_size=8, skip_broken=False, progress=False)
+    rest = {"data_dir": Path("/data"), "mapped": False}
+    assert seen == [rest | {"progress": True}, rest | {"progress": False, "image_size": 8}]
+    with pytest.raises(InputError, match="leave image_size out, which is for .*noise"):
+        load("digits", image_size=8)
+
+
+def test_what_is_known_only_after_loading_is_refused_before(table):
+    register_dataset(DatasetSource("noise", "Noise", None, None, load_noise))
+    for look_up in (image_spec, train_count):
+        with pytest.raises(
+            InputError,
+            match="known of the data set noise only once it is loaded; it is known before of cifar10, cifar100, digits$",
+        ):
+            look_up("noise")
+
+
+def test_a_data_set_without_a_usual_folder_needs_a_data_dir(table):
+    register_dataset(DatasetSource("noise", "Noise", None, None, load_noise, needs_data_dir=True))
+    with pytest.raises(InputError, match="noise has no usual folder; name the folder that holds it with --data-dir"):
+        load("noise")
+    assert load("noise", data_dir="here").name == "noise"
 
 
 def test_a_url_names_no_data_dir(monkeypatch):

@@ -33,7 +33,7 @@ def measured(monkeypatch):
         calls.append(sorted(configs))
         return {name: [100.0, 120.0, 140.0] for name in configs}
 
-    monkeypatch.setattr(compare, "load", lambda dataset, data_dir: made_dataset())
+    monkeypatch.setattr(compare, "read_dataset", lambda config: made_dataset())
     monkeypatch.setattr(compare, "training_speeds", training_speeds)
     return calls
 

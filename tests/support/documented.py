@@ -95,13 +95,13 @@ def make_presets_small() -> None:
 
 def make_small() -> None:
     """Makes presets, data sets and the measurements of studies small."""
-    from seanet_jax.studies import ablate, compare, speed
+    from seanet_jax.studies import ablate, speed
     from seanet_jax.training import images
 
     make_presets_small()
     ablate.AXES = {"operation": {"sum": "base", "mean": "mean"}}
     ablate.VARIANTS = {name: ablate.VARIANTS[name] for name in ("base", "mean")}
-    images.load = compare.load = small_dataset
+    images.load = small_dataset
     speed._SECONDS_A_TURN = 0.0
 
 
