@@ -20,7 +20,9 @@ from seanet_jax.data.dataset import Dataset
 from seanet_jax.data.folder_layout import FolderFile, FolderLayout, read_layout
 from seanet_jax.data.image_file import MemoryBudget, fit_image, lenient_pillow, open_image
 from seanet_jax.data.memory import available_memory
+from seanet_jax.data.pixel_statistics import mean_and_std
 from seanet_jax.data.progress import progress_bar
+from seanet_jax.data.source import OPTIONS, DatasetSource
 from seanet_jax.errors import InputError, is_integer, is_number, plain
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.paths import UserPath, reading, user_path
@@ -181,7 +183,7 @@ def _build(folder: Path, layout: FolderLayout, image_size: int, fraction: float,
         classes = [labels[layout.files[index].class_name] for index in order[split]]
         arrays[f"{split}_labels"] = np.array(classes, np.int32)
         start = stop
-    about["mean"], about["std"] = _mean_and_std(arrays["train_images"])
+    about["mean"], about["std"] = mean_and_std(arrays["train_images"])
     about["notes"] = [*_missing(layout, arrays), *_duplicates(layout.files, decoded.digests, order)]
     arrays["about"] = np.array(json.dumps(about))
     return arrays
@@ -236,24 +238,6 @@ def _permute(rows: np.ndarray, order: Sequence[int]) -> None:
         moved[to] = True
 
 
-def _mean_and_std(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Returns the mean and the standard deviation of each channel, in [0, 1], from exact sums."""
-    values = [int(value) for value in range(256)]
-    means, deviations = [], []
-    for channel in range(images.shape[-1]):
-        counts = np.zeros(256, np.int64)
-        for start in range(0, len(images), 1024):
-            counts += np.bincount(images[start : start + 1024, ..., channel].ravel(), minlength=256)
-        exact = counts.tolist()
-        total = sum(exact)
-        first = sum(value * count for value, count in zip(values, exact, strict=True))
-        second = sum(value**2 * count for value, count in zip(values, exact, strict=True))
-        means.append(first / (255 * total))
-        # A channel in which all values are equal is divided by 1.
-        deviations.append(math.sqrt(total * second - first**2) / (255 * total) or 1.0)
-    return means, deviations
-
-
 def _missing(layout: FolderLayout, arrays: Arrays) -> list[str]:
     """Returns a sentence for each split that lacks images of a class."""
     notes = []
@@ -289,3 +273,8 @@ def _duplicates(files: Sequence[FolderFile], digests: Sequence[bytes], order: di
             example = " and ".join(str(files[index].path) for index in pairs[0])
             notes.append(f"{what}: {len(pairs):,}, such as {example}")
     return notes
+
+
+FOLDER_SOURCE = DatasetSource(
+    "folder", "a folder of images", None, None, load_folder, needs_data_dir=True, options=OPTIONS
+)

@@ -7,6 +7,7 @@ from seanet_jax.data.arrays import ARRAYS_SOURCE
 from seanet_jax.data.cifar import CIFAR10_SOURCE, CIFAR100_SOURCE
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.data.digits import DIGITS_SOURCE
+from seanet_jax.data.folder import FOLDER_SOURCE
 from seanet_jax.data.source import DatasetSource
 from seanet_jax.data.tfds import default_data_dir
 from seanet_jax.errors import InputError
@@ -16,7 +17,7 @@ from seanet_jax.plugins import load_plugins
 from seanet_jax.printable import short_repr
 
 DATASETS: dict[str, DatasetSource] = {
-    source.name: source for source in (CIFAR10_SOURCE, CIFAR100_SOURCE, DIGITS_SOURCE, ARRAYS_SOURCE)
+    source.name: source for source in (CIFAR10_SOURCE, CIFAR100_SOURCE, DIGITS_SOURCE, FOLDER_SOURCE, ARRAYS_SOURCE)
 }
 """The known data sets by name. `register_dataset` adds to it."""
 
@@ -123,7 +124,7 @@ def image_spec(name: str) -> ImageSpec:
     Raises:
         InputError: If the name is unknown, or these are known only once the data set is loaded.
     """
-    return _known_before_loading(name, "image_spec", "what its images are")
+    return _known_before_loading(name, "image_spec", "what the images are")
 
 
 def train_count(name: str) -> int:
@@ -135,7 +136,7 @@ def train_count(name: str) -> int:
     Raises:
         InputError: If the name is unknown, or the number is known only once the data set is loaded.
     """
-    return _known_before_loading(name, "train_count", "how many training images it has")
+    return _known_before_loading(name, "train_count", "how many training images there are")
 
 
 def _known_before_loading(name: str, field: str, what: str) -> Any:
@@ -143,6 +144,7 @@ def _known_before_loading(name: str, field: str, what: str) -> Any:
     if value is None:
         known = [other.name for other in DATASETS.values() if getattr(other, field) is not None]
         raise InputError(
-            f"{what} is known of the data set {name} only once it is loaded; it is known before of {', '.join(known)}"
+            f"{what} in the data set {name} is known only once it is loaded; name one of which it is known before: "
+            f"{', '.join(known)}"
         )
     return value
