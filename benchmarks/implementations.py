@@ -108,6 +108,7 @@ class SeanetJax:
         from seanet_jax.training import sharding, step
         from seanet_jax.training.config import TrainConfig
         from seanet_jax.training.optimizer import optimizer
+        from seanet_jax.training.recipe import Recipe
 
         dataset = load("digits")
         devices = sharding.make_mesh()
@@ -115,7 +116,7 @@ class SeanetJax:
         self._put = functools.partial(jax.device_put, device=placement)
         model = SEANet(task.model_config(conv_method=conv_method, dtype=dtype), rngs=nnx.Rngs(0))
         sgd = optimizer(TrainConfig(), steps_per_epoch=len(dataset.train_images) // task.batch_size)
-        self._zero = step.Metrics.zero
+        self._zero = functools.partial(step.EvalMetrics.zero, dataset.image_spec.num_classes)
         self._batch = step.Images(
             *self._put((dataset.train_images[: task.batch_size], dataset.train_labels[: task.batch_size]))
         )
@@ -123,7 +124,7 @@ class SeanetJax:
         data = step.Images(*self._put((dataset.train_images, dataset.train_labels)))
         self._inputs = data, *self._put((order, jax.random.key(0)))
         train_step = step.make_train_step(
-            model, sgd, dataset, devices, batch_size=task.batch_size, use_augmentation=False
+            model, sgd, dataset, devices, Recipe(batch_size=task.batch_size, augment=False)
         )
         self._state = self._put(step.create_state(model, sgd))
 
@@ -151,7 +152,7 @@ class SeanetJax:
 
         def one() -> None:
             zero = self._put(self._zero())
-            float(self._eval(zero, self._state.params, self._state.batch_stats, self._batch).loss_sum)
+            float(self._eval(zero, self._state.params, self._state.batch_stats, self._batch).total.loss_sum)
 
         return timed(one, steps)
 

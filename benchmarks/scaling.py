@@ -86,6 +86,7 @@ def count(model: str, conv_method: str, dtype: str, statistics: str, per_device:
     from seanet_jax.training import sharding
     from seanet_jax.training.config import TrainConfig
     from seanet_jax.training.optimizer import optimizer
+    from seanet_jax.training.recipe import Recipe
     from seanet_jax.training.step import Images, abstract_state, make_train_step
 
     mesh = sharding.make_mesh()
@@ -97,15 +98,15 @@ def count(model: str, conv_method: str, dtype: str, statistics: str, per_device:
         placement = sharding.batch_sharding(mesh) if split else sharding.replicated(mesh)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=placement)
 
-    recipe = optimizer(TrainConfig(), 1)
-    network, state = abstract_state(config, recipe)
+    descent = optimizer(TrainConfig(), 1)
+    network, state = abstract_state(config, descent)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state, key = jax.tree.map(lambda leaf: shaped(leaf.shape, leaf.dtype), (state, key))
     images, labels = np.zeros((size, 32, 32, 3), np.uint8), np.zeros(size, np.int32)
     spec = ImageSpec(32, 32, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(CLASSES))))
     dataset = Dataset("paper", images, labels, images, labels, spec, flip=True)
     data = Images(shaped((IMAGES, 32, 32, 3), jnp.uint8, split=True), shaped((IMAGES,), jnp.int32, split=True))
-    step = make_train_step(network, recipe, dataset, mesh, batch_size=size, use_augmentation=True)
+    step = make_train_step(network, descent, dataset, mesh, Recipe(batch_size=size))
     jitted = jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     program = jitted.lower(state, data, shaped((IMAGES,), jnp.int32), key).compile()
     print(json.dumps(found(program.as_text())))

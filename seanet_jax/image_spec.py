@@ -64,6 +64,11 @@ class ImageSpec:
         """Number of classes."""
         return len(self.class_names)
 
+    @property
+    def mean_pixel(self) -> tuple[int, ...]:
+        """The mean color of the training images, one value in 0..255 per channel, rounded."""
+        return tuple(min(max(round(value * 255), 0), 255) for value in self.mean)
+
     def normalize(self, images: jax.Array) -> jax.Array:
         """Computes ``(pixel / 255 - mean) / std`` per channel.
 

@@ -34,6 +34,28 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
+def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Computes the softmax cross entropy of every image whose label is a distribution over the classes, in nats.
+
+    Args:
+        logits: Logits ``[N, classes]``, floating point.
+        targets: Shares of the classes, ``[N, classes]``, floating point. They need not sum to 1, so that they may be
+            multiplied by weights of the classes.
+
+    Returns:
+        Losses ``[N]``, each ``-sum(target * log_softmax(logit))``.
+
+    Raises:
+        InputError: If a shape or a dtype is another.
+    """
+    _check_scores("soft_cross_entropy", "logits", logits)
+    if targets.shape != logits.shape or not jnp.issubdtype(targets.dtype, jnp.floating):
+        raise InputError(
+            f"soft_cross_entropy: targets are {targets.dtype} {targets.shape}; they must be floating {logits.shape}"
+        )
+    return optax.softmax_cross_entropy(logits, targets)
+
+
 def margin_loss(lengths: jax.Array, labels: jax.Array) -> jax.Array:
     """Computes the margin loss of every image, a sum over all classes (Sabour et al., NeurIPS 2017, eq. 4).
 
@@ -60,10 +82,14 @@ def margin_loss(lengths: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _check(where: str, name: str, scores: jax.Array, labels: jax.Array) -> None:
-    if scores.ndim != 2 or not scores.shape[1] or not jnp.issubdtype(scores.dtype, jnp.floating):
-        raise InputError(f"{where}: {name} are {scores.dtype} {scores.shape}; they must be floating [N, classes]")
+    _check_scores(where, name, scores)
     if labels.shape != scores.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(f"{where}: labels are {labels.dtype} {labels.shape}; they must be integers {scores.shape[:1]}")
+
+
+def _check_scores(where: str, name: str, scores: jax.Array) -> None:
+    if scores.ndim != 2 or not scores.shape[1] or not jnp.issubdtype(scores.dtype, jnp.floating):
+        raise InputError(f"{where}: {name} are {scores.dtype} {scores.shape}; they must be floating [N, classes]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +103,8 @@ class Scores:
         distribution: Whether an image's probabilities sum to 1.
         loss: Function that maps scores and labels to the loss of every image.
         probabilities: Function that maps scores to the probabilities of the classes.
+        soft_loss: Function that maps scores and distributions over the classes, ``[N, classes]``, to the loss of every
+            image. It is None if the loss has no meaning for images of several classes.
     """
 
     name: str
@@ -85,9 +113,10 @@ class Scores:
     distribution: bool
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     probabilities: Callable[[jax.Array], jax.Array]
+    soft_loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
 
-LOGITS = Scores("logits", "cross entropy (nats)", "nats", True, cross_entropy, jax.nn.softmax)
+LOGITS = Scores("logits", "cross entropy (nats)", "nats", True, cross_entropy, jax.nn.softmax, soft_cross_entropy)
 
 # "The length of the output vector of a capsule [is] to represent the probability that the entity [...] is present"
 # (Sabour et al., section 2). Each class has a probability of its own, so they need not sum to 1. A softmax of lengths,

@@ -37,7 +37,8 @@ from seanet_jax.models.multiply_adds import equations, parameters
 from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.optimizer import optimizer
-from seanet_jax.training.step import Images, Metrics, abstract_state, make_eval_step, make_train_step
+from seanet_jax.training.recipe import Recipe
+from seanet_jax.training.step import EvalMetrics, Images, abstract_state, make_eval_step, make_train_step
 
 CLASSES, SIZE = 100, 32
 # H100 SXM5 80 GB: floating-point operations per second without sparsity, and bytes per second. The data sheet gives
@@ -88,19 +89,20 @@ def traced(model: str, batch_size: int, mode: str, size: int = SIZE) -> jax.stag
     if batch_size < 4:
         raise InputError(f"batch size is {batch_size}; it must be at least 4, more than the rows of a kernel")
     config = _config(model, dtype="bfloat16", conv_method="lax")
-    mesh, recipe = sharding.make_mesh(), optimizer(TrainConfig(), 1)
-    network, state = abstract_state(config, recipe)
+    mesh, descent = sharding.make_mesh(), optimizer(TrainConfig(), 1)
+    network, state = abstract_state(config, descent)
     images, labels = np.zeros((batch_size, size, size, 3), np.uint8), np.zeros(batch_size, np.int32)
     spec = ImageSpec(size, size, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(CLASSES))))
     dataset = Dataset("paper", images, labels, images, labels, spec, flip=True)
     data = jax.eval_shape(Images, images, labels)
     # The dataset consists of a single batch, so that one step is one pass over it.
     if mode == "train":
-        step = make_train_step(network, recipe, dataset, mesh, batch_size=batch_size, use_augmentation=True)
+        step = make_train_step(network, descent, dataset, mesh, Recipe(batch_size=batch_size))
         key = jax.eval_shape(lambda: jax.random.key(0))
         return jax.jit(step).trace(state, data, data.labels, key)
     evaluate = make_eval_step(network, dataset, mesh)
-    return jax.jit(evaluate).trace(jax.eval_shape(Metrics.zero), state.params, state.batch_stats, data)
+    metrics = jax.eval_shape(lambda: EvalMetrics.zero(CLASSES))
+    return jax.jit(evaluate).trace(metrics, state.params, state.batch_stats, data)
 
 
 def _config(model: str, **overrides: Any) -> SEANetConfig:

@@ -126,7 +126,7 @@ class Checkpoints:
             # Copied, because Orbax's own copy cannot be had, and the SHA-256 is computed while training goes on.
             copied = _copy(state)
             self._policy.history, self._unfinished = epochs, (copied, epochs)
-            items = {"state": ocp.args.StandardSave(copied), "history": ocp.args.JsonSave({"epochs": epochs})}
+            items = {"state": ocp.args.StandardSave(_stored(copied)), "history": ocp.args.JsonSave({"epochs": epochs})}
             manager.save(step, args=ocp.args.Composite(**items))
 
         self._attempt(save)
@@ -311,7 +311,7 @@ class Checkpoints:
     def _is_there(self, path: Path) -> bool:
         return bool(processes.from_first(is_folder(path)))
 
-    def _read(self, path: Path, abstract: State) -> tuple[State, list[Record]]:
+    def _read(self, path: Path, abstract: Any) -> tuple[Any, list[Record]]:
         # A CheckpointManager is not used: it would delete what another process is writing as a leftover. Each process
         # reads on its own: in a joint read, one that fails would leave the others waiting.
         this = jax.process_index()
@@ -323,17 +323,16 @@ class Checkpoints:
             history=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
         )
         with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-            restored = reader.restore(
-                path,
-                args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), history=ocp.args.JsonRestore()),
-            )
+            items = {"state": ocp.args.StandardRestore(_stored(abstract)), "history": ocp.args.JsonRestore()}
+            restored = reader.restore(path, args=ocp.args.Composite(**items))
         history: list[Record] = restored.history["epochs"]
+        state = restored.state if _stored(abstract) is abstract else abstract._replace(**restored.state)
         marker = path / _MARKER
         # Version 0.1.0 wrote it beside the records.
         saved = json.loads(marker.read_bytes()) if exists(marker) else restored.history
-        if _sha256(restored.state, history) != saved["sha256"]:
+        if _sha256(state, history) != saved["sha256"]:
             raise ValueError("its SHA-256 is not that of what was saved")
-        return restored.state, [with_nan(record) for record in history]
+        return state, [with_nan(record) for record in history]
 
 
 class _Preservation:
@@ -375,6 +374,17 @@ class _Manager(ocp.CheckpointManager):
 @jax.jit
 def _copy(state: Any) -> Any:
     return jax.tree.map(jnp.copy, state)
+
+
+def _stored(state: Any) -> Any:
+    """Returns what Orbax stores of a state. A field of a named tuple that is None leaves no trace.
+
+    Orbax stores named tuples as dicts, and a None as a value of its own, which a checkpoint of an earlier version of
+    the tuple lacks.
+    """
+    if not hasattr(state, "_asdict"):
+        return state
+    return {name: value for name, value in state._asdict().items() if value is not None}
 
 
 def _is_step(name: str) -> bool:

@@ -170,7 +170,7 @@ class TrainConfig(Recipe, _Task):
             )
         # Checks the preset and its overrides now, before any data is read. The number of classes does not matter yet.
         network = self.model_config(num_classes=10)
-        if self.mixes_labels and not network.scores.distribution:
+        if self.mixes_labels and network.scores.soft_loss is None:
             name = next(name for name in ("label_smoothing", "mixup", "cutmix") if getattr(self, name))
             raise InputError(
                 f"{name} is {short_repr(getattr(self, name))}, but {self.model} is trained by the margin loss, which "

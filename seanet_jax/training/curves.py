@@ -24,6 +24,14 @@ _SCALES: dict[Quantity, tuple[str, Callable[[float], float]]] = {
     "accuracy": ("error (%)", lambda value: 100 * (1 - value)),
 }
 
+_COLORS = {
+    "train": style.ORANGE,
+    "val": style.GREEN,
+    "test": style.BLUE,
+    "ema_val": style.GREEN,
+    "ema_test": style.BLUE,
+}
+
 
 def published_curves(dataset: str) -> list[dict[str, float]]:
     """Returns the records of the published SEANet-20 run on a data set, or an empty list if there is none.
@@ -89,15 +97,16 @@ def curves_figure(
                 y = [scale(row[f"{split}_{quantity}"]) for row in published]
                 name = f"published SEANet-20, {split}"
                 axes.plot(x, y, line, color=style.PUBLISHED, linewidth=1, label=name, zorder=1)
-        for split, color in (("train", style.ORANGE), ("val", style.GREEN), ("test", style.BLUE)):
+        for split, color in _COLORS.items():
             measured = [record for record in records if f"{split}_{quantity}" in record]
             if not measured:
                 continue
             x = [record["epoch"] for record in measured]
             y = [scale(record[f"{split}_{quantity}"]) for record in measured]
-            name = {"val": "validation"}.get(split, split)
-            axes.plot(x, y, color=color, linewidth=1.8, marker="o" if len(x) < 15 else None, markersize=3.5, label=name)
-            if quantity == "accuracy" and split != "train":
+            name = split.replace("val", "validation").replace("ema_", "moving average, ")
+            line, marker = "--" if split.startswith("ema_") else "-", "o" if len(x) < 15 else None
+            axes.plot(x, y, line, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=name)
+            if quantity == "accuracy" and split in ("val", "test"):
                 axes.annotate(f"{y[-1]:.2f}", (x[-1], y[-1]), (4, 4), textcoords="offset points", color=color)
         _tidy(axes, label or kind.loss_label, epochs)
     figure.axes[0].legend(frameon=False, fontsize=9)

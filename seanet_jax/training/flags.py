@@ -21,11 +21,15 @@ from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.training.config import TrainConfig, published_recipe
 from seanet_jax.training.processes import ProcessGroup
 from seanet_jax.training.recipe import OptimizerName, Recipe
+from seanet_jax.training.recipe_presets import RECIPES, recipe
 
 _FlagsT = TypeVar("_FlagsT", bound=Recipe)
 
 # Any text is accepted, so that a plugin's data set can be named; --help lists the known ones.
 _KNOWN_DATASETS = tyro.conf.arg(metavar=f"{{{','.join(DATASETS)}}}")
+
+# Any text, so that a wrong name is refused in the words of ``recipe``.
+_KNOWN_RECIPES = tyro.conf.arg(metavar=f"{{{','.join(RECIPES)}}}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +95,9 @@ class ConversionCommand:
 class _ProcessFlags(TrainConfig):
     dataset: Annotated[str, _KNOWN_DATASETS] = "cifar100"
     """Data set to train on."""
+
+    recipe: Annotated[str | None, _KNOWN_RECIPES] = None
+    """Recipe that sets the defaults of the other flags; None is the one that the network was published with."""
 
     tune_cpu: bool = True
     """If JAX has only the CPU: restart with a tuned malloc and tune XLA. Faster; sums round differently."""
@@ -164,8 +171,8 @@ def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Comm
     """Reads the flags of a training run.
 
     Args:
-        defaults: Values of the flags that are not given. If --model names a network that was published with another
-            recipe, that recipe takes their place.
+        defaults: Values of the flags that are not given. The recipe that --recipe names takes their place or, without
+            that flag, the one of the network that --model names, if it was published with another recipe.
         description: Text that --help shows above the flags.
         arguments: Command line without the program's name.
 
@@ -173,7 +180,8 @@ def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Comm
         InputError: If a flag is unknown or its value cannot work.
         SystemExit: After --help, with status 0.
     """
-    own = published_recipe(_named_model(arguments, defaults.model))
+    name = _named(arguments, "--recipe")
+    own = published_recipe(_named(arguments, "--model") or defaults.model) if name is None else recipe(name)
     config, parsed = _read(_Flags(**(_fields(defaults) | own)), description, arguments)
     explicit = (parsed.coordinator, parsed.num_processes, parsed.process_id)
     together = parsed.distributed or explicit != (None, None, None)
@@ -192,8 +200,8 @@ def parse_study(
     """Reads the flags of a study.
 
     Args:
-        defaults: Values of the flags that are not given. A network that was published with another recipe gets that
-            recipe instead.
+        defaults: Values of the flags that are not given. The recipe that --recipe names takes their place. Without
+            that flag, a network that was published with another recipe gets that recipe instead.
         models: Presets to train if no flag names any.
         learning_rates: Initial learning rates to choose from if no flag gives any.
         description: Text that --help shows above the flags.
@@ -203,11 +211,20 @@ def parse_study(
         InputError: If a flag is unknown or its value cannot work.
         SystemExit: After --help, with status 0.
     """
-    flags = _StudyFlags(**_fields(defaults), models=models, learning_rates=learning_rates)
+    name = _named(arguments, "--recipe")
+    shared = {} if name is None else recipe(name)
+    if name is not None:
+        learning_rates = (shared["learning_rate"],)
+    flags = _StudyFlags(**(_fields(defaults) | shared), models=models, learning_rates=learning_rates)
     config, parsed = _read(flags, description, arguments)
+    own = (
+        {}
+        if name is not None
+        else {model: _own_fields(model, flags, parsed, description, arguments) for model in parsed.models}
+    )
     return StudyCommand(
         config,
-        {model: _own_fields(model, flags, parsed, description, arguments) for model in parsed.models},
+        {model: own.get(model, {}) for model in parsed.models},
         parsed.seeds,
         parsed.learning_rates,
         parsed.tune_cpu,
@@ -219,17 +236,17 @@ def _own_fields(
     model: str, flags: _StudyFlags, shared: _StudyFlags, description: str, arguments: list[str]
 ) -> dict[str, Any]:
     """Returns the fields in which a network's published recipe differs from the study's. Flags override both."""
-    recipe = published_recipe(model)
-    if not recipe:
+    published = published_recipe(model)
+    if not published:
         return {}
     # A study has a list of learning rates in place of one.
-    rate = recipe.pop("learning_rate", None)
+    rate = published.pop("learning_rate", None)
     rates = flags.learning_rates if rate is None else (rate,)
     try:
-        _, parsed = _read(dataclasses.replace(flags, **recipe, learning_rates=rates), description, arguments)
+        _, parsed = _read(dataclasses.replace(flags, **published, learning_rates=rates), description, arguments)
     except InputError as error:
         raise InputError(f"{model}, by its published recipe: {error}") from None
-    own = {name: value for name in recipe if (value := getattr(parsed, name)) != getattr(shared, name)}
+    own = {name: value for name in published if (value := getattr(parsed, name)) != getattr(shared, name)}
     return own if parsed.learning_rates == shared.learning_rates else {"learning_rate": rate, **own}
 
 
@@ -269,12 +286,12 @@ def as_flags(config: TrainConfig, defaults: TrainConfig) -> list[str]:
     return flags
 
 
-def _named_model(arguments: list[str], default: str) -> str:
-    """Returns the value of --model. Its recipe is the default of other flags, so it is read before all of them."""
+def _named(arguments: list[str], flag: str) -> str | None:
+    """Returns the value of a flag that decides the defaults of others, and so is read before all of them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--model", nargs="?")
+    parser.add_argument(flag, dest="name", nargs="?")
     found, _ = parser.parse_known_args(arguments)
-    return found.model or default
+    return found.name
 
 
 def _fields(config: Recipe, of: type[Recipe] = TrainConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from seanet_jax.training import processes
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.interrupt import StoppedError, StopRequest
 from seanet_jax.training.progress import Progress
-from seanet_jax.training.records import Record, best_record
+from seanet_jax.training.records import Record, best_record, has_stalled
 from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.step import Metrics, TrainState
 from seanet_jax.training.tensorboard import Events
@@ -104,7 +104,7 @@ class Loop:
             self._progress.begin_epoch(step, self._seconds_before)
             self._end_epoch(state, step)
             self._seconds_before = None
-        while step < trainer.last_step:
+        while step < trainer.last_step and not has_stalled(self._records, trainer.config.patience):
             epoch = step // trainer.steps_per_epoch
             end = min((epoch + 1) * trainer.steps_per_epoch, trainer.last_step)
             order = trainer.order(epoch)
@@ -207,14 +207,18 @@ class Loop:
             "learning_rate": float(f"{trainer.learning_rate(step - 1):.6g}"),  # not 0.0199999995, as float32 would show
         }
         # A network that was trained elsewhere comes without metrics of its last epoch.
-        measured = {"train": loss_and_accuracy(state.metrics)} if int(state.metrics.num_images) else {}
-        for name, evaluation in trainer.evaluations.items():
-            if (found := evaluation(state, self._stop)) is None:
-                self._stop_if_asked(state, step)
-            else:
-                measured[name] = found
-        for name, (loss, accuracy) in measured.items():
-            record |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+        if int(state.metrics.num_images):
+            record["train_loss"], record["train_accuracy"] = loss_and_accuracy(state.metrics)
+        networks = {"": (state.params, state.batch_stats)} | ({} if state.ema is None else {"ema_": state.ema})
+        for prefix, network in networks.items():
+            for split, evaluation in trainer.evaluations.items():
+                if (found := evaluation(*network, self._stop)) is None:
+                    self._stop_if_asked(state, step)
+                else:
+                    record |= {f"{prefix}{split}_{name}": value for name, value in found.items()}
+        if trainer.config.class_weights == "balanced":
+            split = next(iter(trainer.evaluations))
+            record["selection_accuracy"] = record[f"{split}_mean_class_accuracy"]
         record |= timing
 
         # Earlier checkpoints are written before this epoch is recorded, so records of two epochs prove that there was a
@@ -226,7 +230,8 @@ class Loop:
             with self._folder.writing(self._folder.tensorboard):
                 self._events.write(record)
         self._progress.end_epoch(record)
-        is_due = step == trainer.last_step or (whole and record["epoch"] % trainer.config.checkpoint_every == 0)
+        ends = step == trainer.last_step or has_stalled(self._records, trainer.config.patience)
+        is_due = ends or (whole and record["epoch"] % trainer.config.checkpoint_every == 0)
         if is_due or best_record(self._records) is record:
             self._save(state, step)
         self._stop_if_asked(state, step)

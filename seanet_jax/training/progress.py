@@ -123,6 +123,8 @@ class Progress:
         for name in ("train", "val", "test"):
             if f"{name}_loss" in record:
                 parts.append(f"{name} loss {record[f'{name}_loss']:.3f} accuracy {record[f'{name}_accuracy']:.2%}")
+            if f"ema_{name}_accuracy" in record:
+                parts.append(f"moving average {record[f'ema_{name}_accuracy']:.2%}")
         # There were no steps if the run was stopped after the epoch's last step and is resumed for its evaluation.
         if steps := self._step - self._first_step:
             overall = (time.perf_counter() - self._started) / steps

@@ -7,7 +7,7 @@ Record = dict[str, Any]
 
 
 def best_record(records: Sequence[Record]) -> Record | None:
-    """Returns the record of the epoch with the highest accuracy on validation images or, without these, on test images.
+    """Returns the record of the best epoch, the one with the highest ``selection_accuracy``.
 
     The first one of equal accuracy is the best. An epoch that is not whole, where a run ends inside one, counts only if
     there is no other: a continued run forgets its record.
@@ -26,7 +26,24 @@ def best_record(records: Sequence[Record]) -> Record | None:
 def selection_accuracy(record: Record) -> float:
     """Returns the accuracy, a fraction, by which the best epoch is chosen.
 
+    It is the accuracy on validation images or, without these, on test images. A run that weights its classes records
+    the mean of the classes' accuracies for this purpose.
+
     Args:
         record: The record of an epoch.
     """
-    return float(record["val_accuracy" if "val_accuracy" in record else "test_accuracy"])
+    names = ("selection_accuracy", "val_accuracy", "test_accuracy")
+    return float(next(record[name] for name in names if name in record))
+
+
+def has_stalled(records: Sequence[Record], patience: int | None) -> bool:
+    """Returns whether a run stops early: its best epoch is at least ``patience`` epochs ago.
+
+    Args:
+        records: Records of one run, in order.
+        patience: Number of epochs; None never stops a run.
+    """
+    best = best_record(records)
+    if patience is None or best is None:
+        return False
+    return sum("epoch" in record and record["step"] > best["step"] for record in records) >= patience

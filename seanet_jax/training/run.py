@@ -19,7 +19,7 @@ from seanet_jax.training.images import check_images, load_in_turn
 from seanet_jax.training.interrupt import StopRequest
 from seanet_jax.training.loop import Loop
 from seanet_jax.training.progress import format_duration, print_once
-from seanet_jax.training.records import Record, best_record
+from seanet_jax.training.records import Record, best_record, has_stalled
 from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.step import TrainState
 from seanet_jax.training.tensorboard import Events
@@ -91,7 +91,8 @@ def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) ->
         saved = _restore(trainer, folder, checkpoints) if config.resume else None
         state, history = saved or (None, [])
         last = history[-1] if history else {}
-        if state is not None and "epoch" in last and last["step"] == int(state.step) == trainer.last_step:
+        ended = "epoch" in last and (last["step"] == trainer.last_step or has_stalled(history, config.patience))
+        if state is not None and ended and last["step"] == int(state.step):
             return _finished(trainer, folder, history)
         print_once(
             f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, {trainer.last_step} steps, "
@@ -156,12 +157,14 @@ def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
     config, last = trainer.config, records[-1]
     best = best_record(records)
     assert best is not None
+    stopped_early = last["step"] < trainer.last_step
     summary = {
         "dataset": config.dataset,
         "model": config.model,
         "parameters": trainer.parameters,
         "seed": config.seed,
-        "finished": trainer.last_step == trainer.total_steps,
+        "finished": stopped_early or trainer.last_step == trainer.total_steps,
+        "stopped_early": stopped_early,
         "last": last,
         "best": best,
         "best_chosen_on": "validation" if "val" in trainer.evaluations else "test",
@@ -176,7 +179,11 @@ def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
             kind = trainer.model_config.scores
             draw_curves(records, folder.curves, kind, title=title, dataset=config.dataset, epochs=config.epochs)
         folder.write_summary(summary)
+    if stopped_early:
+        print_once(f"stopped early: the last {config.patience} epochs did not raise the validation accuracy")
     for name, record in (("last", last), (f"best on {summary['best_chosen_on']} images", best)):
         print_once(f"test accuracy {record['test_accuracy']:.2%} at epoch {record['epoch']:.4g} ({name})")
+    if "ema_test_accuracy" in last:
+        print_once(f"test accuracy {last['ema_test_accuracy']:.2%} of the moving average at the last epoch")
     print_once(f"{format_duration(summary['training_seconds'])} of training; everything is in {folder.path}")
     return dict(json_value(summary))

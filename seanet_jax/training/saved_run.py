@@ -70,8 +70,9 @@ class _ConfigFile(TypedDict):
 class _RecordLine(TypedDict):
     """The fields of a line of ``metrics.jsonl``.
 
-    Those of validation are there if the run has validation images. Those of training are not if the epoch was trained
-    elsewhere, as the last one of a converted network was.
+    Those of validation are there if the run has validation images, those that begin with ``ema`` if it keeps a moving
+    average, and ``selection_accuracy`` if it weights its classes. Those of training are not if the epoch was trained
+    elsewhere, as the last one of a converted network was. Version 0.1.0 recorded no mean of the classes' accuracies.
     """
 
     epoch: float
@@ -81,8 +82,17 @@ class _RecordLine(TypedDict):
     train_accuracy: NotRequired[float | None]
     val_loss: NotRequired[float | None]
     val_accuracy: NotRequired[float | None]
+    val_mean_class_accuracy: NotRequired[float | None]
     test_loss: float | None
     test_accuracy: float | None
+    test_mean_class_accuracy: NotRequired[float | None]
+    ema_val_loss: NotRequired[float | None]
+    ema_val_accuracy: NotRequired[float | None]
+    ema_val_mean_class_accuracy: NotRequired[float | None]
+    ema_test_loss: NotRequired[float | None]
+    ema_test_accuracy: NotRequired[float | None]
+    ema_test_mean_class_accuracy: NotRequired[float | None]
+    selection_accuracy: NotRequired[float]
     seconds: float
     images_per_second: float
 

@@ -15,12 +15,16 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from seanet_jax.data.augment import augment
+from seanet_jax.data.augment import Augmentation
+from seanet_jax.data.class_counts import balanced_class_weights
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.models import Network, NetworkConfig, build
 from seanet_jax.models.network import split_model
 from seanet_jax.models.scores import Scores
 from seanet_jax.training import sharding
+from seanet_jax.training.averaging import averaged
+from seanet_jax.training.recipe import Recipe
+from seanet_jax.training.sharpness import sharpness_aware_gradient
 
 
 class Metrics(NamedTuple):
@@ -41,7 +45,45 @@ class Metrics(NamedTuple):
         """Returns the metrics of no images."""
         return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
-    def add(self, kind: Scores, scores: jax.Array, labels: jax.Array) -> "Metrics":
+    def add(self, losses: jax.Array, scores: jax.Array, labels: jax.Array) -> "Metrics":
+        """Returns these metrics with a batch added. Images with the label -1 are padding and do not count.
+
+        Args:
+            losses: The images' losses, ``[N]``.
+            scores: The network's scores, ``[N, classes]``.
+            labels: The images' labels, ``[N]``.
+        """
+        real = labels >= 0
+        return Metrics(
+            self.loss_sum + jnp.where(real, losses, 0).sum(),
+            self.num_correct + (real & (scores.argmax(-1) == labels)).sum(dtype=jnp.int32),
+            self.num_images + real.sum(dtype=jnp.int32),
+        )
+
+
+class EvalMetrics(NamedTuple):
+    """Sums over the images that a network is evaluated on.
+
+    Attributes:
+        total: Sums over all images.
+        correct: Number of images of each class whose largest score is that of their label, int32 ``[classes]``.
+        images: Number of images of each class, int32 ``[classes]``.
+    """
+
+    total: Metrics
+    correct: jax.Array
+    images: jax.Array
+
+    @classmethod
+    def zero(cls, num_classes: int) -> "EvalMetrics":
+        """Returns the metrics of no images.
+
+        Args:
+            num_classes: Number of classes.
+        """
+        return cls(Metrics.zero(), *(jnp.zeros(num_classes, jnp.int32) for _ in range(2)))
+
+    def add(self, kind: Scores, scores: jax.Array, labels: jax.Array) -> "EvalMetrics":
         """Returns these metrics with a batch added. Images with the label -1 are padding and do not count.
 
         Args:
@@ -49,13 +91,26 @@ class Metrics(NamedTuple):
             scores: The network's scores, ``[N, classes]``.
             labels: The images' labels, ``[N]``.
         """
-        real = labels >= 0
+        is_label = labels[:, None] == jnp.arange(scores.shape[1], dtype=labels.dtype)[None]
+        is_correct = is_label & (scores.argmax(-1) == labels)[:, None]
         losses = kind.loss(scores, jnp.maximum(labels, 0))
-        return Metrics(
-            self.loss_sum + jnp.where(real, losses, 0).sum(),
-            self.num_correct + (real & (scores.argmax(-1) == labels)).sum(dtype=jnp.int32),
-            self.num_images + real.sum(dtype=jnp.int32),
+        return EvalMetrics(
+            self.total.add(losses, scores, labels),
+            self.correct + is_correct.sum(0, dtype=jnp.int32),
+            self.images + is_label.sum(0, dtype=jnp.int32),
         )
+
+
+class Average(NamedTuple):
+    """An exponential moving average of a network over the training steps.
+
+    Attributes:
+        params: Averages of the parameters.
+        batch_stats: Averages of the running means and variances.
+    """
+
+    params: Any
+    batch_stats: Any
 
 
 class TrainState(NamedTuple):
@@ -67,6 +122,7 @@ class TrainState(NamedTuple):
         batch_stats: Nested dict of running means and variances.
         opt_state: State of the optax optimizer.
         metrics: Metrics of the current epoch's training batches so far.
+        ema: Moving average of the network; None if the recipe keeps none. It is not part of a checkpoint then.
     """
 
     step: jax.Array
@@ -74,6 +130,7 @@ class TrainState(NamedTuple):
     batch_stats: Any
     opt_state: optax.OptState
     metrics: Metrics
+    ema: Average | None = None
 
 
 class Images(NamedTuple):
@@ -88,29 +145,35 @@ class Images(NamedTuple):
     labels: jax.Array
 
 
-def create_state(model: Network, optimizer: optax.GradientTransformation) -> TrainState:
+def create_state(model: Network, optimizer: optax.GradientTransformation, *, average: bool = False) -> TrainState:
     """Returns the training state before the first step.
 
     Args:
         model: The network with its initial parameters.
         optimizer: The optimizer of the parameters.
+        average: Whether the recipe keeps a moving average of the network, which starts as the network itself.
     """
     _, params, batch_stats = split_model(model)
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), Metrics.zero())
+    # Copied, because a donated state must not hold an array twice.
+    ema = jax.tree.map(jnp.copy, Average(params, batch_stats)) if average else None
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), Metrics.zero(), ema)
 
 
-def abstract_state(config: NetworkConfig, optimizer: optax.GradientTransformation) -> tuple[Network, TrainState]:
+def abstract_state(
+    config: NetworkConfig, optimizer: optax.GradientTransformation, *, average: bool = False
+) -> tuple[Network, TrainState]:
     """Returns a network and its training state with shapes and dtypes in place of arrays. Computes nothing.
 
     Args:
         config: The network's configuration.
         optimizer: The optimizer of the parameters.
+        average: Whether the recipe keeps a moving average of the network.
     """
 
     def new_network() -> Network:
         return build(config, rngs=nnx.Rngs(0))
 
-    return nnx.eval_shape(new_network), jax.eval_shape(lambda: create_state(new_network(), optimizer))
+    return nnx.eval_shape(new_network), jax.eval_shape(lambda: create_state(new_network(), optimizer, average=average))
 
 
 def epoch_order(key: jax.Array, epoch: jax.Array, *, num_images: int) -> jax.Array:
@@ -136,34 +199,46 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     dataset: Dataset,
     mesh: Mesh,
-    *,
-    batch_size: int,
-    use_augmentation: bool,
+    recipe: Recipe,
 ) -> TrainStep:
     """Returns ``train_step(state, images, order, key) -> (state, metrics of the epoch so far)``.
+
+    The loss in the metrics is the one that is minimized: of smoothed, mixed and weighted labels if the recipe asks for
+    these. An image that is mixed of several counts as correct if the prediction is the class of the largest share.
 
     Args:
         model: The network's structure. Its parameters are not used. It is put into training mode.
         optimizer: The optimizer of the parameters.
-        dataset: The data set, for its normalization, its number of images and whether mirroring keeps a class.
+        dataset: The data set, for its normalization, its number of images, the counts of its classes, and whether
+            mirroring keeps a class.
         mesh: The device mesh. The batch is sharded along its ``data`` axis.
-        batch_size: Images per step.
-        use_augmentation: Whether to crop and mirror the images at random.
+        recipe: The recipe, for the size of the batch, the augmentation, the loss, and the moving average.
 
     Returns:
         A pure function, to be jitted with the state donated.
     """
     model.train()
     graphdef, _, _ = split_model(model)
-    kind = model.config.scores
+    kind, spec, batch_size = model.config.scores, dataset.image_spec, recipe.batch_size
     steps_per_epoch = len(dataset.train_images) // batch_size
+    augmentation = _augmentation(recipe, dataset)
+    balanced = recipe.class_weights == "balanced"
+    weights = balanced_class_weights(dataset.train_labels, spec.num_classes) if balanced else None
 
-    def loss_fn(params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
+    def losses_of(scores: jax.Array, targets: jax.Array) -> jax.Array:
+        if recipe.mixes_labels:
+            assert kind.soft_loss is not None  # TrainConfig refuses such recipes
+            return kind.soft_loss(scores, targets if weights is None else targets * jnp.asarray(weights)[None])
+        losses = kind.loss(scores, targets)
+        return losses if weights is None else losses * jnp.asarray(weights)[targets]
+
+    def loss_fn(params: Any, batch_stats: Any, images: jax.Array, targets: jax.Array) -> tuple[jax.Array, Any]:
         network = nnx.merge(graphdef, params, batch_stats)
         scores, agreement = network.training_scores(images)
-        chex.assert_shape(scores, (batch_size, dataset.image_spec.num_classes))
+        chex.assert_shape(scores, (batch_size, spec.num_classes))
         new_stats = nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
-        return kind.loss(scores, labels).mean() + agreement, (scores, new_stats)
+        losses = losses_of(scores, targets)
+        return losses.mean() + agreement, (losses, scores, new_stats)
 
     def train_step(state: TrainState, train: Images, order: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
         # Which batch of the epoch this is follows from the step alone, so no position has to be saved.
@@ -172,24 +247,71 @@ def make_train_step(
         batch = sharding.batch_sharding(mesh)
         images = jax.lax.with_sharding_constraint(train.images[chosen], batch)
         labels = jax.lax.with_sharding_constraint(train.labels[chosen], batch)
-        if use_augmentation:
-            images = augment(jax.random.fold_in(key, state.step), images, flip=dataset.flip)
-        images = dataset.image_spec.normalize(images)
+        key = jax.random.fold_in(key, state.step)
+        images = augmentation.pixels(key, images, spec.mean_pixel)
+        targets = labels
+        if recipe.mixes_labels:
+            targets = smoothed(labels, spec.num_classes, recipe.label_smoothing)
+        if augmentation.mixes:
+            images, targets = augmentation.mixed(key, images, targets, spec.normalize)
+            labels = targets.argmax(-1).astype(labels.dtype)
+        else:
+            images = spec.normalize(images)
 
-        gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (_, (scores, batch_stats)), gradients = gradient_fn(state.params, state.batch_stats, images, labels)
+        def gradient_fn(params: Any) -> tuple[tuple[jax.Array, Any], Any]:
+            return jax.value_and_grad(loss_fn, has_aux=True)(params, state.batch_stats, images, targets)
+
+        if recipe.sam_rho is None:
+            result, gradients = gradient_fn(state.params)
+        else:
+            result, gradients = sharpness_aware_gradient(gradient_fn, state.params, recipe.sam_rho)
+        _, (losses, scores, batch_stats) = result
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None and recipe.ema_decay is not None:
+            ema = averaged(ema, Average(params, batch_stats), recipe.ema_decay, state.step)
 
         # The metrics start anew at the first step of each epoch.
         fresh = jax.tree.map(lambda total: jnp.where(position == 0, 0, total), state.metrics)
-        metrics = fresh.add(kind, scores, labels)
-        return TrainState(state.step + 1, params, batch_stats, opt_state, metrics), metrics
+        metrics = fresh.add(losses, scores, labels)
+        return TrainState(state.step + 1, params, batch_stats, opt_state, metrics, ema), metrics
 
     return train_step
 
 
-EvalStep = Callable[[Metrics, Any, Any, Images], Metrics]
+def smoothed(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
+    """Returns labels as distributions: ``1 - smoothing`` on the label, and ``smoothing`` spread over all classes.
+
+    Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", section 7, smooth labels in this way.
+
+    Args:
+        labels: Labels, integers ``[N]``.
+        num_classes: Number of classes.
+        smoothing: Share that is spread evenly over all classes, the label's included.
+
+    Returns:
+        Distributions, float32 ``[N, num_classes]``.
+    """
+    one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    return one_hot * (1 - smoothing) + smoothing / num_classes
+
+
+def _augmentation(recipe: Recipe, dataset: Dataset) -> Augmentation:
+    if not recipe.augment:
+        return Augmentation(crop_and_mirror=False)
+    return Augmentation(
+        flip=dataset.flip and recipe.mirror,
+        padding=recipe.padding,
+        cutout=recipe.cutout,
+        erasing=recipe.erasing,
+        trivial_augment=recipe.trivial_augment,
+        cutmix=recipe.cutmix,
+        mixup=recipe.mixup,
+    )
+
+
+EvalStep = Callable[[EvalMetrics, Any, Any, Images], EvalMetrics]
 
 
 def make_eval_step(model: Network, dataset: Dataset, mesh: Mesh) -> EvalStep:
@@ -206,7 +328,7 @@ def make_eval_step(model: Network, dataset: Dataset, mesh: Mesh) -> EvalStep:
     model.eval()
     graphdef, _, _ = split_model(model)
 
-    def eval_step(metrics: Metrics, params: Any, batch_stats: Any, batch: Images) -> Metrics:
+    def eval_step(metrics: EvalMetrics, params: Any, batch_stats: Any, batch: Images) -> EvalMetrics:
         images, labels = jax.lax.with_sharding_constraint(batch, sharding.batch_sharding(mesh))
         network = nnx.merge(graphdef, params, batch_stats)
         return metrics.add(model.config.scores, network(dataset.image_spec.normalize(images)), labels)

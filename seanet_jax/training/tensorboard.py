@@ -1,6 +1,7 @@
 """Writes the TensorBoard events of a run."""
 
 import contextlib
+import re
 import socket
 import time
 from pathlib import Path
@@ -46,10 +47,9 @@ class Events:
             events.append(Event(file_version="brain.Event:2"))
             events.append(Event(step=self._step + 1, session_log=SessionLog(status=SessionLog.START)))
         values = {name: record[name] for name in ("learning_rate", "images_per_second")}
-        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"):
-            if name in record:
-                split, quantity = name.split("_")
-                values[f"{quantity}/{split}"] = record[name]
+        for name, value in record.items():
+            if found := re.fullmatch(r"((?:ema_)?(?:train|val|test))_(loss|accuracy|mean_class_accuracy)", name):
+                values[f"{found[2]}/{found[1]}"] = value
         events += [Event(step=record["step"], summary=scalar(name, value)) for name, value in values.items()]
         try:
             for event in events:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from seanet_jax.training.interrupt import StopRequest
 from seanet_jax.training.optimizer import optimizer
 from seanet_jax.training.schedule import learning_rate_schedule
 from seanet_jax.training.step import (
+    EvalMetrics,
     EvalStep,
     Images,
     Metrics,
@@ -41,6 +42,18 @@ def loss_and_accuracy(metrics: Metrics) -> tuple[float, float]:
     return float(loss_sum) / int(images), int(correct) / int(images)
 
 
+class Evaluated(TypedDict):
+    """What a network gets right on some images.
+
+    ``loss`` is the mean loss, ``accuracy`` the fraction of images whose prediction is right, and
+    ``mean_class_accuracy`` the mean of the accuracies on each class, of those that have images.
+    """
+
+    loss: float
+    accuracy: float
+    mean_class_accuracy: float
+
+
 class Evaluation:
     """Evaluates networks on a fixed set of images, which stays on the devices. Each image counts once.
 
@@ -50,9 +63,10 @@ class Evaluation:
         labels: Labels, int32 ``[N]``.
         size: Images per step, a multiple of the number of devices. The last batch is padded to this size.
         mesh: The device mesh.
+        num_classes: Number of classes.
     """
 
-    def __init__(self, step: EvalStep, images: np.ndarray, labels: np.ndarray, size: int, mesh: Mesh):
+    def __init__(self, step: EvalStep, images: np.ndarray, labels: np.ndarray, size: int, mesh: Mesh, num_classes: int):
         self._step = step
         self._batches = [
             Images(
@@ -61,13 +75,14 @@ class Evaluation:
             )
             for start in range(0, len(images), size)
         ]
-        self._zero = jax.jit(Metrics.zero, out_shardings=sharding.replicated(mesh))
+        self._zero = jax.jit(lambda: EvalMetrics.zero(num_classes), out_shardings=sharding.replicated(mesh))
 
-    def __call__(self, state: TrainState, stop: StopRequest) -> tuple[float, float] | None:
-        """Returns the mean loss and the accuracy, a fraction, or None if the run was asked to stop meanwhile.
+    def __call__(self, params: Any, batch_stats: Any, stop: StopRequest) -> Evaluated | None:
+        """Returns the loss and the accuracies of a network, or None if the run was asked to stop meanwhile.
 
         Args:
-            state: The training state to evaluate.
+            params: The network's parameters.
+            batch_stats: The network's running means and variances.
             stop: The request to stop, checked before each step.
         """
         metrics = self._zero()
@@ -75,13 +90,16 @@ class Evaluation:
             if stop.requested():
                 return None
             # Without waiting, all steps would be queued at once, and a request to stop would come too late.
-            metrics = jax.block_until_ready(self._step(metrics, state.params, state.batch_stats, batch))
-        return loss_and_accuracy(metrics)
+            metrics = jax.block_until_ready(self._step(metrics, params, batch_stats, batch))
+        loss, accuracy = loss_and_accuracy(metrics.total)
+        correct, images = jax.device_get((metrics.correct, metrics.images))
+        of_classes = correct[images > 0] / images[images > 0]
+        return {"loss": loss, "accuracy": accuracy, "mean_class_accuracy": float(of_classes.mean())}
 
 
 def _all_finite(state: TrainState) -> jax.Array:
-    """Whether the parameters, the batch statistics and the optimizer's state are free of NaN and infinity."""
-    leaves = jax.tree.leaves((state.params, state.batch_stats, state.opt_state))
+    """Whether the network, the optimizer's state and the moving average are free of NaN and infinity."""
+    leaves = jax.tree.leaves((state.params, state.batch_stats, state.opt_state, state.ema))
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
@@ -124,12 +142,13 @@ class Trainer:
         self.model_config = config.model_config(
             dataset.image_spec.num_classes, in_channels=dataset.image_spec.channels, devices=mesh.size
         )
-        descent = optimizer(config, self.steps_per_epoch)
+        descent, average = optimizer(config, self.steps_per_epoch), config.ema_decay is not None
         # Jitted: outside of jit, JAX compiles the initialization of every parameter shape on its own.
         self._create_state = jax.jit(
-            lambda key: create_state(build(self.model_config, rngs=nnx.Rngs(key)), descent), out_shardings=placement
+            lambda key: create_state(build(self.model_config, rngs=nnx.Rngs(key)), descent, average=average),
+            out_shardings=placement,
         )
-        model, self._abstract_state = abstract_state(self.model_config, descent)
+        model, self._abstract_state = abstract_state(self.model_config, descent, average=average)
         self.all_finite = jax.jit(_all_finite)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
         self._num_images = len(dataset.train_images)
@@ -142,17 +161,15 @@ class Trainer:
 
         options = self.compiler_options
         jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=placement, compiler_options=options)
-        self._train_step = jit(
-            make_train_step(
-                model, descent, dataset, mesh, batch_size=config.batch_size, use_augmentation=config.augment
-            )
-        )
+        self._train_step = jit(make_train_step(model, descent, dataset, mesh, config))
         size = sharding.round_up(config.eval_batch_size, mesh)
         eval_step = jit(make_eval_step(model, dataset, mesh))
-        self.evaluations = {}
-        if dataset.val_images is not None and dataset.val_labels is not None:
-            self.evaluations["val"] = Evaluation(eval_step, dataset.val_images, dataset.val_labels, size, mesh)
-        self.evaluations["test"] = Evaluation(eval_step, dataset.test_images, dataset.test_labels, size, mesh)
+        splits = {"val": (dataset.val_images, dataset.val_labels), "test": (dataset.test_images, dataset.test_labels)}
+        self.evaluations = {
+            name: Evaluation(eval_step, images, labels, size, mesh, dataset.image_spec.num_classes)
+            for name, (images, labels) in splits.items()
+            if images is not None and labels is not None
+        }
 
     def initial_state(self) -> TrainState:
         """Returns the training state before the first step, drawn from the seed."""

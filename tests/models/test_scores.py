@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from jax_contexts import under_other_settings
 
 from seanet_jax.errors import InputError
-from seanet_jax.models.scores import LENGTHS, LOGITS, cross_entropy, margin_loss
+from seanet_jax.models.scores import LENGTHS, LOGITS, cross_entropy, margin_loss, soft_cross_entropy
 
 
 def test_cross_entropy_equals_numpy():
@@ -79,3 +79,23 @@ def test_settings_of_jax_change_no_loss(loss, context):
         found = loss(scores, labels)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_soft_label_of_one_class_has_the_loss_of_that_class():
+    scores, labels = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32), np.array([3, 0, 1, 2, 2])
+    soft = soft_cross_entropy(jnp.asarray(scores), jnp.asarray(np.eye(4, dtype=np.float32)[labels]))
+    np.testing.assert_allclose(soft, cross_entropy(jnp.asarray(scores), jnp.asarray(labels)), rtol=1e-6)
+
+
+def test_a_soft_label_weighs_the_losses_of_its_classes():
+    scores, targets = (np.random.default_rng(seed).uniform(size=(5, 4)).astype(np.float32) for seed in (0, 1))
+    losses = -np.log(np.exp(scores) / np.exp(scores).sum(1, keepdims=True))
+    found = soft_cross_entropy(jnp.asarray(scores), jnp.asarray(targets))
+    np.testing.assert_allclose(found, (targets * losses).sum(1), rtol=1e-5)
+    assert LOGITS.soft_loss is soft_cross_entropy and LENGTHS.soft_loss is None
+
+
+@pytest.mark.parametrize("targets", [np.ones((2, 3), np.float32), np.ones((2, 4), np.int32), np.ones(2, np.float32)])
+def test_soft_labels_of_other_shapes_are_refused(targets):
+    with pytest.raises(InputError, match=r"soft_cross_entropy: targets are .*; they must be floating \(2, 4\)"):
+        soft_cross_entropy(jnp.zeros((2, 4)), jnp.asarray(targets))

@@ -13,8 +13,9 @@ from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.loop import Loop
 from seanet_jax.training.optimizer import optimizer
+from seanet_jax.training.recipe import Recipe
 from seanet_jax.training.run import fit
-from seanet_jax.training.step import Images, Metrics, abstract_state, make_eval_step, make_train_step
+from seanet_jax.training.step import EvalMetrics, Images, abstract_state, make_eval_step, make_train_step
 from seanet_jax.training.trainer import Trainer
 
 TWO_CLASSES = dataclasses.replace(TINY, num_classes=2)
@@ -29,16 +30,17 @@ def shapes(tree):
 
 def lower(config, mode):
     """The real training or evaluation step of a network, and the shapes of its state."""
-    mesh, recipe = sharding.make_mesh(), optimizer(TrainConfig(), 5)
-    model, state = abstract_state(config, recipe)
+    mesh, descent = sharding.make_mesh(), optimizer(TrainConfig(), 5)
+    model, state = abstract_state(config, descent)
     if mode == "train":
-        step = make_train_step(model, recipe, LARGE, mesh, batch_size=BATCH, use_augmentation=True)
+        step = make_train_step(model, descent, LARGE, mesh, Recipe(batch_size=BATCH))
         data = shapes(Images(LARGE.train_images, LARGE.train_labels))
         key = jax.eval_shape(lambda: jax.random.key(0))
         return jax.jit(step).lower(state, data, data.labels, key), state
     step = make_eval_step(model, LARGE, mesh)
     batch = shapes(Images(LARGE.test_images[:BATCH], LARGE.test_labels[:BATCH]))
-    return jax.jit(step).lower(shapes(Metrics.zero()), state.params, state.batch_stats, batch), state
+    metrics = shapes(EvalMetrics.zero(config.num_classes))
+    return jax.jit(step).lower(metrics, state.params, state.batch_stats, batch), state
 
 
 def operations(lowered):

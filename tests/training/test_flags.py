@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 
 from seanet_jax.errors import InputError
-from seanet_jax.training.config import Recipe, TrainConfig
-from seanet_jax.training.flags import Command, as_flags, parse, parse_conversion
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.flags import Command, as_flags, parse, parse_conversion, parse_study
 from seanet_jax.training.processes import ProcessGroup
+from seanet_jax.training.recipe import Recipe
+from seanet_jax.training.recipe_presets import recipe
 
 DEFAULTS = TrainConfig(dataset="digits", model="seanet20_narrow", epochs=20)
 
@@ -55,7 +57,28 @@ def test_processes_are_detected_or_named():
     assert named == ProcessGroup("10.0.0.1:4321", 4, 3)
 
 
+def test_a_recipe_sets_the_defaults_of_the_other_flags():
+    config = parsed("--recipe=modern", "--epochs", "7").config
+    expected = dataclasses.replace(DEFAULTS, **recipe("modern", epochs=7))
+    assert config == expected and config.dataset == "digits"
+    # A recipe that is named takes the place of a network's own.
+    assert parsed("--model", "encapnet", "--recipe", "published").config.optimizer == "sgd"
+    assert parsed("--model", "encapnet").config.optimizer == "adam"
+    assert parsed("--recipe", "published").config == dataclasses.replace(DEFAULTS, **recipe("published"))
+
+
+def test_a_study_trains_all_networks_by_the_recipe_that_is_named():
+    arguments = ["--recipe", "published", "--models", "encapnet", "resnet20"]
+    command = parse_study(DEFAULTS, (), (0.1, 0.02), "A study.", arguments)
+    assert command.models == {"encapnet": {}, "resnet20": {}}
+    assert command.learning_rates == (0.1,) and command.config.epochs == 200 and command.config.dataset == "digits"
+    own = parse_study(DEFAULTS, (), (0.1, 0.02), "A study.", arguments[2:])
+    assert own.models["encapnet"]["optimizer"] == "adam" and own.learning_rates == (0.1, 0.02)
+
+
 WRONG = {
+    ("--recipe", "modem"): r"recipe is 'modem'; it must be one of published, .*; did you mean modern\?",
+    ("--recipe",): "Missing value.*--recipe",
     ("--epochs", "x"): "--epochs.*'x'",
     ("--epochs", "0"): "epochs is 0; it must be a positive integer",
     ("--coordinator", "a:1"): "--coordinator, --num-processes and --process-id go together; give all three or none",

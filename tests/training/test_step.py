@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from seanet_jax import SEANet, SEANetConfig
-from seanet_jax.data.augment import augment
+from seanet_jax.data.augment import Augmentation, augment
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.layers.modules import BatchNorm
@@ -20,7 +20,9 @@ from seanet_jax.models.scores import LOGITS, cross_entropy
 from seanet_jax.training import sharding
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.optimizer import optimizer
+from seanet_jax.training.recipe import Recipe
 from seanet_jax.training.step import (
+    EvalMetrics,
     Images,
     Metrics,
     TrainState,
@@ -29,6 +31,7 @@ from seanet_jax.training.step import (
     epoch_order,
     make_eval_step,
     make_train_step,
+    smoothed,
 )
 
 CLASSES, TRAIN, TEST, BATCH = 5, 14, 13, 4  # three steps an epoch, two images left out
@@ -96,10 +99,10 @@ def recipe():
     return optimizer(TrainConfig(decay_every=1, decay_factor=0.5, weight_decay=0.01), STEPS)
 
 
-def train_step(kind="perceptron", use_augmentation=False, flip=True, *, model=None, data=None):
+def train_step(kind="perceptron", use_augmentation=False, flip=True, *, model=None, data=None, **fields):
     model, data = model or new_model(kind), data or dataset(flip)
-    mesh = sharding.make_mesh()
-    return jax.jit(make_train_step(model, recipe(), data, mesh, batch_size=BATCH, use_augmentation=use_augmentation))
+    of_step = Recipe(batch_size=BATCH, augment=use_augmentation, **fields)
+    return jax.jit(make_train_step(model, recipe(), data, sharding.make_mesh(), of_step))
 
 
 jitted_train_step = functools.cache(train_step)
@@ -111,11 +114,8 @@ jitted_train_step = functools.cache(train_step)
 def test_metrics_sum_losses_hits_and_images():
     logits = np.random.default_rng(0).normal(size=(6, CLASSES)).astype(np.float32)
     labels = np.array([0, 1, 2, 3, 4, 0], np.int32)
-    metrics = (
-        Metrics.zero()
-        .add(LOGITS, jnp.asarray(logits), jnp.asarray(labels))
-        .add(LOGITS, jnp.asarray(logits), jnp.asarray(labels))
-    )
+    batch = (cross_entropy(jnp.asarray(logits), jnp.asarray(labels)), jnp.asarray(logits), jnp.asarray(labels))
+    metrics = Metrics.zero().add(*batch).add(*batch)
     losses = np.log(np.exp(logits.astype(np.float64)).sum(1)) - logits[np.arange(6), labels]
     np.testing.assert_allclose(metrics.loss_sum, 2 * losses.sum(), rtol=1e-5)
     assert metrics.num_correct == 2 * (logits.argmax(1) == labels).sum()
@@ -124,20 +124,34 @@ def test_metrics_sum_losses_hits_and_images():
     chex.assert_shape(list(metrics), ())
 
 
+def test_metrics_of_an_evaluation_count_each_class():
+    logits = np.random.default_rng(0).normal(size=(40, CLASSES)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, CLASSES - 1, 40).astype(np.int32)  # the last class has no image
+    metrics = EvalMetrics.zero(CLASSES)
+    for half in (slice(None, 20), slice(20, None)):
+        metrics = metrics.add(LOGITS, jnp.asarray(logits[half]), jnp.asarray(labels[half]))
+    right = logits.argmax(1) == labels
+    np.testing.assert_array_equal(metrics.images, [(labels == label).sum() for label in range(CLASSES)])
+    np.testing.assert_array_equal(metrics.correct, [(right & (labels == label)).sum() for label in range(CLASSES)])
+    assert metrics.total.num_correct == right.sum() > 0
+    chex.assert_type([metrics.correct, metrics.images], jnp.int32)
+
+
 def test_metrics_ignore_padding_whatever_its_logits():
     logits = np.random.default_rng(0).normal(size=(4, CLASSES)).astype(np.float32)
     labels = np.array([3, -1, 1, -1], np.int32)
-    real = Metrics.zero().add(LOGITS, jnp.asarray(logits[::2]), jnp.asarray(labels[::2]))
+    real = EvalMetrics.zero(CLASSES).add(LOGITS, jnp.asarray(logits[::2]), jnp.asarray(labels[::2]))
     logits[1], logits[3] = np.inf, [9, 0, 0, 0, 0]
-    padded = Metrics.zero().add(LOGITS, jnp.asarray(logits), jnp.asarray(labels))
-    np.testing.assert_allclose(padded.loss_sum, real.loss_sum, rtol=1e-6)
-    assert padded.num_correct == real.num_correct
-    assert padded.num_images == 2
+    padded = EvalMetrics.zero(CLASSES).add(LOGITS, jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(padded.total.loss_sum, real.total.loss_sum, rtol=1e-6)
+    chex.assert_trees_all_equal(padded[1:], real[1:])
+    assert padded.total.num_correct == real.total.num_correct
+    assert padded.total.num_images == 2
 
 
 def test_metrics_of_padding_alone_are_zero():
-    metrics = Metrics.zero().add(LOGITS, jnp.ones((3, CLASSES)), jnp.full(3, -1))
-    assert [float(value) for value in metrics] == [0, 0, 0]
+    metrics = EvalMetrics.zero(CLASSES).add(LOGITS, jnp.ones((3, CLASSES)), jnp.full(3, -1))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(metrics))
 
 
 # Order
@@ -173,14 +187,15 @@ def by_hand(kind="perceptron"):
         def loss_fn(params):
             network = nnx.merge(graphdef, params, state.batch_stats)
             logits = network(images)
-            return cross_entropy(logits, labels).mean(), (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
+            losses = cross_entropy(logits, labels)
+            return losses.mean(), (losses, logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
 
-        gradients, (logits, stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+        gradients, (losses, logits, stats) = jax.grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = recipe().update(gradients, state.opt_state, state.params)
         new_state = TrainState(
             state.step + 1, optax.apply_updates(state.params, updates), stats, opt_state, state.metrics
         )
-        return new_state, Metrics.zero().add(LOGITS, logits, labels)
+        return new_state, Metrics.zero().add(losses, logits, labels)
 
     return step
 
@@ -276,6 +291,104 @@ def test_the_first_state():
     assert {str(leaf.dtype) for leaf in jax.tree.leaves((state.params, state.batch_stats))} == {"float32"}
 
 
+# What other recipes change
+
+
+def changed_step(state=None, **fields):
+    """The state and the metrics after the first step of a recipe that differs in some fields, and its first batch."""
+    data, key = dataset(), jax.random.key(7)
+    average = "ema_decay" in fields
+    state = state or create_state(new_model(), recipe(), average=average)
+    after, metrics = train_step(**fields)(state, train_images(data), jnp.arange(TRAIN), key)
+    return after, metrics, (data.image_spec.normalize(data.train_images[:BATCH]), data.train_labels[:BATCH])
+
+
+def hand_made_step(images, loss, *, at=None):
+    """The parameters after a step of plain gradient descent by the recipe, and the loss, of a loss of the logits."""
+    graphdef, params, batch_stats = split_model(new_model())
+
+    def loss_fn(params):
+        return loss(nnx.merge(graphdef, params, batch_stats)(images))
+
+    value, gradients = jax.value_and_grad(loss_fn)(params)
+    if at is not None:
+        norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradients)))
+        gradients = jax.grad(loss_fn)(jax.tree.map(lambda p, g: p + at * g / norm, params, gradients))
+    updates, _ = recipe().update(gradients, recipe().init(params), params)
+    return optax.apply_updates(params, updates), value
+
+
+def test_smoothed_labels_are_spread_over_all_classes():
+    after, metrics, (images, labels) = changed_step(label_smoothing=0.2)
+    targets = np.full((BATCH, CLASSES), 0.04, np.float32)
+    targets[np.arange(BATCH), labels] += 0.8
+    expected, loss = hand_made_step(images, lambda logits: -(targets * jax.nn.log_softmax(logits)).sum(1).mean())
+    chex.assert_trees_all_close(after.params, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics.loss_sum / BATCH, loss, rtol=1e-5)
+    np.testing.assert_allclose(smoothed(jnp.asarray(labels), CLASSES, 0.2), targets, rtol=1e-6)
+
+
+def class_weights():
+    counts = np.bincount(dataset().train_labels, minlength=CLASSES)
+    return np.where(counts > 0, TRAIN / (CLASSES * np.maximum(counts, 1)), 0).astype(np.float32)
+
+
+def test_balanced_classes_weigh_the_losses_of_their_images():
+    after, metrics, (images, labels) = changed_step(class_weights="balanced")
+    weights = class_weights()[labels]
+    assert len(set(weights)) > 1
+    expected, loss = hand_made_step(
+        images, lambda logits: -(weights * jax.nn.log_softmax(logits)[np.arange(BATCH), labels]).mean()
+    )
+    chex.assert_trees_all_close(after.params, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics.loss_sum / BATCH, loss, rtol=1e-5)
+
+
+def test_mixed_images_have_mixed_labels_and_count_for_the_larger_share():
+    after, metrics, (_, labels) = changed_step(
+        use_augmentation=True, mixup=1.0, cutmix=1.0, label_smoothing=0.1, class_weights="balanced"
+    )
+    key = jax.random.fold_in(jax.random.key(7), 0)
+    ours = Augmentation(flip=True, mixup=1.0, cutmix=1.0)
+    spec, raw = dataset().image_spec, jnp.asarray(dataset().train_images[:BATCH])
+    targets = smoothed(jnp.asarray(labels), CLASSES, 0.1)
+    mixed, targets = ours.mixed(key, ours.pixels(key, raw, spec.mean_pixel), targets, spec.normalize)
+    assert (np.sort(targets, axis=1)[:, -2] > 0.05).any()  # of two classes
+    expected, loss = hand_made_step(
+        mixed, lambda logits: -(class_weights() * targets * jax.nn.log_softmax(logits)).sum(1).mean()
+    )
+    chex.assert_trees_all_close(after.params, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics.loss_sum / BATCH, loss, rtol=1e-5)
+    model = new_model()
+    model.train()
+    assert metrics.num_correct == (model(mixed).argmax(1) == targets.argmax(1)).sum()
+
+
+def test_the_sharpness_aware_step_has_the_gradient_at_the_worse_point_and_the_statistics_of_the_first():
+    after, metrics, (images, labels) = changed_step(sam_rho=0.5)
+    plain, plain_metrics, _ = changed_step()
+
+    def loss(logits):
+        return cross_entropy(logits, labels).mean()
+
+    expected, _ = hand_made_step(images, loss, at=0.5)
+    chex.assert_trees_all_close(after.params, expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(after.params["kernel"], plain.params["kernel"], atol=1e-6)
+    chex.assert_trees_all_close((after.batch_stats, metrics), (plain.batch_stats, plain_metrics), rtol=1e-6)
+
+
+def test_the_moving_average_starts_as_the_network_and_follows_it():
+    start = create_state(new_model(), recipe(), average=True)
+    chex.assert_trees_all_equal(tuple(start.ema), (start.params, start.batch_stats))
+    after, _, _ = changed_step(ema_decay=0.9)
+    plain, _, _ = changed_step()
+    chex.assert_trees_all_close(after[:5], plain[:5], rtol=1e-6)
+    # At the first step, the weight of what was before is 1 / 10, less than the decay.
+    for average, old, new in zip(after.ema, start[1:3], plain[1:3], strict=True):
+        expected = jax.tree.map(lambda a, b: 0.1 * a + 0.9 * b, old, new)
+        chex.assert_trees_all_close(average, expected, rtol=1e-5, atol=1e-6)
+
+
 # Evaluation
 
 
@@ -305,14 +418,14 @@ def test_evaluation_counts_every_image_once_whatever_the_batch_size(batch_size):
     step = jax.jit(make_eval_step(model, data, sharding.make_mesh()))
     _, params, batch_stats = split_model(model)
     images = padded(data.test_images, data.test_labels, batch_size)
-    metrics = Metrics.zero()
+    metrics = EvalMetrics.zero(CLASSES)
     for start in range(0, len(images.labels), batch_size):
         batch = Images(*(part[start : start + batch_size] for part in images))
         metrics = step(metrics, params, batch_stats, batch)
     loss, correct = direct_evaluation()
-    np.testing.assert_allclose(metrics.loss_sum, loss, rtol=1e-5)
-    assert metrics.num_correct == correct
-    assert metrics.num_images == TEST
+    np.testing.assert_allclose(metrics.total.loss_sum, loss, rtol=1e-5)
+    assert metrics.total.num_correct == metrics.correct.sum() == correct
+    assert metrics.total.num_images == metrics.images.sum() == TEST
 
 
 def test_evaluation_uses_the_parameters_given_and_their_running_statistics():
@@ -321,7 +434,7 @@ def test_evaluation_uses_the_parameters_given_and_their_running_statistics():
     _, params, batch_stats = split_model(model)
     images = Images(jnp.asarray(data.test_images[:4]), jnp.asarray(data.test_labels[:4]))
     losses = [
-        float(step(Metrics.zero(), p, s, images).loss_sum)
+        float(step(EvalMetrics.zero(CLASSES), p, s, images).total.loss_sum)
         for p, s in (
             (params, batch_stats),
             (jax.tree.map(lambda p: p * 1.1, params), batch_stats),

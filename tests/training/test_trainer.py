@@ -57,7 +57,7 @@ def test_an_evaluation_ends_without_a_result_if_the_run_is_asked_to_stop():
         steps.append(len(batch.images))
         return metrics
 
-    evaluation = Evaluation(step, dataset.test_images, dataset.test_labels, 10, sharding.make_mesh())
+    evaluation = Evaluation(step, dataset.test_images, dataset.test_labels, 10, sharding.make_mesh(), 2)
     stop = SimpleNamespace(requested=lambda: len(steps) == 2)
-    assert evaluation(SimpleNamespace(params={}, batch_stats={}), stop) is None
+    assert evaluation({}, {}, stop) is None
     assert steps == [10, 10]  # of three batches
