@@ -109,7 +109,7 @@ def analyze(
     if not 0 <= image < available:
         raise InputError(f"image is {image}; it must be the index of a test image, from 0 to {available - 1}")
     # Validates the learning rate now: it is used only after the maps have been measured, which takes minutes.
-    dataclasses.replace(ours.config, learning_rate=learning_rate)
+    _gradient_config(ours.config, "none", learning_rate)
     # Made now for the same reason.
     make_folder(out)
 
@@ -311,9 +311,7 @@ def _gradients(ours: Trained, dataset: Dataset, steps: int, learning_rate: float
     labels = jnp.asarray(dataset.train_labels[:_GRADIENT_IMAGES])
     found: dict[str, Any] = {}
     for operation in _OPERATIONS:
-        change: dict[str, Any] = {"aggregate_op": operation} if operation != "none" else {"aggregate_placement": "none"}
-        config = dataclasses.replace(ours.config, **change, learning_rate=learning_rate, max_steps=None)
-        trainer = Trainer(config, dataset, mesh, {})
+        trainer = Trainer(_gradient_config(ours.config, operation, learning_rate), dataset, mesh, {})
         train_step = trainer.lower_train_step().compile()
         state = trainer.initial_state()
         network, rows = trainer.model_config, []
@@ -328,6 +326,15 @@ def _gradients(ours: Trained, dataset: Dataset, steps: int, learning_rate: float
         found[operation] = rows
         print_once(f"{operation}: loss {rows[0]['loss']:.3f} at step 0, {rows[-1]['loss']:.3f} at step {steps}")
     return found
+
+
+def _gradient_config(config: TrainConfig, operation: str, learning_rate: float) -> TrainConfig:
+    """Returns the configuration of a run that aggregates by another operation, at a constant learning rate."""
+    change: dict[str, Any] = {"aggregate_op": operation} if operation != "none" else {"aggregate_placement": "none"}
+    plain = TrainConfig()
+    # A warm-up or a cycle would begin far below the learning rate that the sentence on the gradients names.
+    change |= {name: getattr(plain, name) for name in ("warmup_epochs", "decay_every", "decay_at", "decay_factor")}
+    return dataclasses.replace(config, **change, schedule="constant", learning_rate=learning_rate, max_steps=None)
 
 
 def _row(step: int, gradients: Gradients) -> dict[str, Any]:

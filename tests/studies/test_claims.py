@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,6 +14,7 @@ from seanet_jax.models import PRESETS, SEANet
 from seanet_jax.studies import claims
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.run import fit
+from seanet_jax.training.schedule import learning_rate_schedule
 
 
 def stage(after, chosen):
@@ -85,6 +87,24 @@ def pair(tmp_path_factory):
         for config in (ours, baseline):
             fit(config)
         yield ours.out, baseline.out
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"decay_every": 1},
+        {"decay_every": None, "decay_at": (1, 2), "decay_factor": 0.5},
+        {"schedule": "one_cycle"},
+        {"schedule": "cosine", "warmup_epochs": 2.0, "optimizer": "muon"},
+    ],
+    ids=str,
+)
+def test_gradients_are_measured_at_the_learning_rate_that_is_named_whatever_the_runs_schedule(fields):
+    config = claims._gradient_config(TrainConfig(**fields), "max", 0.3)
+    schedule = learning_rate_schedule(config, 5)
+    assert {float(schedule(jnp.int32(step))) for step in (0, 1, 7, 300)} == {float(np.float32(0.3))}
+    assert config.aggregate_op == "max" and config.optimizer == TrainConfig(**fields).optimizer
 
 
 @pytest.mark.slow
