@@ -36,7 +36,8 @@ class Cell(NamedTuple):
     """An image and the lines of text below it.
 
     Attributes:
-        image: The image, in RGB and of any size. Small images are enlarged by an integer factor without smoothing.
+        image: The image, in RGB and of any size. An image of at most ``SIDE / 2`` pixels is enlarged by an integer
+            factor without smoothing. Others are resized to ``SIDE`` smoothly.
         lines: The lines of text. The first is bold.
     """
 
@@ -93,7 +94,13 @@ def _font(name: str) -> ImageFont.FreeTypeFont:
 def _fitted(image: Image.Image) -> Image.Image:
     """Resizes an image to fit a square of ``SIDE`` pixels."""
     factor = SIDE // max(image.size)
-    if factor >= 1:
+    if factor == 1:
+        # Enlarged by any factor, since its own pixels are too small to see, and it would fill as little as a quarter.
+        scale = SIDE / max(image.size)
+        return image.resize(
+            (round(image.width * scale) or 1, round(image.height * scale) or 1), Image.Resampling.BICUBIC
+        )
+    if factor > 1:
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     smaller = image.copy()
     smaller.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)

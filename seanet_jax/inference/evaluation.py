@@ -24,7 +24,7 @@ from seanet_jax.inference.classifier import Classifier
 from seanet_jax.inference.contact_sheet import Cell, Line, contact_sheet
 from seanet_jax.inference.figures import confusion_figure, reliability_figure
 from seanet_jax.inference.html_report import html_report
-from seanet_jax.inference.table_rows import describe_sizes, ranked, summary_rows
+from seanet_jax.inference.table_rows import best_and_worst, describe_sizes, summary_rows
 from seanet_jax.inference.trained import Trained, load
 from seanet_jax.json_files import json_text
 from seanet_jax.models import PRESETS, NetworkConfig, weights
@@ -374,10 +374,8 @@ def text(about: dict[str, Any]) -> str:
     if recorded := about["recorded"]:
         words = f"{recorded['test_accuracy']:.2%}, {recorded['test_loss']:.4f} {about['loss_unit']}"
         rows.append(("recorded in training", words))
-    worst, best = ranked(about["classes"]), ranked(about["classes"], best_first=True)
-    # No class is among the best and the worst. The images of a single class leave nothing to rank.
-    shown = min(_CLASSES_PRINTED, len(worst) // 2)
-    for name, some in (("best classes", best[:shown]), ("worst classes", worst[:shown])):
+    best, worst = best_and_worst(about["classes"], _CLASSES_PRINTED)
+    for name, some in (("best classes", best), ("worst classes", worst)):
         if some:
             rows.append((name, ", ".join(f"{shortened(row['name'], 40)} {row['accuracy']:.0%}" for row in some)))
     pairs = [

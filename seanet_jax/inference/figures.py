@@ -1,5 +1,6 @@
 """Figures of an evaluation: the confusion matrix and the reliability diagram."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,16 @@ _MOST_NAMED = 20
 _MOST_NUMBERED = 10
 # Longer names would leave no room for the matrix.
 _LONGEST_NAME = 20
+# With more cells than this in a row, some would be narrower than two pixels and could vanish.
+_MOST_CELLS = 300
 
 
 def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> "Figure":
     """Draws a confusion matrix, normalized over each row.
 
     Rows are true classes and columns are predicted classes. The axes name the classes if there are at most 20, and the
-    cells show the number of images if there are at most 10 classes.
+    cells show the number of images if there are at most 10 classes. With more than 300 classes, a cell stands for a
+    block of adjacent classes and shows the largest of their shares.
 
     Args:
         confusion: Number of images by true class and predicted class, ``[classes, classes]``.
@@ -34,8 +38,10 @@ def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> "Figure":
     shares = np.divide(confusion, images, out=np.zeros(confusion.shape), where=images > 0)
     made, (axes,) = style.figure(width=4.4, height=4)
     axes.grid(False)
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    style.label(axes, x="predicted class", y="true class")
+    block = math.ceil(len(names) / _MOST_CELLS)
+    picture = axes.imshow(_largest(shares, block), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    title = f"largest share of each {block} x {block} classes" if block > 1 else ""
+    style.label(axes, x="predicted class", y="true class", title=title)
     bar = made.colorbar(picture, ax=axes, shrink=0.9, format=PercentFormatter(1))
     bar.set_label("share of the class's images", fontsize=9)
     bar.ax.tick_params(labelsize=8)
@@ -54,6 +60,12 @@ def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> "Figure":
                 color = "white" if share > 0.55 else style.BLACK
                 axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=7, color=color)
     return made
+
+
+def _largest(shares: np.ndarray, block: int) -> np.ndarray:
+    """Returns the largest value of each block of a square matrix; blocks at its end may be smaller."""
+    starts = range(0, len(shares), block)
+    return np.maximum.reduceat(np.maximum.reduceat(shares, starts, axis=0), starts, axis=1)
 
 
 def reliability_figure(found: Reliability, error: float) -> "Figure":

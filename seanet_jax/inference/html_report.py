@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from seanet_jax.inference.table_rows import describe_sizes, ranked, summary_rows
+from seanet_jax.inference.table_rows import best_and_worst, describe_sizes, ranked, summary_rows
 from seanet_jax.printable import shortened
 from seanet_jax.training.progress import format_duration
 from seanet_jax.training.records import Record
@@ -64,6 +64,7 @@ def html_report(
         confusion=_figure(figures["confusion"], "Confusion matrix: share of each class's images by predicted class"),
         images_of={row["name"]: row["images"] for row in about["classes"]},
         averaged=_compare(about),
+        most_classes=_MOST_CLASSES,
         class_sizes=describe_sizes(about["classes"]),
         class_tables=_class_tables(about["classes"]),
         reliability=_figure(figures["reliability"], "Reliability diagram: accuracy and number of images by confidence"),
@@ -166,9 +167,9 @@ def _class_tables(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if len(classes) <= _MOST_CLASSES:
         unseen = [row for row in classes if not row["images"]]
         return [{"name": "Worst class first", "rows": [*ranked(classes), *unseen]}]
+    best, worst = best_and_worst(classes, _SHOWN)
     return [
-        {"name": f"The {_SHOWN} worst", "rows": ranked(classes)[:_SHOWN]},
-        {"name": f"The {_SHOWN} best", "rows": ranked(classes, best_first=True)[:_SHOWN]},
+        {"name": f"The {len(rows)} {name}", "rows": rows} for name, rows in (("worst", worst), ("best", best)) if rows
     ]
 
 

@@ -19,6 +19,24 @@ def ranked(classes: Sequence[Row], *, best_first: bool = False) -> list[Row]:
     return sorted(seen, key=lambda row: (-row["accuracy"] if best_first else row["accuracy"], -row["images"]))
 
 
+def best_and_worst(classes: Sequence[Row], most: int) -> tuple[list[Row], list[Row]]:
+    """Returns the classes with the highest and with the lowest accuracies. No class is among both.
+
+    Args:
+        classes: Name, number of images and accuracy of each class.
+        most: Largest number of classes in either list. If there are fewer than twice as many, each list has half.
+
+    Returns:
+        The best classes, best first, and the worst, worst first. Both are empty if all accuracies are equal.
+    """
+    worst, best = ranked(classes), ranked(classes, best_first=True)
+    if worst[0]["accuracy"] == best[0]["accuracy"]:
+        return [], []
+    shown = min(most, len(worst) // 2)
+    others = [row for row in worst if not any(row is one for one in best[:shown])]
+    return best[:shown], others[:shown]
+
+
 def describe_sizes(classes: Sequence[Row]) -> str:
     """Describes how the test images are spread over the classes, which decides what a mean over classes tells.
 

@@ -26,3 +26,11 @@ def test_a_sheet_has_every_picture_and_its_words():
     for count in (0, MOST + 1):
         with pytest.raises(InputError, match="give from 1 to 1000"):
             contact_sheet(cells[:1] * count)
+
+
+def test_pictures_of_any_size_fill_their_squares():
+    for size, shown in (((32, 32), (160, 160)), ((64, 64), (128, 128)), ((96, 96), (160, 160)), ((96, 40), (160, 67))):
+        cell = Cell(Image.new("RGB", size, "black"), [Line("名前" * 40), Line("قطة 🙂")])
+        sheet = np.asarray(Image.open(io.BytesIO(contact_sheet([cell]))).convert("L"))[10 : 10 + SIDE]
+        rows, columns = (sheet == 0).any(1), (sheet == 0).any(0)
+        assert (columns.sum(), rows.sum()) == shown

@@ -28,6 +28,17 @@ def test_the_matrix_shows_shares_of_each_class():
     assert [one.get_text() for one in made.axes[0].texts] == ["3", "1", "8"]
 
 
+def test_of_very_many_classes_no_cell_vanishes():
+    confusion = np.zeros((701, 701), int)
+    confusion[np.arange(701), np.arange(701)] = 1
+    confusion[5, 700] = 3  # 3 of the 4 images of class 5
+    (picture,) = (axes := confusion_figure(confusion, [str(n) for n in range(701)]).axes[0]).images
+    cells = picture.get_array()
+    assert cells.shape == (234, 234) and axes.get_title(loc="left") == "largest share of each 3 x 3 classes"
+    np.testing.assert_array_equal(np.diag(cells), 1)
+    assert cells[1, 233] == 0.75 and np.count_nonzero(cells) == 235
+
+
 def test_the_reliability_diagram_shows_every_bin():
     found = Reliability(np.array([0, 6, 2]), np.array([np.nan, 0.5, 0.9]), np.array([np.nan, 1 / 3, 1.0]))
     above, below = reliability_figure(found, 0.15).axes
