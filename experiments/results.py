@@ -20,11 +20,13 @@ def main() -> None:
     parser.add_argument("--comparison", default=kept / "compare-cifar100", help="folder of compare.py")
     parser.add_argument("--ablation", default=kept / "ablate-cifar100", help="folder of ablate.py")
     parser.add_argument("--analysis", default=kept / "analysis-cifar100", help="folder of analyze.py")
+    parser.add_argument("--recipes", default=kept / "recipes-cifar100", help="folder of recipes.py")
     parser.add_argument("--page", default="docs/results.md", help="Markdown file to write")
     arguments = parser.parse_args()
     from seanet_jax.studies.page import Results, write
 
-    write(Results.read(arguments.comparison, arguments.ablation, arguments.analysis, MODELS), arguments.page)
+    folders = (arguments.comparison, arguments.ablation, arguments.analysis)
+    write(Results.read(*folders, MODELS, arguments.recipes), arguments.page)
     print_result(str(arguments.page))
 
 

@@ -17,7 +17,7 @@ from seanet_jax.durable import write_whole
 from seanet_jax.errors import InputError
 from seanet_jax.json_files import checked, read_json
 from seanet_jax.paths import UserPath, exists, user_path
-from seanet_jax.studies import ablate, comparison, comparison_tables
+from seanet_jax.studies import ablate, comparison, comparison_tables, recipes
 from seanet_jax.studies.ablation_figure import ablation_figure
 from seanet_jax.studies.cost_figure import error_against_multiply_adds
 from seanet_jax.studies.curve_figures import against_published, error_curves
@@ -46,6 +46,7 @@ class Results:
         analysis: The contents of ``analysis.json``, or None.
         analysis_folder: The folder that holds the figures of the analysis.
         full: The names of the presets of the full comparison, whose cost the page estimates.
+        recipes: The study that compares recipes, or None.
     """
 
     comparison: Study
@@ -53,9 +54,17 @@ class Results:
     analysis: dict[str, Any] | None
     analysis_folder: Path
     full: tuple[str, ...]
+    recipes: Study | None = None
 
     @classmethod
-    def read(cls, comparison: UserPath, ablation: UserPath, analysis: UserPath, full: tuple[str, ...]) -> "Results":
+    def read(
+        cls,
+        comparison: UserPath,
+        ablation: UserPath,
+        analysis: UserPath,
+        full: tuple[str, ...],
+        recipes: UserPath | None = None,
+    ) -> "Results":
         """Reads the records from their folders. Only the first folder must exist.
 
         Args:
@@ -63,6 +72,7 @@ class Results:
             ablation: A folder that ``experiments/ablate.py`` has written.
             analysis: A folder that ``experiments/analyze.py`` has written.
             full: The names of the presets of the full comparison.
+            recipes: A folder that ``experiments/recipes.py`` has written; None leaves that study out.
 
         Raises:
             InputError: If the first folder holds no study with a finished run.
@@ -78,6 +88,7 @@ class Results:
             _read_analysis(found) if exists(found) else None,
             analysis,
             full,
+            Study.read(recipes) if recipes is not None and exists(user_path(recipes) / "study.json") else None,
         )
 
 
@@ -143,6 +154,20 @@ def draw(results: Results) -> None:
                 axes.setdefault(found["axis"], []).append(value)
         if axes:
             style.save(ablation_figure(axes, base=ablate.BASE_VALUES), results.ablation.folder / "ablation")
+    if results.recipes is not None:
+        curves = _runs(results.recipes)
+        for model, by_recipe in _recipe_variants(results.recipes).items():
+            of_model = {name: curves[variant] for name, variant in by_recipe.items()}
+            made = error_curves(of_model, epochs=results.recipes.base.epochs, title=model)
+            style.save(made, results.recipes.folder / f"errors-{model}")
+
+
+def _recipe_variants(study: Study) -> dict[str, dict[str, str]]:
+    """Returns, by network and recipe, the variants of the study of recipes that have finished runs."""
+    found: dict[str, dict[str, str]] = {}
+    for row in recipes.rows(study):
+        found.setdefault(row.model, {})[row.recipe] = f"{row.model}-{row.recipe}"
+    return found
 
 
 def _runs(study: Study) -> dict[str, list[list[Record]]]:
@@ -171,7 +196,7 @@ def text(results: Results, page: Path) -> str:
         InputError: If a study is not in the folder of the page.
     """
     study = results.comparison
-    studies = [study] + ([results.ablation] if results.ablation else [])
+    studies = [found for found in (study, results.ablation, results.recipes) if found is not None]
     runs = [(of, run) for of in studies for run in of.finished()]
     summaries = [summary for of, run in runs if (summary := of.summary(run)) is not None]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -198,6 +223,9 @@ def text(results: Results, page: Path) -> str:
             learning_rates=_validation_errors(study),
             ablation=results.ablation,
             ablation_table=results.ablation and ablate.markdown(results.ablation).strip(),
+            recipes=results.recipes,
+            recipes_table=results.recipes and recipes.markdown(results.recipes).strip(),
+            recipe_variants=_recipe_variants(results.recipes) if results.recipes else {},
             analysis=results.analysis,
             analysis_folder=results.analysis_folder,
             commands=_commands(results),
@@ -258,14 +286,18 @@ def _commands(results: Results) -> list[str]:
         commands.append(_command("ablate", results.ablation))
     if results.analysis is not None:
         commands.append(results.analysis["command"])
+    if results.recipes is not None:
+        commands.append(_command("recipes", results.recipes))
     return [*commands, "python experiments/results.py"]
 
 
 def _command(script: str, study: Study) -> str:
     """Returns the command that makes a study."""
     base, plain = study.base, TrainConfig()
-    models = list(study.variants) if script == "compare" else [ablate.base_name(study)]
-    flags = [f"--models {' '.join(models)}", f"--learning-rates {' '.join(f'{r:g}' for r in study.learning_rates)}"]
+    models = dict.fromkeys(str(fields["model"]) for fields in study.variants.values())
+    flags = [f"--models {' '.join(models)}"]
+    if script != "recipes":  # which have their own
+        flags.append(f"--learning-rates {' '.join(f'{rate:g}' for rate in study.learning_rates)}")
     flags.append(f"--seeds {study.seeds}")
     kept = {name: getattr(plain, name) for name in ("out", "data_dir", "resume", "model", "seed")}
     flags += as_flags(dataclasses.replace(base, **kept), plain)

@@ -9,7 +9,7 @@ from training_fixtures import made_record, made_summary, records
 
 from seanet_jax.commands.compare import MODELS
 from seanet_jax.errors import InputError
-from seanet_jax.studies import ablate
+from seanet_jax.studies import ablate, recipes
 from seanet_jax.studies.page import Results, _runs, text, write
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.training.config import TrainConfig
@@ -77,6 +77,23 @@ def test_its_commands_are_those_of_the_studies(folder):
         "--limit-train 20000 --validation-fraction 0.1 --out "
     ) in page
     assert "ablate.py --models seanet20_narrow --learning-rates 0.1 --seeds 1 --epochs 2" in page
+
+
+def test_the_page_has_the_study_of_recipes_if_there_is_one(folder):
+    variants = recipes.variants(("senet20",), 2)
+    study = Study(folder / "recipes", TrainConfig(epochs=2), variants, seeds=1)
+    for variant, error in zip(variants, (60, 50, 55), strict=True):
+        leave_run(study, Run(variant, study.rates(variant)[0], 0), error)
+    study.write()
+    results = Results.read(
+        folder / "compare", folder / "ablate", folder / "analysis", ("resnet20",), folder / "recipes"
+    )
+    write(results, folder / "results.md")
+    page = (folder / "results.md").read_text()
+    assert "## Recipes: the same networks in 2 epochs" in page
+    assert "| senet20 | fast | 50.00 |  | +10.00 | 1.00 |" in page
+    assert "python experiments/recipes.py --models senet20 --seeds 1 --epochs 2 --out" in page
+    assert "(recipes/errors-senet20.png)" in page and (folder / "recipes" / "errors-senet20.svg").exists()
 
 
 def test_every_link_of_the_page_leads_somewhere(folder):
