@@ -70,7 +70,7 @@ def load_folder(
         InputError: If an argument is invalid, the folder has none of the layouts, a file cannot be read, there are no
             training or no test images, or the images do not fit into memory.
     """
-    folder = user_path(data_dir)
+    folder = user_path(data_dir).absolute()
     image_size, test_fraction = plain(image_size), plain(test_fraction)
     if not is_integer(image_size, minimum=1):
         raise InputError(f"image_size is {image_size!r}; it must be a positive number of pixels")
@@ -172,7 +172,8 @@ def _build(folder: Path, layout: FolderLayout, image_size: int, fraction: float,
     for split in ("train", "test"):
         if not order[split]:
             why = f", because {_broken(about, layout)}" if decoded.broken else ""
-            raise InputError(f"{folder} gives no {split} images{why}; add images, or change --test-fraction")
+            title = "training" if split == "train" else split
+            raise InputError(f"{folder} gives no {title} images{why}; add images, or change --test-fraction")
     # In place, because a copy of all images may not fit into memory.
     _permute(decoded.images, [*order["train"], *order["test"], *order["broken"]])
     arrays: Arrays = {}

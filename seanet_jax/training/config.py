@@ -181,13 +181,17 @@ class TrainConfig(Recipe, _Task):
         if not holds:
             raise InputError(f"{name} is {short_repr(getattr(self, name))}; it must be {allowed}")
 
-    def model_config(self, num_classes: int, in_channels: int = 3, devices: int = 1) -> NetworkConfig:
+    def model_config(
+        self, num_classes: int, in_channels: int = 3, devices: int = 1, image_size: int | None = None
+    ) -> NetworkConfig:
         """Returns the configuration of the network that this run trains.
 
         Args:
             num_classes: Number of classes of the data set.
             in_channels: Number of image channels.
             devices: Number of devices that share a batch.
+            image_size: Height and width of the images, in pixels, for networks of one size, such as EncapNet. None is
+                the field of this name, or the preset's size.
 
         Raises:
             InputError: If the preset is unknown or an override does not fit it.
@@ -195,6 +199,8 @@ class TrainConfig(Recipe, _Task):
         overridable = ("squeeze_excite", "reduction", "aggregate_placement", "aggregate_op", "aggregate_factor")
         given = {name: getattr(self, name) for name in overridable}
         overrides = {name: value for name, value in given.items() if value is not None and value != "preset"}
+        if (size := image_size or self.image_size) and hasattr(find_preset(self.model), "image_size"):
+            overrides["image_size"] = size
         return model_config(
             self.model,
             num_classes=num_classes,

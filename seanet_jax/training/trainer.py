@@ -139,8 +139,9 @@ class Trainer:
         split = jax.jit(lambda: tuple(jax.random.split(key_from_seed(config.seed), 3)), out_shardings=placement)
         self._init_key, self._order_key, self.augment_key = split()
 
+        images = dataset.image_spec
         self.model_config = config.model_config(
-            dataset.image_spec.num_classes, in_channels=dataset.image_spec.channels, devices=mesh.size
+            images.num_classes, in_channels=images.channels, devices=mesh.size, image_size=images.height
         )
         descent, average = optimizer(config, self.steps_per_epoch), config.ema_decay is not None
         # Jitted: outside of jit, JAX compiles the initialization of every parameter shape on its own.

@@ -2,12 +2,13 @@
 
 import contextlib
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 from folder_fixtures import image, two_classes, write_images
 from path_fixtures import obeying_permissions
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from seanet_jax import InputError
 from seanet_jax.data import cache, folder, image_file
@@ -148,6 +149,20 @@ def test_a_second_load_decodes_nothing_and_gives_the_same(tmp_path, monkeypatch,
     assert "1 of 61 files cannot be read as images" in refusal(tmp_path)
 
 
+def test_a_folder_has_one_cache_by_whatever_path_it_is_named(tmp_path, monkeypatch):
+    data = load_folder(two_classes(tmp_path / "images"))
+    monkeypatch.setattr(folder, "open_image", None)
+    monkeypatch.chdir(tmp_path)
+    assert same(load_folder("images"), data)
+
+
+def test_settings_of_the_process_are_as_before(tmp_path):
+    """Threads that read images change settings of Pillow and of warnings at the same time."""
+    filters, limit = list(warnings.filters), PngImagePlugin.MAX_TEXT_CHUNK
+    load_folder(two_classes(tmp_path))
+    assert (warnings.filters, PngImagePlugin.MAX_TEXT_CHUNK) == (filters, limit)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -229,7 +244,7 @@ def test_a_folder_without_a_single_image_is_refused(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "notes.txt").write_text("no image")
     message = refusal(tmp_path, skip_broken=True)
-    assert f"{tmp_path} gives no train images, because 2 of 2 files cannot be read as images: " in message
+    assert f"{tmp_path} gives no training images, because 2 of 2 files cannot be read as images: " in message
 
 
 def test_classes_without_training_or_test_images_are_named(tmp_path, capsys):

@@ -48,6 +48,15 @@ def test_overrides_reach_the_network():
     assert (network.num_classes, network.in_channels, network.widths) == (7, 1, (128, 256, 512))
 
 
+def test_a_network_of_one_image_size_is_made_for_the_images():
+    """EncapNet's classifier has a weight for each place of its last map."""
+    assert TrainConfig(model="encapnet").model_config(10).image_size == 32
+    assert TrainConfig(model="encapnet", dataset="folder", image_size=64).model_config(10).image_size == 64
+    assert TrainConfig(model="encapnet").model_config(10, image_size=96).image_size == 96
+    with pytest.raises(InputError, match="image_size is 100; it must be divisible by 8"):
+        TrainConfig(model="encapnet", dataset="folder", image_size=100)
+
+
 FREE = {
     *("epochs", "max_steps", "eval_batch_size", "data_dir", "out", "resume", "require_gpu", "log_every"),
     *("checkpoint_every", "checkpoint_steps", "on_nan", "patience"),
