@@ -1,5 +1,6 @@
 """The page of results: from made folders, and the one in docs/."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -85,10 +86,7 @@ def test_the_page_has_the_study_of_recipes_if_there_is_one(folder):
     for variant, error in zip(variants, (60, 50, 55), strict=True):
         leave_run(study, Run(variant, study.rates(variant)[0], 0), error)
     study.write()
-    results = Results.read(
-        folder / "compare", folder / "ablate", folder / "analysis", ("resnet20",), folder / "recipes"
-    )
-    write(results, folder / "results.md")
+    write(dataclasses.replace(read(folder), recipes=study), folder / "results.md")
     page = (folder / "results.md").read_text()
     assert "## Recipes: the same networks in 2 epochs" in page
     assert "| senet20 | fast | 50.00 |  | +10.00 | 1.00 |" in page

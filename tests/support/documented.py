@@ -39,6 +39,7 @@ _SMALLER = {
     "experiments/ablate.py": _ABLATE,
     "benchmarks/inference.py": {"--models": "resnet20", "--batch-sizes": "2", "--rounds": "1", "--seconds": "0.01"},
     "experiments/analyze.py": _ANALYZE,
+    "experiments/recipes.py": _TRAINING | {"--epochs": "2", "--seeds": "1"},
     "experiments/results.py": {},
 }
 _DROPPED = ("--require-gpu", "--distributed")
