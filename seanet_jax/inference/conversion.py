@@ -183,7 +183,7 @@ def write_run(
     model_config = config.model_config(len(images.class_names), in_channels=images.channels)
     network = nnx.eval_shape(lambda: build(model_config, rngs=nnx.Rngs(0)))
     weights.set_arrays(network, weights.to_arrays(model), "the model")
-    state = create_state(network, optimizer(config, steps_per_epoch))
+    state = create_state(network, optimizer(config, steps_per_epoch), average=config.ema_decay is not None)
     trace = None
     if momentum is not None:
         if config.optimizer != "sgd":
