@@ -125,7 +125,7 @@ def test_type_checkers_accept_the_public_names(tmp_path, checker):
 
 
 def test_importing_the_package_stays_light():
-    slow = "{'tensorflow', 'tensorflow_datasets', 'matplotlib', 'sklearn', 'orbax.checkpoint', 'tensorboardX'}"
+    slow = "{'tensorflow', 'tensorflow_datasets', 'matplotlib', 'sklearn', 'orbax.checkpoint', 'torch'}"
     code = (
         f"import sys, seanet_jax; print(sorted(({slow} | {{'jax', 'flax'}}) & set(sys.modules))); "
         f"seanet_jax.SEANet; print(sorted({slow} & set(sys.modules)))"
