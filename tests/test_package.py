@@ -193,6 +193,7 @@ PLAIN_WRITES = {
     ("console.py", "open"): "/dev/null, in place of a stream that is closed",
     ("data/tfds.py", "mkdir"): "the folder of a download, which is put on disk before its content gets its name",
     ("training/tensorboard.py", "mkdir"): "events can be drawn again from the records",
+    ("training/tensorboard.py", "open"): "events can be drawn again from the records",
 }
 
 
