@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from seanet_jax.data.cache import Arrays, cached
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.data.folder_layout import FolderFile, FolderLayout, read_layout
 from seanet_jax.data.image_file import MemoryBudget, fit_image, lenient_pillow, open_image
-from seanet_jax.data.memory import available_memory
+from seanet_jax.data.memory import check_images_fit
 from seanet_jax.data.pixel_statistics import mean_and_std
 from seanet_jax.data.progress import progress_bar
 from seanet_jax.data.source import OPTIONS, DatasetSource
@@ -81,7 +80,7 @@ def load_folder(
         raise InputError(f"{folder} has a folder of test images; leave test_fraction out, or move them to the others")
     fraction = TEST_FRACTION if test_fraction is None else test_fraction
     if not mapped:
-        _check_memory(len(layout.files), image_size)
+        check_images_fit(len(layout.files), image_size, image_size, _CHANNELS)
 
     def build() -> Arrays:
         return _build(folder, layout, image_size, fraction, progress)
@@ -111,18 +110,6 @@ def load_folder(
         ),
         flip=True,
     )
-
-
-def _check_memory(count: int, image_size: int) -> None:
-    """Raises an InputError if the images do not fit into memory."""
-    # A data set is in memory twice while it is sent to the devices, which may be the same memory.
-    needed, available = 2 * count * image_size**2 * _CHANNELS, available_memory()
-    if needed > available:
-        fitting = math.isqrt(available // (2 * count * _CHANNELS))
-        raise InputError(
-            f"{count:,} images of {image_size} x {image_size} pixels need {needed:,} bytes of memory, half of it on "
-            f"the devices, but {available:,} are free; choose an --image-size of at most {fitting}, or fewer images"
-        )
 
 
 def _key(folder: Path, layout: FolderLayout, image_size: int, fraction: float) -> str:

@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
@@ -147,12 +147,8 @@ def open_image(path: UserPath, budget: MemoryBudget | None = None) -> Iterator[I
     try:
         with lenient_pillow():
             _check_length(path)
-            with Image.open(path, formats=image_formats.readable()) as image:
-                needed = _checked_memory(image)
-                with budget.spend(needed) if budget else contextlib.nullcontext():
-                    image.load()
-                    _check_white(image)
-                    yield image
+            with decoded_image(path, budget) as image:
+                yield image
         return
     except InputError as error:
         reason = str(error)
@@ -164,6 +160,26 @@ def open_image(path: UserPath, budget: MemoryBudget | None = None) -> Iterator[I
     except Exception as error:  # Pillow raises a dozen types of exceptions for damaged files.
         reason = (isinstance(error, OSError) and error.strerror) or printable(error) or type(error).__name__
     raise InputError(f"{printable(path)} cannot be read as an image ({reason})")
+
+
+@contextlib.contextmanager
+def decoded_image(source: Path | IO[bytes], budget: MemoryBudget | None = None) -> Iterator[Image.Image]:
+    """Opens and decodes an image file, whose errors are passed on as they are.
+
+    Args:
+        source: The path or the content of the file.
+        budget: The memory that several threads share for decoding, or None for a single thread.
+
+    Raises:
+        InputError: If decoding would take too much memory, or the pixel format does not define black and white.
+        Exception: Any exception of Pillow, if the file is damaged or its format is not read.
+    """
+    with Image.open(source, formats=image_formats.readable()) as image:
+        needed = _checked_memory(image)
+        with budget.spend(needed) if budget else contextlib.nullcontext():
+            image.load()
+            _check_white(image)
+            yield image
 
 
 def _check_length(path: Path) -> None:

@@ -8,6 +8,8 @@ from seanet_jax.data.cifar import CIFAR10_SOURCE, CIFAR100_SOURCE
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.data.digits import DIGITS_SOURCE
 from seanet_jax.data.folder import FOLDER_SOURCE
+from seanet_jax.data.prepared import PREPARED_SOURCE, prepared_source
+from seanet_jax.data.prepared_info import is_prepared_name
 from seanet_jax.data.source import DatasetSource
 from seanet_jax.data.tfds import default_data_dir
 from seanet_jax.errors import InputError
@@ -17,7 +19,8 @@ from seanet_jax.plugins import load_plugins
 from seanet_jax.printable import short_repr
 
 DATASETS: dict[str, DatasetSource] = {
-    source.name: source for source in (CIFAR10_SOURCE, CIFAR100_SOURCE, DIGITS_SOURCE, FOLDER_SOURCE, ARRAYS_SOURCE)
+    source.name: source
+    for source in (CIFAR10_SOURCE, CIFAR100_SOURCE, DIGITS_SOURCE, FOLDER_SOURCE, PREPARED_SOURCE, ARRAYS_SOURCE)
 }
 """The known data sets by name. `register_dataset` adds to it."""
 
@@ -40,6 +43,8 @@ def is_known(name: object) -> bool:
     """Returns whether a data set of this name exists. Plugins are loaded if it is not in the table yet."""
     if not isinstance(name, str):
         return False
+    if is_prepared_name(name):
+        return True
     # Only for a missing name, because most runs need no plugin and a broken one must not stop them.
     if name not in DATASETS:
         load_plugins()
@@ -60,7 +65,7 @@ def find_source(name: str) -> DatasetSource:
             f"There is no data set {short_repr(name)}; the data sets are {', '.join(DATASETS)}; "
             "one of another package is known where that package, the plugin, is installed"
         )
-    return DATASETS[name]
+    return DATASETS[name] if name in DATASETS else prepared_source(name)
 
 
 def load(

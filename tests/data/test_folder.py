@@ -11,7 +11,7 @@ from path_fixtures import obeying_permissions
 from PIL import Image, PngImagePlugin
 
 from seanet_jax import InputError
-from seanet_jax.data import cache, folder, image_file
+from seanet_jax.data import cache, folder, image_file, memory
 from seanet_jax.data.folder import load_folder
 from seanet_jax.data.image_file import open_image, to_pixels
 
@@ -303,7 +303,7 @@ def test_images_of_mixed_sizes_become_equal(tmp_path):
 def test_too_many_images_for_the_memory_are_refused_before_any_is_decoded(tmp_path, monkeypatch):
     two_classes(tmp_path)
     monkeypatch.setattr(folder, "open_image", None)
-    monkeypatch.setattr(folder, "available_memory", lambda: 2 * 60 * 3 * 20**2)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2 * 60 * 3 * 20**2)
     assert refusal(tmp_path, image_size=64) == (
         "60 images of 64 x 64 pixels need 1,474,560 bytes of memory, half of it on the devices, but 144,000 are free; "
         "choose an --image-size of at most 20, or fewer images"

@@ -46,6 +46,7 @@ def test_the_built_in_data_sets_have_titles():
         "cifar100": "CIFAR-100",
         "digits": "the handwritten digits",
         "folder": "a folder of images",
+        "tfds:NAME": "any images prepared by TFDS",
         "arrays": "NumPy arrays",
     }
 
