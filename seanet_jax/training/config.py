@@ -174,7 +174,7 @@ class TrainConfig(Recipe, _Task):
             name = next(name for name in ("label_smoothing", "mixup", "cutmix") if getattr(self, name))
             raise InputError(
                 f"{name} is {short_repr(getattr(self, name))}, but {self.model} is trained by the margin loss, which "
-                f"takes one label of each image; leave {name} at 0"
+                f"takes one label of each image; {name} must be 0"
             )
 
     def _require(self, name: str, allowed: str, holds: bool) -> None:

@@ -168,7 +168,8 @@ class Recipe:
         for name in names:
             value, default = getattr(self, name), _DEFAULTS[name]
             if value != default:
-                raise InputError(f"{why}, but {name} is {short_repr(value)}; leave {name} at {default!r}")
+                # A named recipe may have set the field, so the message does not say to leave it alone.
+                raise InputError(f"{why}, but {name} is {short_repr(value)}; it must be {default!r}")
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)}

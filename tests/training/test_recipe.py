@@ -23,20 +23,20 @@ WRONG = [
     ({"mixup": -0.1}, "mixup is -0.1; it must be at least 0"),
     ({"ema_decay": 1}, "ema_decay is 1; it must be above 0 and below 1, or None"),
     # What nothing would follow.
-    ({"optimizer": "adam", "nesterov": True}, "the optimizer is adam, but nesterov is True; leave nesterov at False"),
+    ({"optimizer": "adam", "nesterov": True}, "the optimizer is adam, but nesterov is True; it must be False"),
     ({"nesterov": True, "momentum": 0}, "momentum is 0; Nesterov's momentum needs one above 0"),
     ({"schedule": "cosine", "decay_every": 7}, "the schedule is cosine, but decay_every is 7; make decay_every None"),
     (
         {"schedule": "constant", "decay_every": None, "decay_at": (3,)},
-        "the schedule is constant, but decay_at is (3,); leave decay_at at ()",
+        "the schedule is constant, but decay_at is (3,); it must be ()",
     ),
     (
         {"schedule": "one_cycle", "warmup_epochs": 1},
-        "the schedule one_cycle has its own warm-up, but warmup_epochs is 1; leave warmup_epochs at 0.0",
+        "the schedule one_cycle has its own warm-up, but warmup_epochs is 1; it must be 0.0",
     ),
     ({"epochs": 2, "warmup_epochs": 3}, "warmup_epochs is 3; it must be at most 2, the epochs"),
-    ({"augment": False, "cutmix": 1.0}, "augment is False, but cutmix is 1.0; leave cutmix at 0.0"),
-    ({"augment": False, "padding": "reflect"}, "augment is False, but padding is 'reflect'; leave padding at 'zero'"),
+    ({"augment": False, "cutmix": 1.0}, "augment is False, but cutmix is 1.0; it must be 0.0"),
+    ({"augment": False, "padding": "reflect"}, "augment is False, but padding is 'reflect'; it must be 'zero'"),
 ]
 
 
