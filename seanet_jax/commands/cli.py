@@ -41,6 +41,20 @@ class Arguments(argparse.ArgumentParser):
         raise InputError(f"{message}; {' '.join([*hints, '--help lists the arguments'])}")
 
 
+def add_which(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag --which, which chooses a network of a run.
+
+    Args:
+        parser: The parser of a command that reads the folder of a run.
+    """
+    parser.add_argument(
+        "--which",
+        choices=("best", "latest", "ema"),
+        default="best",
+        help="a run's network: of the best epoch (default), of the latest checkpoint, or its moving average (ema)",
+    )
+
+
 def command(action: Callable[[], None]) -> NoReturn:
     """Runs a command that trains nothing, and exits.
 

@@ -10,9 +10,10 @@ folder of pretrained weights becomes a PyTorch state dict.
 
 A checkpoint is a file of the release, {epoch, weight, optimizer_state_dict} or {epoch, state_dict, optimizer}, another
 file with one state dict in it, or a state dict alone. Its network is a SEANet, or a SENet or ResNet whose layers have
-the same names, but not a pre-activation network; the architecture is inferred from names and shapes. The run begins at
-the checkpoint's epoch with its momentum, or else at step 0. Files are read as data, and no code in them runs. PyTorch
-files need PyTorch, which the extra "convert" installs.
+the same names, but not a pre-activation network; the architecture is inferred from names and shapes. The run begins
+at the checkpoint's epoch, or at step 0 if there is none. It continues with the checkpoint's momentum if --optimizer is
+sgd; another optimizer starts anew. With --ema-decay, the moving average starts as the network. Files are read as data,
+and no code in them runs. PyTorch files need PyTorch, which the extra "convert" installs.
 
 The other flags are the recipe of the run that is written, by default the published recipe. Resuming the run accepts no
 other recipe.
@@ -115,10 +116,12 @@ def _describe(converted: "ConvertedRun") -> str:
     network = " ".join(
         str(value) if field == "model" else f"{field}={value}" for field, value in converted.network_fields.items()
     )
-    momentum = "the checkpoint's" if converted.has_momentum else "zero"
+    momentum = "momentum the checkpoint's" if converted.has_momentum else "momentum zero"
+    if converted.config.optimizer != "sgd":
+        momentum = f"{converted.config.optimizer} starts anew"
     return (
         f"{converted.config.out}: {network} on {converted.config.dataset}, {_count_parameters(converted.model)} "
-        f"parameters, step {converted.step}, momentum {momentum}"
+        f"parameters, step {converted.step}, {momentum}"
     )
 
 

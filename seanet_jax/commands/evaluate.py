@@ -28,7 +28,7 @@ import shlex
 import sys
 from typing import NoReturn
 
-from seanet_jax.commands.cli import Arguments, command, keep_what_is_compiled
+from seanet_jax.commands.cli import Arguments, add_which, command, keep_what_is_compiled
 from seanet_jax.console import print_result
 
 
@@ -36,7 +36,7 @@ def run() -> None:
     """Reads the arguments and evaluates."""
     parser = Arguments(__doc__)
     parser.add_argument("folder", help="folder of a run or of pretrained weights")
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="run's checkpoint (default: best)")
+    add_which(parser)
     parser.add_argument("--dataset", help="dataset on which to test pretrained weights; a run has its own")
     parser.add_argument(
         "--data-dir", help="folder with CIFAR, as in seanet train (default: the run's own, if it is here)"

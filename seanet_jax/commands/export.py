@@ -2,9 +2,9 @@
 
     seanet export runs/cifar100-seanet20-seed0 seanet20.stablehlo
 
-FOLDER is the folder of a run, whose best checkpoint is exported, or of pretrained weights. The artifact takes uint8
-images [batch, height, width, channels] in batches of any size and returns float32 probabilities [batch, classes]. It
-normalizes the images itself, and runs on CPU, CUDA, ROCm and TPU.
+FOLDER is the folder of a run, whose best epoch is exported by default, or of pretrained weights. The artifact takes
+uint8 images [batch, height, width, channels] in batches of any size and returns float32 probabilities [batch, classes].
+It normalizes the images itself, and runs on CPU, CUDA, ROCm and TPU.
 
 Writes the artifact, and OUT.json beside it: input, output, classes, platforms, versions, the artifact's SHA-256, and
 five lines of Python that run it. Before anything is written, the artifact's logits and probabilities are compared with
@@ -16,7 +16,7 @@ folder is wrong.
 
 from typing import NoReturn
 
-from seanet_jax.commands.cli import Arguments, command
+from seanet_jax.commands.cli import Arguments, add_which, command
 from seanet_jax.console import print_result
 
 
@@ -25,6 +25,7 @@ def run() -> None:
     parser = Arguments(__doc__)
     parser.add_argument("folder", help="folder of a run or of pretrained weights")
     parser.add_argument("out", help="artifact to write, *.stablehlo")
+    add_which(parser)
     arguments = parser.parse_args()
     # Imported late, so that --help and a wrong argument need not wait for JAX.
     import jax
@@ -33,7 +34,7 @@ def run() -> None:
     jax.config.update("jax_platforms", "cpu")
     from seanet_jax.inference.stablehlo import write
 
-    print_result(write(arguments.folder, arguments.out))
+    print_result(write(arguments.folder, arguments.out, arguments.which))
 
 
 def main() -> NoReturn:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from seanet_jax import console
-from seanet_jax.commands.cli import Arguments, command, keep_what_is_compiled
+from seanet_jax.commands.cli import Arguments, add_which, command, keep_what_is_compiled
 from seanet_jax.durable import make_folders, write_whole
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.paths import exists, is_folder, user_path
@@ -69,7 +69,7 @@ def run() -> None:
     parser.add_argument("--top", type=int, default=5, help="number of classes to print (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     parser.add_argument("--sheet", help="PNG file to write: the images with their predictions below them")
-    parser.add_argument("--which", choices=("best", "latest"), default="best", help="run's checkpoint (default: best)")
+    add_which(parser)
     arguments = parser.parse_args()
     if arguments.top < 1:
         raise InputError(f"--top is {arguments.top}; it must be a positive integer")

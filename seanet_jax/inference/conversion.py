@@ -43,7 +43,7 @@ class ConvertedRun(NamedTuple):
         config: The run's configuration.
         network_fields: Fields of the configuration that describe the network: its preset, and what differs from it.
         step: Optimizer steps done.
-        has_momentum: Whether the momentum was in the source. It is zero otherwise.
+        has_momentum: Whether SGD continues with the momentum in the source. Any optimizer starts anew otherwise.
     """
 
     model: Network
@@ -86,6 +86,8 @@ def convert_to_run(
     dataset = find_dataset(found.model.config, source, asked=dataset, images=images)
     network = find_preset(found.model.config, source)
     config = dataclasses.replace(recipe, dataset=dataset, out=target, **network)
+    # The momentum in a checkpoint is that of SGD, which says nothing to another optimizer.
+    momentum = found.momentum if config.optimizer == "sgd" else None
     with _writing(target) as place, folder_written_whole(place) as folder:
         step = write_run(
             folder,
@@ -93,10 +95,10 @@ def convert_to_run(
             found.model,
             data.image_spec(dataset),
             epoch=found.epoch or 0,
-            momentum=found.momentum,
+            momentum=momentum,
             converted_from=source.name,
         )
-    return ConvertedRun(found.model, config, network, step, found.momentum is not None)
+    return ConvertedRun(found.model, config, network, step, momentum is not None)
 
 
 def convert_to_pytorch(source: UserPath, target: UserPath, which: str = "best") -> Network:
@@ -105,7 +107,7 @@ def convert_to_pytorch(source: UserPath, target: UserPath, which: str = "best") 
     Args:
         source: The folder of a run or of pretrained weights.
         target: The file to write. Nothing is left of it after an error.
-        which: "best" or "latest" checkpoint of a run.
+        which: Network of a run, "best", "latest" or "ema"; see ``trained.load``.
 
     Returns:
         The network.
@@ -129,7 +131,7 @@ def convert_to_weights(source: UserPath, target: UserPath, which: str = "best") 
     Args:
         source: The folder of a run.
         target: The folder to write. Nothing is left of it after an error.
-        which: "best" or "latest" checkpoint.
+        which: Network of the run, "best", "latest" or "ema"; see ``trained.load``.
 
     Returns:
         The network.

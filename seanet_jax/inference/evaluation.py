@@ -82,7 +82,8 @@ def evaluate(
 
     Args:
         folder: The folder of a run or of pretrained weights. The run may still be training.
-        which: Checkpoint of a run to evaluate, "best" or "latest". It has no effect on pretrained weights.
+        which: Network of a run to evaluate: that of the "best" epoch, of the "latest" checkpoint, or "ema", the moving
+            average of the latest checkpoint. It has no effect on pretrained weights.
         dataset: Name of the dataset, for pretrained weights. A run is evaluated on its own. For a run on arrays, it is
             the ``Dataset`` that was given to ``fit``.
         data_dir: Folder that holds the dataset; see ``TrainConfig``. None takes the folder that a run was trained from,
@@ -148,10 +149,10 @@ def _run(folder: Path, which: str, dataset: str | Dataset | None, data_dir: User
     images = load_dataset(config, given)
     if not saved.is_trained_elsewhere and saved.data_sha256 != images.sha256():
         raise InputError(
-            f"{folder} was trained on other images of the name {config.dataset}; "
+            f"{folder} was trained on other images of the name {config.dataset}, or they have changed since; "
             "name the folder that holds them with --data-dir"
         )
-    recorded = _recorded(records, trained.step)
+    recorded = _recorded(records, trained.step, which)
     about = {
         "dataset": config.dataset,
         "model": config.model,
@@ -178,7 +179,8 @@ def _describe(saved: SavedConfig, which: str, epoch: float | None, step: int | N
     is_as_converted = bool(saved.converted_from and saved.resumed) and step == saved.resumed[0]["step"]
     if saved.is_trained_elsewhere or is_as_converted:
         return f"{source}, not trained here (step {step:,})"
-    checkpoint = f"{which} checkpoint ({'' if epoch is None else f'epoch {epoch:.4g}, '}step {step:,})"
+    name = "moving average" if which == "ema" else f"{which} checkpoint"
+    checkpoint = f"{name} ({'' if epoch is None else f'epoch {epoch:.4g}, '}step {step:,})"
     return f"{checkpoint}, {source} and trained further" if saved.converted_from else checkpoint
 
 
@@ -228,12 +230,14 @@ def _preset(config: NetworkConfig) -> str | None:
     return next(found, None)
 
 
-def _recorded(records: Sequence[Record], step: int | None) -> dict[str, Any]:
+def _recorded(records: Sequence[Record], step: int | None, which: str) -> dict[str, Any]:
     """Returns the metrics recorded in training for a step; None if it is not the end of an epoch."""
     record = next((record for record in records if record["step"] == step), None)
     if record is None:
         return {"epoch": None, "recorded": None}
-    return {"epoch": record["epoch"], "recorded": {name: record[name] for name in ("test_accuracy", "test_loss")}}
+    prefix = "ema_" if which == "ema" else ""
+    metrics_of_step = {name: record.get(f"{prefix}{name}") for name in ("test_accuracy", "test_loss")}
+    return {"epoch": record["epoch"], "recorded": None if None in metrics_of_step.values() else metrics_of_step}
 
 
 def _measure(classifier: Classifier, dataset: Dataset, names: Sequence[str], *, mirror_tta: bool) -> dict[str, Any]:

@@ -92,6 +92,8 @@ _COLUMNS = (
     ("validation accuracy", "val_accuracy", "{:.2%}"),
     ("test loss", "test_loss", "{:.4f}"),
     ("test accuracy", "test_accuracy", "{:.2%}"),
+    ("moving average, validation accuracy", "ema_val_accuracy", "{:.2%}"),
+    ("moving average, test accuracy", "ema_test_accuracy", "{:.2%}"),
     ("images/s", "images_per_second", "{:,.1f}"),
     ("seconds", "seconds", "{:,.1f}"),
 )

@@ -37,13 +37,14 @@ _BATCH_SIZES = (1, 3)
 
 
 @jax_settings.fixed()
-def write(folder: UserPath, out: UserPath) -> str:
+def write(folder: UserPath, out: UserPath, which: str = "best") -> str:
     """Exports the network of a folder, after checking that the artifact computes the same as the network.
 
     Args:
         folder: The folder of a run or of pretrained weights.
         out: The artifact to write, ``*.stablehlo``. Its description is written beside it, as ``*.stablehlo.json``.
             Existing files are replaced.
+        which: Network of a run, "best", "latest" or "ema"; see ``trained.load``.
 
     Returns:
         A sentence that says what was written.
@@ -59,7 +60,7 @@ def write(folder: UserPath, out: UserPath) -> str:
     if not is_folder(out.parent):
         raise InputError(f"{out.parent} is not a folder; create it, or name another folder for the artifact")
     make_folder(out.parent)
-    trained = load(folder)
+    trained = load(folder, which)
     trained = dataclasses.replace(trained, model=_in_float32(trained.model))
     exported = export_network(trained)
     artifact = bytes(exported.serialize())

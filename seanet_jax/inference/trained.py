@@ -37,10 +37,12 @@ def load(folder: UserPath, which: str = "best") -> Trained:
 
     Args:
         folder: The folder of a run or of pretrained weights.
-        which: The checkpoint of a run to load, "best" or "latest". It has no effect on pretrained weights.
+        which: Network of a run to load: that of the "best" epoch, of the "latest" checkpoint, or "ema", the moving
+            average of the latest checkpoint. It has no effect on pretrained weights.
 
     Raises:
-        InputError: If the folder is neither, is damaged, or has no image specification.
+        InputError: If the folder is neither, is damaged, or has no image specification, or if "ema" is asked of a run
+            that keeps no moving average.
     """
     start_devices()
     folder = user_path(folder)
@@ -83,9 +85,10 @@ def saved_network(run_folder: UserPath) -> tuple[Network, TrainState]:
         InputError: If the folder is not that of a run.
     """
     run = RunFolder(run_folder)
+    config = run.read_config()
     # The number of steps changes no shapes.
-    descent = optimizer(run.read_config(), steps_per_epoch=1)
-    return abstract_state(run.read_network_config(), descent)
+    descent = optimizer(config, steps_per_epoch=1)
+    return abstract_state(run.read_network_config(), descent, average=config.ema_decay is not None)
 
 
 def load_model(run_folder: UserPath, which: str = "best") -> Network:
@@ -95,10 +98,11 @@ def load_model(run_folder: UserPath, which: str = "best") -> Network:
 
     Args:
         run_folder: The folder of a run.
-        which: The checkpoint to load, "best" or "latest".
+        which: Network of a run to load: that of the "best" epoch, of the "latest" checkpoint, or "ema", the moving
+            average of the latest checkpoint.
 
     Raises:
-        InputError: If the folder is not that of a run, or it holds no such checkpoint.
+        InputError: If the folder is not that of a run, or it holds no such checkpoint or keeps no moving average.
     """
     start_devices()
     return _restore(user_path(run_folder), which)[0]
@@ -106,12 +110,18 @@ def load_model(run_folder: UserPath, which: str = "best") -> Network:
 
 def _restore(run_folder: Path, which: str) -> tuple[Network, int]:
     """Returns the network of a checkpoint and the number of optimizer steps of its training."""
-    if which not in ("best", "latest"):
-        raise InputError(f"which is {which!r}; it must be best or latest")
+    if which not in ("best", "latest", "ema"):
+        raise InputError(f"which is {which!r}; it must be best, latest or ema")
     model, template = saved_network(run_folder)
+    if which == "ema" and template.ema is None:
+        raise InputError(
+            f"{run_folder} keeps no moving average of its network; name best or latest, or train another run with "
+            "--ema-decay, for example 0.999"
+        )
     with Checkpoints(run_folder) as checkpoints:
         restore = checkpoints.restore_best if which == "best" else checkpoints.restore_latest
         state, _ = restore(template)
-    nnx.update(model, state.params, state.batch_stats)
+    average = state.ema if which == "ema" else None
+    nnx.update(model, *(average or (state.params, state.batch_stats)))
     model.eval()
     return model, int(state.step)

@@ -20,7 +20,7 @@ from seanet_jax.errors import InputError
 from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.training.config import TrainConfig, published_recipe
 from seanet_jax.training.processes import ProcessGroup
-from seanet_jax.training.recipe import OptimizerName, Recipe
+from seanet_jax.training.recipe import Recipe
 from seanet_jax.training.recipe_presets import RECIPES, recipe
 
 _FlagsT = TypeVar("_FlagsT", bound=Recipe)
@@ -77,7 +77,7 @@ class ConversionCommand:
     Attributes:
         source: The network to read.
         target: The file or folder to write.
-        which: Checkpoint to read from a run; None reads the best.
+        which: Network to read from a run; None reads the best.
         dataset: Data set of the run to write; None finds it from the number of classes.
         aggregate_op: Aggregation of a PyTorch checkpoint; None is the published one, sum.
         recipe: Configuration of the run to write. Its data set and its network are not known yet.
@@ -85,7 +85,7 @@ class ConversionCommand:
 
     source: Path
     target: Path
-    which: Literal["best", "latest"] | None
+    which: Literal["best", "latest", "ema"] | None
     dataset: str | None
     aggregate_op: AggregateOp | None
     recipe: TrainConfig
@@ -154,17 +154,14 @@ class _ConversionFlags(Recipe):
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")] = tyro.MISSING
     """Where to write: a name that ends in .pth or .pt becomes a PyTorch state dict, any other name a folder."""
 
-    which: Literal["best", "latest"] | None = None
-    """Checkpoint to read from a run; None is the best."""
+    which: Literal["best", "latest", "ema"] | None = None
+    """Network of a run: of the best epoch, of the latest checkpoint, or its moving average (ema); None: the best."""
 
     dataset: Annotated[str | None, _KNOWN_DATASETS] = None
     """Data set on which the new run continues; None is the CIFAR data set with the network's number of classes."""
 
     aggregate_op: AggregateOp | None = None
     """Aggregation of the network, which a PyTorch checkpoint does not say; None is sum, as published."""
-
-    # The momentum in a PyTorch checkpoint is SGD's.
-    optimizer: tyro.conf.Fixed[OptimizerName] = "sgd"
 
 
 def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Command:

@@ -20,9 +20,15 @@ from seanet_jax import InputError, SEANetConfig
 from seanet_jax.data import image_spec
 from seanet_jax.errors import RunError
 from seanet_jax.inference import conversion
-from seanet_jax.inference.conversion import convert_to_run, find_preset, write_run
+from seanet_jax.inference.conversion import (
+    convert_to_pytorch,
+    convert_to_run,
+    convert_to_weights,
+    find_preset,
+    write_run,
+)
 from seanet_jax.inference.trained import load, load_model
-from seanet_jax.models import PRESETS, model_config
+from seanet_jax.models import PRESETS, model_config, weights
 from seanet_jax.models.pytorch import state_dict
 from seanet_jax.models.scores import cross_entropy
 from seanet_jax.training.checkpoint import Checkpoints
@@ -97,6 +103,22 @@ def test_an_imported_run_goes_on_by_any_optimizer_but_not_with_the_momentum_of_s
         if "count" in jax.tree_util.keystr(path)
     }
     assert sorted(counts.values()) == [0, 10]
+
+
+def test_the_moving_average_of_an_imported_run_starts_as_its_network(tiny, tmp_path):
+    config = tiny(ema_decay=0.9, limit_train=40, limit_test=20, epochs=1)
+    model, images = random_network(dataclasses.replace(TINY, num_classes=2)), made_dataset().image_spec
+    write_run(config.out, config, model, images)
+    for which in ("latest", "ema"):
+        chex.assert_trees_all_equal(weights.to_arrays(load_model(config.out, which)), weights.to_arrays(model))
+    fit(dataclasses.replace(config, resume=True))
+    expected, latest = (state_dict(load_model(config.out, which)) for which in ("ema", "latest"))
+    chex.assert_trees_all_equal(state_dict(convert_to_weights(config.out, tmp_path / "weights", "ema")), expected)
+    assert any(not np.array_equal(array, latest[name]) for name, array in expected.items())
+    torch = pytest.importorskip("torch")
+    convert_to_pytorch(config.out, tmp_path / "ema.pth", "ema")
+    found = {name: array.numpy() for name, array in torch.load(tmp_path / "ema.pth").items()}
+    chex.assert_trees_all_equal({name: found[name] for name in expected}, expected)
 
 
 @pytest.mark.slow

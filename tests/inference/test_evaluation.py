@@ -147,6 +147,21 @@ def test_a_class_without_test_images_has_no_accuracy(copy, monkeypatch):
     assert read(copy)["classes"][2]["accuracy"] is None
 
 
+def test_the_moving_average_gives_the_metrics_that_training_recorded_of_it(in_peace, tmp_path):
+    copy = shutil.copytree(in_peace(ema_decay=0.9).out, tmp_path / "run")
+    with small(made_dataset()):
+        about = evaluate(copy, which="ema")
+    last = records(copy)[-1]
+    assert about["network"] == "moving average (epoch 3, step 15)" and about["which"] == "ema"
+    assert about["recorded"] == {name: last[f"ema_{name}"] for name in ("test_accuracy", "test_loss")}
+    assert about["top_1_accuracy"] == last["ema_test_accuracy"]
+    assert about["mean_class_accuracy"] == pytest.approx(last["ema_test_mean_class_accuracy"], rel=1e-6)
+    assert about["loss"] == pytest.approx(last["ema_test_loss"], rel=1e-5) != last["test_loss"]
+    report = (copy / "report.html").read_text()
+    assert "moving average, test accuracy" in report and f"<td>{last['ema_test_accuracy']:.2%}</td>" in report
+    assert "was selected on these test images" not in report
+
+
 def test_test_time_augmentation_is_reported_apart(evaluated, copy):
     plain, about = read(evaluated), evaluate(copy, mirror_tta=True)
     assert plain["mirror_tta"] is None
@@ -260,7 +275,7 @@ def test_weights_for_other_images_or_classes_than_the_datasets_are_refused(copy,
 def test_other_images_of_the_same_name_are_refused(copy):
     shutil.rmtree(copy / "evaluation")
     with small(dataclasses.replace(DATASET, test_images=255 - DATASET.test_images)):  # noqa: SIM117
-        with pytest.raises(InputError, match="was trained on other images of the name digits; name the folder"):
+        with pytest.raises(InputError, match="was trained on other images of the name digits, or they have cha"):
             evaluate(copy)
     assert not (copy / "evaluation").exists()
 
