@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from seanet_jax.data import image_spec
+from seanet_jax.data import image_spec, load
 from seanet_jax.data.dataset import Dataset
 from seanet_jax.models import PRESETS, EncapNetConfig, NetworkConfig
 
@@ -71,14 +72,26 @@ def smaller(program: str, arguments: list[str]) -> list[str]:
     return [word for name, values in flags.items() if name not in _DROPPED for word in (name, *values) if word]
 
 
-def small_dataset(name: str, **_: Any) -> Dataset:
-    """Returns a data set of noise with the shapes and classes of the named one."""
+def small_dataset(name: str, **options: Any) -> Dataset:
+    """Returns a data set of noise with the shapes and classes of the named one, or the images of a folder."""
+    if name == "folder":
+        return load(name, **options)
     spec, random = image_spec(name), np.random.default_rng(0)
     arrays = []
     for count in (40, 20):
         arrays.append(random.integers(0, 256, (count, spec.height, spec.width, spec.channels), np.uint8))
         arrays.append(random.integers(0, len(spec.class_names), count, np.int32))
     return Dataset(name, *arrays, spec, flip=True)
+
+
+def write_emoji(folder: Path) -> None:
+    """Writes images of noise in place of those that examples/own_images.py draws with a font of the system."""
+    random = np.random.default_rng(0)
+    for group in ("Flags", "Food & Drink", "Symbols"):
+        (folder / group).mkdir(parents=True)
+        for code in range(0x1F355, 0x1F355 + 70):
+            pixels = random.integers(0, 256, (16, 17, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / group / f"{code:x}.png")
 
 
 def small_preset(preset: NetworkConfig) -> NetworkConfig:
@@ -128,6 +141,9 @@ def main() -> None:
         make_small()
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         return
+    if program == "examples/own_images.py":
+        assert Path(program).exists()
+        return write_emoji(Path(*arguments))
     if program in _EXAMPLES:
         sys.exit(bool(arguments) or not Path(program).exists())
     sys.argv = [program, *smaller(program, arguments)]
