@@ -6,7 +6,7 @@ selects on the test images themselves. The error at the last epoch has no such s
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypedDict
 
 from seanet_jax.data import find_source
@@ -19,6 +19,7 @@ from seanet_jax.studies.statistics import PairedDifference, holm, paired_differe
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.studies.talk_errors import TALK_ERRORS
 from seanet_jax.training.images import read_dataset
+from seanet_jax.training.records import Record
 from seanet_jax.training.run_folder import RunFolder
 
 # A baseline is parameter-matched if its number of parameters differs by at most this share.
@@ -41,6 +42,8 @@ class Row:
         learning_rate: The chosen learning rate, or None if it is not chosen yet or every rate diverged.
         last_errors: The test error at the last epoch in percent, by seed.
         best_errors: The smallest test error of all epochs in percent, by seed.
+        average_errors: The test error of the moving average at the last epoch in percent, by seed; empty if the recipe
+            keeps none.
         talk_error: The error that the talk reports in percent, or None if it reports none.
     """
 
@@ -52,6 +55,7 @@ class Row:
     learning_rate: float | None
     last_errors: Mapping[int, float]
     best_errors: Mapping[int, float]
+    average_errors: Mapping[int, float]
     talk_error: float | None
 
 
@@ -81,8 +85,12 @@ class Comparison:
 
 def network(study: Study, variant: str) -> NetworkConfig:
     """Returns the configuration of a variant's network for the data set of the study."""
-    config, images = study.config(Run(variant, study.rates(variant)[0], 0)), _images(study)
-    return config.model_config(images.num_classes, in_channels=images.channels)
+    return _network(study, variant, _images(study))
+
+
+def _network(study: Study, variant: str, images: ImageSpec) -> NetworkConfig:
+    config = study.config(Run(variant, study.rates(variant)[0], 0))
+    return config.model_config(images.num_classes, in_channels=images.channels, image_size=images.height)
 
 
 def _images(study: Study) -> ImageSpec:
@@ -98,25 +106,31 @@ def _images(study: Study) -> ImageSpec:
 
 def rows(study: Study) -> list[Row]:
     """Returns a row for each network. Networks that are not trained yet have no errors."""
-    speeds = measured_speeds(study)
+    speeds, images = measured_speeds(study), _images(study)
     made = []
     for variant in study.variants:
-        config, results = network(study, variant), study.results(variant)
+        config, results = _network(study, variant, images), study.results(variant)
         errors = {seed: [100 * (1 - record["test_accuracy"]) for record in found] for seed, found in results.items()}
+        averages = {seed: found[-1]["ema_test_accuracy"] for seed, found in results.items() if _has_average(found)}
         made.append(
             Row(
                 model=variant,
                 aggregates=isinstance(config, SEANetConfig) and config.aggregate_placement != "none",
                 parameters=parameters(config),
-                multiply_adds=multiply_adds(config),
+                multiply_adds=multiply_adds(config, images.height, images.width),
                 images_per_second=tuple(speeds.get(variant, ())),
                 learning_rate=study.chosen_rate(variant),
                 last_errors={seed: found[-1] for seed, found in errors.items()},
                 best_errors={seed: min(found) for seed, found in errors.items()},
+                average_errors={seed: 100 * (1 - accuracy) for seed, accuracy in averages.items()},
                 talk_error=TALK_ERRORS.get(study.base.dataset, {}).get(variant),
             )
         )
     return made
+
+
+def _has_average(records: Sequence[Record]) -> bool:
+    return "ema_test_accuracy" in records[-1]
 
 
 def measured_speeds(study: Study) -> dict[str, list[float]]:

@@ -26,12 +26,16 @@ _HEADER = (
     "the talk, %",
     "seeds",
 )
+# A column of networks whose recipe keeps a moving average.
+_AVERAGE = "error of the moving average, last epoch, %"
 
 
 def markdown(study: Study) -> str:
     """Returns the table of networks and the table of tests as Markdown."""
     table = rows(study)
-    lines = [f"| {' | '.join(_HEADER)} |", "|---" + "|---:" * (len(_HEADER) - 1) + "|"]
+    average = [_AVERAGE] if any(row.average_errors for row in table) else []
+    header = [*_HEADER[:-2], *average, *_HEADER[-2:]]
+    lines = [f"| {' | '.join(header)} |", "|---" + "|---:" * (len(header) - 1) + "|"]
     for row in table:
         speed = f"{np.median(row.images_per_second):.0f}" if row.images_per_second else "—"
         cells = (
@@ -42,6 +46,7 @@ def markdown(study: Study) -> str:
             "—" if row.learning_rate is None else f"{row.learning_rate:g}",
             _summary(row.last_errors),
             _summary(row.best_errors),
+            *(_summary(row.average_errors) for _ in average),
             "—" if row.talk_error is None else f"{row.talk_error:.2f}",
             str(len(row.last_errors)),
         )
@@ -101,7 +106,7 @@ def _csv_row(row: Row) -> dict[str, Any]:
     """Returns the cells of a row, unrounded except for the errors by seed."""
     cells = dataclasses.asdict(row)
     cells["images_per_second"] = float(np.median(row.images_per_second)) if row.images_per_second else None
-    for name in ("last", "best"):
+    for name in ("last", "best", "average"):
         errors = cells.pop(f"{name}_errors")
         summary = summarize(list(errors.values())) if errors else None
         cells[f"{name}_error_mean"] = summary and summary.mean

@@ -26,7 +26,7 @@ from seanet_jax.printable import short_repr
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.loop import TrainingDivergedError
 from seanet_jax.training.progress import print_once
-from seanet_jax.training.records import Record
+from seanet_jax.training.records import Record, selection_accuracy
 from seanet_jax.training.run import fit
 from seanet_jax.training.run_folder import RunFolder, RunInUseError
 from seanet_jax.version import __version__
@@ -178,9 +178,8 @@ class Study:
         runs = [Run(variant, rate, 0) for rate in rates]
         if not all(self.outcome(run) for run in runs):
             return None
-        accuracies = {
-            run.learning_rate: self.records(run)[-1]["val_accuracy"] for run in runs if self.outcome(run) == "finished"
-        }
+        finished = [run for run in runs if self.outcome(run) == "finished"]
+        accuracies = {run.learning_rate: selection_accuracy(self.records(run)[-1]) for run in finished}
         return max(accuracies, key=lambda rate: accuracies[rate]) if accuracies else None
 
     def results(self, variant: str) -> dict[int, list[Record]]:

@@ -3,7 +3,12 @@
 import pytest
 from study_fixtures import comparison_study
 
+from seanet_jax.image_spec import ImageSpec
+from seanet_jax.models.multiply_adds import multiply_adds, parameters
 from seanet_jax.studies import comparison
+from seanet_jax.studies.study import Run, Study
+from seanet_jax.training.config import TrainConfig
+from seanet_jax.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -20,6 +25,20 @@ def test_a_row_has_what_the_runs_and_the_network_have(study):
     assert small.best_errors == pytest.approx({0: 50, 1: 54, 2: 53})
     assert (senet.talk_error, small.talk_error) == (30.45, None)
     assert deep.last_errors == pytest.approx({0: 30})
+
+
+def test_the_costs_are_those_of_images_of_the_size_of_the_data_set(tmp_path):
+    base = TrainConfig(dataset="folder", data_dir=tmp_path, image_size=64, epochs=1)
+    study = Study(tmp_path / "study", base, {"resnet20": {"model": "resnet20"}})
+    run = study.config(Run("resnet20", 0.1, 0))
+    images = ImageSpec(64, 64, (0.5,) * 3, (0.2,) * 3, ("cat", "dog"))
+    run.out.mkdir(parents=True)
+    RunFolder(run.out).open(run, run.model_config(2), images, "", None, step=0, history=[])
+    (row,) = comparison.rows(study)
+    config = run.model_config(2)
+    assert row.parameters == parameters(config)
+    # Four times the pixels, and the same classifier: 64 features by 2 classes.
+    assert row.multiply_adds == multiply_adds(config, 64, 64) == 4 * (multiply_adds(config) - 128) + 128
 
 
 def test_an_aggregated_network_is_tested_against_each_matched_baseline_that_has_its_seeds(study):

@@ -1,12 +1,13 @@
 """The tables of a comparison, from run folders that the tests write."""
 
 import csv
+import json
 
 import pytest
 from study_fixtures import comparison_study
 
 from seanet_jax.studies import comparison_tables
-from seanet_jax.studies.study import Study
+from seanet_jax.studies.study import Run, Study
 from seanet_jax.training.config import TrainConfig
 
 
@@ -21,6 +22,21 @@ def test_the_table_reads_as_a_person_would_write_it(study):
     assert lines[3] == "| senet20 | 282,734 | 40.8 | 100 | 0.1 | 43.97 ± 1.05 | 43.97 ± 1.05 | 30.45 | 3 |"
     assert lines[5].endswith("| 30.00 | 30.00 | 26.67 | 1 |")
     assert any(line.startswith("| seanet20_small | senet20 | +10.03 |") for line in lines)
+
+
+def test_a_recipe_with_a_moving_average_has_a_column_of_its_errors(study):
+    for seed, accuracy in ((0, 0.5), (1, 0.52), (2, 0.54)):
+        path = study.folder / Run("seanet20_small", 0.1, seed).name / "metrics.jsonl"
+        first, last = map(json.loads, path.read_text().splitlines())
+        last = {**last, "ema_test_accuracy": accuracy, "ema_test_loss": 1.0}
+        path.write_text(f"{json.dumps(first | {'ema_test_accuracy': 0.1, 'ema_test_loss': 2.0})}\n{json.dumps(last)}\n")
+        summary = json.loads((path.parent / "summary.json").read_text()) | {"last": last}
+        (path.parent / "summary.json").write_text(json.dumps(summary))
+    lines = comparison_tables.markdown(study).splitlines()
+    assert "| error, best epoch, % | error of the moving average, last epoch, % | the talk, % | seeds |" in lines[0]
+    assert lines[1].count("|") == lines[0].count("|") == 11
+    assert "| 54.00 ± 1.00 | 52.33 ± 2.08 | 48.00 ± 2.00 | — | 3 |" in lines[2]
+    assert "| 43.97 ± 1.05 | 43.97 ± 1.05 | — | 30.45 | 3 |" in lines[3]
 
 
 def test_without_three_seeds_nothing_is_tested(study):
