@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import augmentation
 import roofline
 import saving
 import scaling
@@ -125,6 +126,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "bfloat16": bfloat16,
         "batches": batches,
         "widths": widths,
+        "augmentation": augmentation.markdown,
         "loop": loop,
         "tuning": tuning,
         "startup": startup.markdown,

@@ -96,6 +96,21 @@ def test_inference_makes_a_table():
         assert 0 < low <= median <= high
 
 
+def test_augmentations_are_timed_beside_the_training_step(monkeypatch):
+    import augmentation
+
+    monkeypatch.setattr(augmentation, "MODEL", "resnet20")
+    monkeypatch.setattr(augmentation, "BATCH_SIZES", (2,))
+    chosen = {name: augmentation.AUGMENTATIONS[name] for name in ("crop and mirror", "CutMix")}
+    monkeypatch.setattr(augmentation, "AUGMENTATIONS", chosen)
+    monkeypatch.setattr(augmentation, "STEPS", {augmentation.WITHOUT: {"augment": False}})
+    head, _, *rows = (line.strip("| ").split(" | ") for line in augmentation.markdown(rounds=2).splitlines())
+    assert head == ["resnet20", "batch 2, ms", "of the step without, %"]
+    assert [row[0] for row in rows] == [*chosen, augmentation.WITHOUT]
+    assert all(float(row[1]) > 0 for row in rows)
+    assert rows[-1][2] == "100.0 (100.0-100.0)"
+
+
 def test_a_section_of_the_page_is_replaced_and_nothing_else():
     from performance_page import DOCS, PAGES, replaced
 

@@ -1,4 +1,9 @@
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import chex
 import jax
@@ -258,3 +263,24 @@ def test_settings_of_jax_change_nothing_in_the_chain(context):
         found = step(ALL)(key, images, labels)
     assert [a.dtype for a in found] == [a.dtype for a in expected]
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.slow
+def test_any_number_of_devices_augments_a_batch_in_the_same_way():
+    script = Path(__file__).parents[1] / "support" / "augmentation_on_devices.py"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script],
+        env=os.environ | {"XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # What mixup makes of float32 images may be rounded differently. Everything else is the same, bit for bit.
+    blended = {name for name in found if name.startswith("images of mixup")}
+    assert len(found) == 18 and len(blended) == 3
+    assert not any(found[name] for name in found.keys() - blended), found
+    assert max(found[name] for name in blended) < 1e-6, found
