@@ -36,20 +36,21 @@ def command(folder: Path, epochs: int, *flags: str) -> list[str]:
     return [sys.executable, str(EXPERIMENT), *FLAGS, "--epochs", str(epochs), "--out", str(folder), *flags]
 
 
-def killed(folder: Path, epochs: int, moments: random.Random) -> str | None:
+def killed(folder: Path, epochs: int, moments: random.Random, recipe: tuple[str, ...]) -> str | None:
     """Starts or resumes the run, and kills it at a random moment.
 
     Args:
         folder: The run's folder.
         epochs: The run's number of epochs.
         moments: Source of random moments. A third of them are during the start of the process, the others after it.
+        recipe: Flags of the run's recipe.
 
     Returns:
         What the run was doing, as far as that is visible from outside, or None if the run had ended.
     """
     resume = ["--resume"] if folder.exists() else []
     before = unfinished(folder)
-    process = subprocess.Popen(command(folder, epochs, *resume), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(folder, epochs, *recipe, *resume), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process.stdout as output:
         starts = moments.random() < 1 / 3
@@ -94,20 +95,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="random seed of the moments")
+    parser.add_argument("--recipe", help="name of the run's recipe; the default is that of the experiment")
     arguments = parser.parse_args()
+    # The schedules of the other recipes take no length of steps.
+    recipe = ("--recipe", arguments.recipe, "--decay-every", "None") if arguments.recipe else ()
     moments = random.Random(arguments.seed)
     epochs = 4 * arguments.kills
     with tempfile.TemporaryDirectory() as temporary:
         peaceful, folder = Path(temporary) / "peaceful", Path(temporary) / "killed"
-        subprocess.run(command(peaceful, epochs), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command(peaceful, epochs, *recipe), check=True, stdout=subprocess.DEVNULL)
         kills: Counter[str] = Counter()
         while kills.total() < arguments.kills:
-            doing = killed(folder, epochs, moments)
+            doing = killed(folder, epochs, moments, recipe)
             if doing is None:
                 raise SystemExit(f"error: the run ended after {kills.total()} kills; it is too short for so many")
             kills[doing] += 1
             print(f"kill {kills.total()}: {doing}, {recorded(folder)} epochs recorded", flush=True)
-        subprocess.run(command(folder, epochs, "--resume"), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command(folder, epochs, *recipe, "--resume"), check=True, stdout=subprocess.DEVNULL)
         problems = []
         pairs = zip(final_arrays(peaceful), final_arrays(folder), strict=True)
         if differing := sum(a.tobytes() != b.tobytes() for a, b in pairs):
