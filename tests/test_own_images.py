@@ -68,7 +68,9 @@ def test_a_run_resumes_on_the_same_images_alone(tmp_path, seanet):
     image(99).save(tmp_path / "moved/cat/new.png")
     status, _, error = seanet(*train)
     assert status == 2
-    assert "error: --resume: run was trained on other images of the name folder; give the folder" in error
+    assert (
+        "error: --resume: run was trained on other images of the name folder, or they have changed since; give" in error
+    )
 
 
 @pytest.mark.slow
@@ -81,7 +83,10 @@ def test_a_run_is_evaluated_where_its_images_are_now(tmp_path, seanet):
     assert seanet("evaluate", "run", "--data-dir", "moved")[0] == 0
     image(99).save(tmp_path / "moved/cat/new.png")
     status, _, error = seanet("evaluate", "run", "--data-dir", "moved")
-    assert status == 2 and "error: run was trained on other images of the name folder; name the folder" in error
+    assert (
+        status == 2
+        and "error: run was trained on other images of the name folder, or they have changed since; name" in error
+    )
 
 
 def test_a_folder_without_a_name_is_refused(tmp_path, seanet):

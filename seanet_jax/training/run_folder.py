@@ -229,8 +229,8 @@ class RunFolder:
         # A converted network has no SHA-256: it was trained elsewhere, on images this project has not seen.
         if saved.data_sha256 not in (None, data_sha256):
             raise InputError(
-                f"--resume: {self.path} was trained on other images of the name {config.dataset}; "
-                "give the folder that holds them with --data-dir, or name another folder with --out"
+                f"--resume: {self.path} was trained on other images of the name {config.dataset}, or they have changed "
+                "since; give the folder that holds them with --data-dir, or name another folder with --out"
             )
 
     def environment_changes(self, environment: dict[str, str]) -> list[str]:
