@@ -9,6 +9,8 @@ from seanet_jax.printable import printable_list, shortened
 
 # A longer table would push the rest of the output off the screen.
 _MOST_ROWS = 20
+# Classes whose counts differ by a smaller factor are almost even, as those of a random split are.
+_UNEVEN = 1.5
 _LONGEST_NAME = 40
 
 
@@ -51,7 +53,7 @@ def describe_class_counts(dataset: Dataset) -> str:
         dataset: The data set.
 
     Returns:
-        One line, followed by a table if the classes are uneven and at most 20.
+        One line. A table follows if there are at most 20 classes and one is 1.5 times as large as another.
     """
     names = dataset.image_spec.class_names
     counts = class_counts(dataset.train_labels, len(names))
@@ -64,7 +66,7 @@ def describe_class_counts(dataset: Dataset) -> str:
         f"{total} of {len(names):,} classes: from {least:,} ({first}) to {most:,} ({last}), "
         f"median {np.median(counts):,.10g}"
     ]
-    if len(names) <= _MOST_ROWS:
+    if len(names) <= _MOST_ROWS and most >= _UNEVEN * least:
         lines += _table(names, counts)
     if missing := [name for name, count in zip(names, counts, strict=True) if not count]:
         lines.append(f"classes without a training image: {printable_list(missing)}")

@@ -59,5 +59,10 @@ def test_many_uneven_classes_have_no_table(classes, lines):
     assert text.startswith(f"{classes + 1} training images of {classes} classes: from 1 (1) to 2 (0), median 1")
 
 
+def test_almost_even_classes_have_no_table():
+    text = describe_class_counts(dataset_of([20, 21], ("a", "b")))
+    assert text == "41 training images of 2 classes: from 20 (a) to 21 (b), median 20.5"
+
+
 def test_a_median_between_two_counts_is_shown_exactly():
     assert describe_class_counts(dataset_of([1, 2], ("a", "b"))).splitlines()[0].endswith("median 1.5")
