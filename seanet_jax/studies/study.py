@@ -26,7 +26,7 @@ from seanet_jax.printable import short_repr
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.loop import TrainingDivergedError
 from seanet_jax.training.progress import print_once
-from seanet_jax.training.records import Record, selection_accuracy
+from seanet_jax.training.records import Record, has_stalled, selection_accuracy
 from seanet_jax.training.run import fit
 from seanet_jax.training.run_folder import RunFolder, RunInUseError
 from seanet_jax.version import __version__
@@ -226,9 +226,10 @@ class Study:
         summary = folder.read_summary()
         if summary is None or not summary["finished"]:
             return ""
-        # With another patience, a run that stopped early may have to go on.
-        is_stopped = summary.get("stopped_early") and saved.get("patience") == self.config(run).patience
-        return "finished" if is_stopped or summary["last"]["epoch"] >= self.config(run).epochs else ""
+        config = self.config(run)
+        # With more patience, a run that stopped early goes on, as ``fit`` decides by the same rule.
+        has_ended = summary["last"]["epoch"] >= config.epochs or has_stalled(self.records(run), config.patience)
+        return "finished" if has_ended else ""
 
     def write(self) -> None:
         """Writes ``study.json``. If the folder holds this study already, the variants and seeds are added to it.

@@ -150,6 +150,12 @@ def test_of_many_classes_there_are_the_best_and_the_worst():
         ({"about": about_of() | {"which": "best"}, "config": {"validation_fraction": 0.1}}, "was selected on", False),
         ({}, "was selected on", False),
         ({"summary": None}, "The run is not finished", True),
+        (
+            {"summary": SUMMARY | {"stopped_early": True}, "config": {"patience": 4}},
+            "stopped early, after 4 epochs",
+            True,
+        ),
+        ({"summary": SUMMARY | {"stopped_early": False}}, "stopped early", False),
         ({"summary": SUMMARY | {"finished": False}}, "The run is not finished", True),
         ({}, "is not finished", False),
         ({"about": about_of() | {"mistakes": []}}, "Every prediction is correct.", True),

@@ -11,7 +11,7 @@ from training_fixtures import made_record, made_summary, records
 from seanet_jax.commands.compare import MODELS
 from seanet_jax.errors import InputError
 from seanet_jax.studies import ablate, recipes
-from seanet_jax.studies.page import Results, _runs, text, write
+from seanet_jax.studies.page import Results, _of_equal_length, text, write
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.training.config import TrainConfig
 
@@ -117,17 +117,12 @@ def test_a_study_of_the_published_length_is_not_called_reduced(folder):
     assert "This is not the published recipe" not in page and "Too few seeds" in page
 
 
-def test_a_run_that_stopped_early_keeps_its_last_error_in_the_curves(folder):
-    study = Study.read(folder / "compare")
-    stopped = Run("senet20", 0.1, 1)
-    (first, _) = records(study.folder / stopped.name, timing=True)
-    (study.folder / stopped.name / "metrics.jsonl").write_text(f"{json.dumps(first)}\n")
-    ended = made_summary([first], stopped_early=True)
-    (study.folder / stopped.name / "summary.json").write_text(json.dumps(ended))
-    runs = _runs(study)
-    assert [[record["epoch"] for record in run] for run in runs["senet20"]] == [[1, 2]] * 3
-    assert runs["senet20"][1][1]["test_accuracy"] == first["test_accuracy"]
-    write(read(folder), folder / "results.md")
+def test_a_run_that_stopped_early_keeps_its_last_error_in_the_curves():
+    short, long = ([made_record(n, test_accuracy=n / 10) for n in range(1, last + 1)] for last in (2, 4))
+    extended, same = _of_equal_length([short, long])
+    assert same == long and [record["epoch"] for record in extended] == [1, 2, 3, 4]
+    assert [record["test_accuracy"] for record in extended] == [0.1, 0.2, 0.2, 0.2]
+    assert len(short) == 2
 
 
 def test_nothing_is_made_of_nothing(folder):

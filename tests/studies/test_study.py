@@ -75,20 +75,21 @@ def test_what_is_finished_is_skipped_and_what_is_not_is_trained_again(study, tra
     assert everything == sorted(run.name for run in study.finished())
 
 
-def test_a_run_that_stopped_early_is_finished_unless_the_patience_is_another(study):
-    config, run = study.config(Run("plain", 0.1, 0)), Run("plain", 0.1, 0)
-    for fields, ended, asked, outcome in (
-        ({"patience": 1}, {"finished": True, "stopped_early": True}, 1, "finished"),
-        ({"patience": 1}, {"finished": True, "stopped_early": True}, 2, ""),
-        ({"patience": 1}, {"finished": True, "stopped_early": True}, None, ""),
-        ({"patience": 1}, {"finished": False, "stopped_early": False}, 1, ""),
-        ({}, {"finished": True}, None, ""),  # of a single epoch, and now two are asked for
+def test_a_run_that_stopped_early_is_finished_unless_it_is_given_more_patience(study):
+    study, run = (
+        dataclasses.replace(study, base=dataclasses.replace(study.base, epochs=9, patience=2)),
+        Run("plain", 0.1, 0),
+    )
+    # All accuracies are equal, so the first of three epochs is the best.
+    leave_run(study, study.config(run), epochs=3)
+    path = study.folder / run.name / "summary.json"
+    for finished, asked, outcome in (
+        *((True, 2, "finished"), (True, 1, "finished"), (True, 3, ""), (True, None, "")),
+        (False, 2, ""),  # it was killed just before its end
     ):
-        leave_run(study, dataclasses.replace(config, **fields), epochs=1)
-        summary = json.loads((config.out / "summary.json").read_text())
-        (config.out / "summary.json").write_text(json.dumps(summary | ended))
-        base = dataclasses.replace(study.base, patience=asked)
-        assert dataclasses.replace(study, base=base).outcome(run) == outcome
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"finished": finished}))
+        asking = dataclasses.replace(study, base=dataclasses.replace(study.base, patience=asked))
+        assert asking.outcome(run) == outcome, asked
 
 
 def test_a_run_that_was_begun_is_resumed(monkeypatch, study):
