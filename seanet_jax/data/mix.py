@@ -78,8 +78,17 @@ def _check_shapes(where: str, images: jax.Array, labels: jax.Array) -> None:
 
 
 def _draw_beta(key: jax.Array, count: int, alpha: float) -> jax.Array:
+    """Draws from the distribution Beta(alpha, alpha), float32 ``[N]``.
+
+    If T has Student's distribution of 2 alpha degrees of freedom, ``(1 + T / sqrt(2 alpha + T^2)) / 2`` has this one.
+    Bailey, "Polar Generation of Random Variates with the t-Distribution" (1994), makes T of two uniform numbers.
+    ``jax.random.beta`` draws until a number is accepted, and many devices would have to agree on each round.
+    """
     # The dtype is named: the default one depends on jax_enable_x64, and draws of 64 bits are other draws.
-    return jax.random.beta(key, jnp.float32(alpha), jnp.float32(alpha), (count,), jnp.float32)
+    radius, angle = (jax.random.uniform(k, (count,), jnp.float32) for k in jax.random.split(key))
+    power, cosine = radius ** (1 / jnp.float32(alpha)), jnp.cos(2 * jnp.pi * angle)
+    square = (1 - power) * cosine**2
+    return (1 + jnp.sign(cosine) * jnp.sqrt(square / (power + square))) / 2
 
 
 def _draw_boxes(key: jax.Array, count: int, height: int, width: int, alpha: float) -> Boxes:
