@@ -122,15 +122,6 @@ def test_the_moving_average_of_an_imported_run_starts_as_its_network(tiny, tmp_p
 
 
 @pytest.mark.slow
-def test_an_imported_run_averages_its_network_from_where_it_was(tiny):
-    config = tiny("averaged", ema_decay=0.9, optimizer="muon", learning_rate=0.001, limit_train=40, limit_test=20)
-    model, images = random_network(dataclasses.replace(TINY, num_classes=2)), made_dataset().image_spec
-    write_run(config.out, config, model, images, epoch=2)
-    fit(dataclasses.replace(config, resume=True))
-    assert np.isfinite(records(config.out)[-1]["ema_test_loss"])
-
-
-@pytest.mark.slow
 def test_an_imported_run_goes_on_exactly_where_it_was(tiny):
     """What was trained here for two epochs and is made a run anew ends as the run that was never touched."""
     # The limits tell the length of an epoch without the images.
