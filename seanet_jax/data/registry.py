@@ -106,10 +106,7 @@ def load(
     for option, value in given.items():
         if option not in source.options:
             takers = [other.name for other in DATASETS.values() if option in other.options]
-            raise InputError(
-                f"{option} is {value!r}, but the data set {name} is always the same; leave {option} out"
-                + (f", which is for {' and '.join(takers)}" if takers else "")
-            )
+            raise InputError(f"{option} is {value!r}, but {name} takes none; only {' and '.join(takers)} do")
     folder = Path()
     if data_dir is not None:
         folder = user_path(data_dir)
@@ -129,7 +126,7 @@ def image_spec(name: str) -> ImageSpec:
     Raises:
         InputError: If the name is unknown, or these are known only once the data set is loaded.
     """
-    return _known_before_loading(name, "image_spec", "what the images are")
+    return _known_before_loading(name, "image_spec", "the size and classes of its images are")
 
 
 def train_count(name: str) -> int:
@@ -141,7 +138,7 @@ def train_count(name: str) -> int:
     Raises:
         InputError: If the name is unknown, or the number is known only once the data set is loaded.
     """
-    return _known_before_loading(name, "train_count", "how many training images there are")
+    return _known_before_loading(name, "train_count", "the number of its training images is")
 
 
 def _known_before_loading(name: str, field: str, what: str) -> Any:
@@ -149,7 +146,7 @@ def _known_before_loading(name: str, field: str, what: str) -> Any:
     if value is None:
         known = [other.name for other in DATASETS.values() if getattr(other, field) is not None]
         raise InputError(
-            f"{what} in the data set {name} is known only once it is loaded; name one of which it is known before: "
+            f"{name} has to be read before {what} known; name a data set of which they are known before: "
             f"{', '.join(known)}"
         )
     return value

@@ -150,7 +150,7 @@ def _run(folder: Path, which: str, dataset: str | Dataset | None, data_dir: User
     if not saved.is_trained_elsewhere and saved.data_sha256 != images.sha256():
         raise InputError(
             f"{folder} was trained on other images of the name {config.dataset}, or they have changed since; "
-            "name the folder that holds them with --data-dir"
+            "name the folder that holds them with --data-dir, or give the same arrays"
         )
     recorded = _recorded(records, trained.step, which)
     about = {

@@ -33,7 +33,7 @@ def training_speeds(
     mesh = sharding.make_mesh()
     steppers = {}
     for name, config in configs.items():
-        few = dataset.limit(2 * config.batch_size, 1)
+        few = dataset.limit(min(2 * config.batch_size, len(dataset.train_images)), 1)
         steppers[name] = _Stepper(Trainer(config, few, mesh, compiler_options))
     rates: dict[str, list[float]] = {name: [] for name in configs}
     for _ in range(_ROUNDS):

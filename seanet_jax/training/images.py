@@ -47,8 +47,9 @@ def check_images(dataset: Dataset) -> str:
         with processes.failing_together():
             if dataset.sha256(this, count) != processes.from_first(of_parts)[this]:
                 raise InputError(
-                    f"--data-dir: the images of {dataset.name} are not those of process 0; give all the same, and if "
-                    "they are, delete their cache, seanet_jax in XDG_CACHE_HOME or ~/.cache"
+                    f"the images of {dataset.name} are not those of process 0; give all processes the same, by "
+                    "--data-dir or as arrays, and if they are, delete their cache, seanet_jax in XDG_CACHE_HOME or "
+                    "~/.cache"
                 )
     return str(processes.from_first(dataset.sha256() if processes.is_first() else None))
 

@@ -230,7 +230,7 @@ class RunFolder:
         if saved.data_sha256 not in (None, data_sha256):
             raise InputError(
                 f"--resume: {self.path} was trained on other images of the name {config.dataset}, or they have changed "
-                "since; give the folder that holds them with --data-dir, or name another folder with --out"
+                "since; give the same, by --data-dir or as arrays, or name another folder with --out"
             )
 
     def environment_changes(self, environment: dict[str, str]) -> list[str]:

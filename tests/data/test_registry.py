@@ -113,9 +113,7 @@ def test_the_data_dir_is_the_argument_then_the_variable_then_the_default(tmp_pat
 @pytest.mark.parametrize("option", [{"image_size": 64}, {"test_fraction": 0.5}, {"skip_broken": True}])
 def test_options_are_refused_by_a_data_set_that_has_none(option):
     ((name, value),) = option.items()
-    with pytest.raises(
-        InputError, match=f"{name} is {value}, but the data set digits is always the same; leave {name} out"
-    ):
+    with pytest.raises(InputError, match=f"{name} is {value}, but digits takes none; only folder"):
         load("digits", **option)
 
 
@@ -131,14 +129,16 @@ def test_only_the_options_that_are_given_are_passed_on(table):
     load("noise", data_dir="/data", image_size=8, skip_broken=False, progress=False)
     rest = {"data_dir": Path("/data"), "mapped": False}
     assert seen == [rest | {"progress": True}, rest | {"progress": False, "image_size": 8}]
-    with pytest.raises(InputError, match=r"leave image_size out, which is for .*noise"):
+    with pytest.raises(
+        InputError, match="image_size is 8, but digits takes none; only folder and tfds:NAME and noise do"
+    ):
         load("digits", image_size=8)
 
 
 def test_what_is_known_only_after_loading_is_refused_before(table):
     register_dataset(DatasetSource("noise", "Noise", None, None, load_noise))
     for look_up in (image_spec, train_count):
-        with pytest.raises(InputError, match=r"in the data set noise is known only once .* cifar10, cifar100, digits$"):
+        with pytest.raises(InputError, match=r"noise has to be read before .* known; .*: cifar10, cifar100, digits$"):
             look_up("noise")
 
 

@@ -62,6 +62,13 @@ def test_the_data_set_is_that_of_the_images_or_of_the_number_of_classes(tmp_path
         dataset_of(other)
 
 
+@pytest.mark.parametrize("name", ["tfds:mnist", "folder", "arrays"])
+def test_a_data_set_that_is_known_only_once_it_is_read_is_refused(tmp_path, name):
+    random_network(TINY).save_pretrained(tmp_path / "weights", None)
+    with pytest.raises(InputError, match=f"{name} has to be read before .* are known; .*: cifar10, cifar100, digits"):
+        convert_to_run(tmp_path / "weights", tmp_path / "run", TrainConfig(), dataset=name)
+
+
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if isinstance(preset, SEANetConfig)])
 def test_a_preset_is_found_under_its_own_name(name):
     assert find_preset(PRESETS[name], Path("x")) == {"model": name}

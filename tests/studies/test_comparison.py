@@ -1,9 +1,13 @@
 """The numbers and the tests of a comparison, from run folders that the tests write."""
 
+import json
+
 import pytest
-from study_fixtures import comparison_study
+from study_fixtures import comparison_study, leave_run
+from training_fixtures import made_dataset
 
 from seanet_jax.image_spec import ImageSpec
+from seanet_jax.models import model_config
 from seanet_jax.models.multiply_adds import multiply_adds, parameters
 from seanet_jax.studies import comparison
 from seanet_jax.studies.study import Run, Study
@@ -49,3 +53,22 @@ def test_an_aggregated_network_is_tested_against_each_matched_baseline_that_has_
     assert (unclear.baseline, unclear.verdict) == ("resnet20", "no significant difference")
     assert unclear.difference.mean == pytest.approx(-1 / 3)
     assert worse.adjusted_p_value == pytest.approx(2 * worse.difference.p_value)
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_images_that_are_known_only_once_they_are_read_are_those_of_a_run_or_read(tmp_path, monkeypatch, is_trained):
+    study = Study(tmp_path, TrainConfig(dataset="tfds:made", epochs=1), {"resnet20": {"model": "resnet20"}}, seeds=1)
+    images = ImageSpec(20, 12, (0.5,), (0.5,), ("a", "b", "c"))
+    read = []
+    monkeypatch.setattr(comparison, "read_dataset", lambda config: read.append(config) or made_dataset())
+    if is_trained:
+        leave_run(study, Run("resnet20", 0.1, 0), [0.5])
+        path = tmp_path / "resnet20-lr0.1-seed0" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"images": images.to_json()}))
+    else:
+        images = made_dataset().image_spec
+    (row,) = comparison.rows(study)
+    expected = model_config("resnet20", num_classes=images.num_classes, in_channels=images.channels)
+    assert comparison.network(study, "resnet20") == expected
+    assert row.multiply_adds == multiply_adds(expected, images.height, images.width)
+    assert bool(read) != is_trained

@@ -37,6 +37,21 @@ def test_the_run_folder_names_what_runs():
     assert TrainConfig(out=Path("elsewhere")).run_folder == Path("elsewhere")
 
 
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"dataset": "tfds:mnist"}, "tfds-mnist"),
+        ({"dataset": "tfds:mnist_corrupted/shot_noise:1.0.0"}, "tfds-mnist_corrupted-shot_noise-1.0.0"),
+        ({"dataset": "folder", "data_dir": "/data/my flowers/"}, "my flowers"),
+        ({"dataset": "folder", "data_dir": "/"}, "folder"),
+        ({"dataset": "folder"}, "folder"),
+        ({"dataset": "cifar10", "data_dir": "/data"}, "cifar10"),
+    ],
+)
+def test_the_run_folder_is_named_by_the_data(fields, name):
+    assert TrainConfig(**fields, model="resnet20").run_folder == Path(f"runs/{name}-resnet20-seed0")
+
+
 def test_overrides_reach_the_network():
     config = TrainConfig(
         reduction=16, aggregate_op="max", aggregate_placement="block", aggregate_factor=2, dtype="bfloat16"

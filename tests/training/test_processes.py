@@ -297,8 +297,8 @@ def test_a_process_with_other_images_is_refused_by_all(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(ANOTHER_IMAGE.format(tests=str(SUPPORT), experiment=str(EXPERIMENT)))
     first, second = refused(2, "--out", tmp_path / "run", script=script)
-    assert second.startswith("error: --data-dir: the images of made are not those of process 0; give all the same")
-    assert first.startswith("error: process 1: --data-dir: the images of made are not those of process 0")
+    assert second.startswith("error: the images of made are not those of process 0; give all processes the same")
+    assert first.startswith("error: process 1: the images of made are not those of process 0")
     assert not (tmp_path / "run").exists()
 
 
