@@ -4,6 +4,8 @@ To add a data set, describe it by a `DatasetSource`, whose `load` returns a `Dat
 `register_dataset`. Its name is then accepted by `load`, by `seanet_jax.training.TrainConfig` and by every `--dataset`
 flag. A package that names a module in the entry-point group `seanet_jax.plugins` needs no import on the user's side:
 the module is imported when a name is unknown, and registers its data sets then.
+
+`from_arrays` makes a `Dataset` of NumPy arrays, without a name in the table.
 """
 
 from seanet_jax.data.arrays import from_arrays

@@ -84,7 +84,7 @@ def load(
         name: Name of the data set, for example "cifar100"; `DATASETS` holds the known ones.
         data_dir: Folder that holds the data, or in which they are stored after a download. CIFAR may be there as
             prepared by TFDS, or as the original folder or archive. The digits need no folder. None is
-            `$TFDS_DATA_DIR` if that is set, and otherwise `~/tensorflow_datasets`.
+            `$TFDS_DATA_DIR` if that is set, and otherwise `~/tensorflow_datasets`; a "folder" has no default.
         image_size: Height and width in pixels to which images are resized, or None for the data set's default. Only
             the data sets with this name in `DatasetSource.options` take it, and so for the next two arguments.
         test_fraction: Fraction of the images to hold out as test images, if the data have none. None is the default.

@@ -52,7 +52,7 @@ class _Task:
     """The fields of ``TrainConfig`` that name the data set and the network."""
 
     dataset: str = "cifar100"
-    """Data set to train on."""
+    """Data set to train on; tfds:NAME is any that TFDS has prepared, and folder your own images."""
 
     model: str = "seanet20"
     """Preset of the network, for example seanet20, seanet20_narrow or resnet56; a wrong name lists them all."""
@@ -113,7 +113,7 @@ class TrainConfig(Recipe, _Task):
     TFDS's default folder."""
 
     out: Path | None = None
-    """Folder of the run; None: runs/<dataset>-<model>-seed<seed>."""
+    """Folder of the run; None: runs/<dataset>-<model>-seed<seed>, which names a folder of images by its own name."""
 
     resume: bool = False
     """Continue the run in the folder from its latest checkpoint."""

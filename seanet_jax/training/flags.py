@@ -94,7 +94,7 @@ class ConversionCommand:
 @dataclasses.dataclass(frozen=True)
 class _ProcessFlags(TrainConfig):
     dataset: Annotated[str, _KNOWN_DATASETS] = "cifar100"
-    """Data set to train on."""
+    """Data set to train on; tfds:NAME is any that TFDS has prepared, and folder your own images."""
 
     recipe: Annotated[str | None, _KNOWN_RECIPES] = None
     """Recipe that sets the defaults of the other flags; None is the one that the network was published with."""
