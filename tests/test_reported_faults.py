@@ -92,25 +92,21 @@ def records_by_default(tmp_path_factory):
     return train_in_a_process(tmp_path_factory.mktemp("default") / "run")
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {"JAX_ENABLE_X64": "1"},
-        {"JAX_DEFAULT_PRNG_IMPL": "rbg"},
-        {"JAX_THREEFRY_PARTITIONABLE": "0"},
-        {"JAX_DISABLE_JIT": "1"},
-        {"JAX_NUMPY_RANK_PROMOTION": "raise"},
-    ],
-    ids=lambda variables: next(iter(variables)),
-)
+# Together, because a process is expensive. If a run fixed all but one, its numbers would change, or it would fail.
+SET_OTHERWISE = {
+    **{"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0"},
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+}
+
+
+@pytest.mark.parametrize("variables", [SET_OTHERWISE, {"JAX_DISABLE_JIT": "1"}], ids=["most settings", "no jit"])
 def test_the_same_seed_has_the_same_numbers_whatever_the_process_sets(tmp_path, records_by_default, variables):
     assert train_in_a_process(tmp_path / "run", **variables) == records_by_default
 
 
-@pytest.mark.parametrize("variables", [{"JAX_ENABLE_X64": "1"}, {"JAX_DEFAULT_PRNG_IMPL": "rbg"}])
-def test_a_run_resumed_in_a_process_set_otherwise_stays_the_same_run(tmp_path, records_by_default, variables):
+def test_a_run_resumed_in_a_process_set_otherwise_stays_the_same_run(tmp_path, records_by_default):
     train_in_a_process(tmp_path / "run", "--max-steps", "3")
-    assert train_in_a_process(tmp_path / "run", "--resume", **variables) == records_by_default
+    assert train_in_a_process(tmp_path / "run", "--resume", **SET_OTHERWISE) == records_by_default
 
 
 def test_augmentation_is_the_same_with_64_bits():
@@ -578,9 +574,8 @@ def test_operations_and_networks_run_under_an_explicit_mesh():
     assert max(found.values()) < 1e-4, found
 
 
-@pytest.mark.parametrize("flags", [{"numpy_rank_promotion": "raise"}, {"numpy_dtype_promotion": "strict"}], ids=str)
 @pytest.mark.parametrize("name", ["seanet", "encapnet"])
-def test_training_needs_no_promotion_of_ranks_or_dtypes(name, flags):
+def test_training_needs_no_promotion_of_ranks_or_dtypes(name):
     configs = {
         "seanet": SEANetConfig(stage_sizes=(1,), widths=(8,), stem_width=4, reduction=4),
         "encapnet": EncapNetConfig(
@@ -601,9 +596,7 @@ def test_training_needs_no_promotion_of_ranks_or_dtypes(name, flags):
 
     expected = loss(params)
     loss.clear_cache()
-    with contextlib.ExitStack() as stack:
-        for flag, value in flags.items():
-            stack.enter_context(getattr(jax, flag)(value))
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         found = loss(params)
     chex.assert_trees_all_equal(found, expected)
 

@@ -107,15 +107,19 @@ def make_presets_small() -> None:
         PRESETS[name] = small_preset(preset)
 
 
-def make_small() -> None:
-    """Makes presets, data sets and the measurements of studies small."""
-    from seanet_jax.studies import ablate, speed
+def make_small(program: str) -> None:
+    """Makes presets and data sets small, and the studies too if the program or command may use them."""
     from seanet_jax.training import images
 
     make_presets_small()
+    images.load = small_dataset
+    if program in ("seanet train", "seanet evaluate", "seanet predict", "seanet export", "seanet convert"):
+        return  # importing the studies takes longer than what is left of such a command
+
+    from seanet_jax.studies import ablate, speed
+
     ablate.AXES = {"operation": {"sum": "base", "mean": "mean"}}
     ablate.VARIANTS = {name: ablate.VARIANTS[name] for name in ("base", "mean")}
-    images.load = small_dataset
     speed._SECONDS_A_TURN = 0.0
 
 
@@ -138,7 +142,7 @@ def main() -> None:
         if name in _SMALLER and (name != "seanet convert" or arguments[1].endswith(".pth")):
             arguments = [arguments[0], *smaller(name, arguments[1:])]
         sys.argv = [module, *arguments]
-        make_small()
+        make_small(name)
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         return
     if program == "examples/own_images.py":
@@ -149,7 +153,7 @@ def main() -> None:
     sys.argv = [program, *smaller(program, arguments)]
     sys.path.insert(0, str(Path(program).parent))
     if program in _SMALLER:
-        make_small()
+        make_small(program)
     if program in _RUN_ELSEWHERE:
         parse = argparse.ArgumentParser.parse_args
         argparse.ArgumentParser.parse_args = lambda self: sys.exit(0 if parse(self) else 1)

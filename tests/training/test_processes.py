@@ -218,7 +218,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tmp_path, count, k
         assert "lost another process of this run" in complaint or "another task died" in complaint
     if not killed:
         return  # it would go on as in the other cases
-    outputs = run(count, *flags, "--resume", "--epochs", "8")
+    outputs = run(2, *flags, "--resume", "--epochs", "8")  # of four, two are enough to go on
     assert "test accuracy" in outputs[0]
     assert [record["epoch"] for record in records(tmp_path / "run")] == list(range(1, 9))
 
