@@ -56,7 +56,7 @@ class Metrics(NamedTuple):
         real = labels >= 0
         return Metrics(
             self.loss_sum + jnp.where(real, losses, 0).sum(),
-            self.num_correct + (real & (scores.argmax(-1) == labels)).sum(dtype=jnp.int32),
+            self.num_correct + (real & (scores.argmax(-1).astype(labels.dtype) == labels)).sum(dtype=jnp.int32),
             self.num_images + real.sum(dtype=jnp.int32),
         )
 
@@ -92,7 +92,7 @@ class EvalMetrics(NamedTuple):
             labels: The images' labels, ``[N]``.
         """
         is_label = labels[:, None] == jnp.arange(scores.shape[1], dtype=labels.dtype)[None]
-        is_correct = is_label & (scores.argmax(-1) == labels)[:, None]
+        is_correct = is_label & (scores.argmax(-1).astype(labels.dtype) == labels)[:, None]
         losses = kind.loss(scores, jnp.maximum(labels, 0))
         return EvalMetrics(
             self.total.add(losses, scores, labels),
