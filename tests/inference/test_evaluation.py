@@ -147,7 +147,7 @@ def test_a_class_without_test_images_has_no_accuracy(copy, monkeypatch):
     assert read(copy)["classes"][2]["accuracy"] is None
 
 
-def test_the_moving_average_gives_the_metrics_that_training_recorded_of_it(in_peace, tmp_path):
+def test_the_moving_average_gives_the_metrics_that_training_recorded_of_it(tiny, in_peace, tmp_path):
     copy = shutil.copytree(in_peace(ema_decay=0.9).out, tmp_path / "run")
     with small(made_dataset()):
         about = evaluate(copy, which="ema")
