@@ -108,7 +108,7 @@ def test_augmentations_are_timed_beside_the_training_step(monkeypatch):
     assert head == ["resnet20", "batch 2, ms", "of the step without, %"]
     assert [row[0] for row in rows] == [*chosen, augmentation.WITHOUT]
     assert all(float(row[1]) > 0 for row in rows)
-    assert rows[-1][2] == "100.0 (100.0-100.0)"
+    assert rows[-1][2] == "100.00 (100.00-100.00)"
 
 
 def test_a_section_of_the_page_is_replaced_and_nothing_else():
