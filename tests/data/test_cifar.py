@@ -94,6 +94,16 @@ def test_the_real_cifar100(real, tmp_path):
     np.testing.assert_array_equal(again.train_images, data.train_images)
 
 
+@pytest.mark.slow
+def test_the_real_cifar100_is_the_same_as_any_other_data_set_of_tfds(real):
+    data, same = (load(name, data_dir=real, progress=False) for name in ("cifar100", "tfds:cifar100"))
+    assert data.sha256() == same.sha256() and data.flip == same.flip
+    assert data.image_spec.class_names == same.image_spec.class_names
+    # Published for CIFAR-100, in https://github.com/weiaicunzai/pytorch-cifar100 and elsewhere.
+    np.testing.assert_allclose(same.image_spec.mean, (0.50708, 0.48655, 0.44092), atol=1e-5)
+    np.testing.assert_allclose(same.image_spec.std, (0.26733, 0.25644, 0.27615), atol=1e-5)
+
+
 @pytest.mark.parametrize("spec", [CIFAR10, CIFAR100], ids=lambda spec: spec.name)
 def test_class_names_are_known_without_the_data(spec):
     images = image_spec(spec.name)
