@@ -156,9 +156,16 @@ def test_a_folder_has_one_cache_by_whatever_path_it_is_named(tmp_path, monkeypat
     assert same(load_folder("images"), data)
 
 
-def test_settings_of_the_process_are_as_before(tmp_path):
-    """Threads that read images change settings of Pillow and of warnings at the same time."""
+def test_settings_of_the_process_are_as_before(tmp_path, monkeypatch):
+    """Threads that change settings of Pillow and of warnings at the same time may leave them changed."""
     filters, limit = list(warnings.filters), PngImagePlugin.MAX_TEXT_CHUNK
+
+    def leaving_settings(path, budget):
+        warnings.simplefilter("ignore")
+        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+        return open_image(path, budget)
+
+    monkeypatch.setattr(folder, "open_image", leaving_settings)
     load_folder(two_classes(tmp_path))
     assert (warnings.filters, PngImagePlugin.MAX_TEXT_CHUNK) == (filters, limit)
 
