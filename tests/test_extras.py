@@ -70,6 +70,6 @@ def test_every_module_that_needs_an_extra_is_explained():
     # The names by which the package imports what its extras bring.
     for module in (
         *("PIL", "array_record", "filelock", "flatbuffers", "importlib_resources", "jinja2", "matplotlib", "orbax"),
-        *("requests", "scipy", "sklearn", "tensorflow_datasets", "torch", "tqdm", "tyro"),
+        *("requests", "scipy", "sklearn", "tensorboardX", "tensorflow_datasets", "torch", "tqdm", "tyro"),
     ):
         assert explain(missing(module), "seanet convert", "convert"), module
