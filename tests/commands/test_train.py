@@ -78,7 +78,7 @@ def test_wrong_input_is_one_line_status_2_and_leaves_nothing(tmp_path, arguments
 def test_help_is_readable(tmp_path, script):
     done = run(tmp_path, script, "--help")
     assert done.returncode == 0
-    assert "--learning-rate" in done.stdout and "Initial learning rate." in done.stdout
+    assert "--learning-rate" in done.stdout and "Learning rate, before any decay." in done.stdout
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def test_the_artifact_is_the_network(model, folder, tmp_path):
 def test_a_run_in_half_precision_is_exported_in_float32(model, folder, tmp_path, monkeypatch):
     half = nnx.clone(model)
     half.config = dataclasses.replace(CONFIG, dtype="bfloat16", conv_method="lax")
-    monkeypatch.setattr(stablehlo, "load", lambda folder: Trained(half, SPEC))
+    monkeypatch.setattr(stablehlo, "load", lambda folder, which: Trained(half, SPEC))
     stablehlo.write(folder, tmp_path / "net.stablehlo")
     difference = stablehlo.largest_difference((tmp_path / "net.stablehlo").read_bytes(), Trained(model, SPEC))
     assert difference < 1e-4

@@ -206,9 +206,9 @@ def changed(folder, change):
     [
         (
             "config",
-            "mixup",
+            "mixout",
             0.2,
-            r"/config\.json has the field mixup, which seanet_jax \S+ does not know; use",
+            r"/config\.json has the field mixout, which seanet_jax \S+ does not know; use",
         ),
         ("model_config", "depth", 3, r"/config\.json has the field depth, which seanet_jax \S+ does not know"),
         ("images", "depth", 3, r"/config\.json has the field depth, which seanet_jax \S+ does not know"),
@@ -225,7 +225,7 @@ def test_a_config_of_another_version_is_one_sentence(in_peace, tiny, tmp_path, p
     with pytest.raises(InputError, match=message):
         saved_network(tmp_path)
     if part != "model_config":
-        with pytest.raises(InputError, match=message if field in ("mixup", "depth") else "holds another run"):
+        with pytest.raises(InputError, match=message if field in ("mixout", "depth") else "holds another run"):
             RunFolder(tmp_path).check(dataclasses.replace(in_peace(), out=tmp_path, resume=True))
 
 
