@@ -839,7 +839,7 @@ def test_evaluation_reads_the_images_from_where_the_run_read_them(tiny, tmp_path
 @pytest.mark.parametrize(
     ("part", "fields", "words"),
     [
-        ("config", {"mixup": 0.2}, "has the field mixup, which seanet_jax"),
+        ("config", {"mixout": 0.2}, "has the field mixout, which seanet_jax"),
         ("model_config", {"depth": 3}, "has the field depth, which seanet_jax"),
         (
             "model_config",
