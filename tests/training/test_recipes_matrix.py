@@ -13,6 +13,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -118,7 +119,11 @@ def difference(state, other):
 
 @pytest.fixture(scope="module")
 def on_two_devices():
-    variables = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
+    support = Path(__file__).parents[1] / "support"
+    variables = os.environ | {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(support), os.environ.get("PYTHONPATH")))),
+    }
     done = subprocess.run([sys.executable, "-W", "error", __file__], env=variables, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout)
 
