@@ -97,7 +97,7 @@ class Artifact:
         found = trained.Trained(model, ImageSpec(8, 8, (0.5,) * 3, (0.5,) * 3, (f"{key}", "other")))
         with mock.patch.multiple(
             stablehlo,
-            load=lambda _: found,
+            load=lambda *_: found,
             _in_float32=lambda model: model,
             export_network=lambda _: exported,
             largest_difference=lambda *_: 0.0,
