@@ -30,13 +30,12 @@ SUPPORT = Path(__file__).parents[1] / "support"
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "digits.py"
 
 
-# The first keeps nothing but the network and its momentum; the second has all that a named recipe adds to a run.
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [(), ("--recipe", "modern")], ids=["published", "modern"])
-def test_a_run_killed_again_and_again_equals_one_left_in_peace(recipe, monkeypatch):
+def test_a_run_killed_again_and_again_equals_one_left_in_peace(monkeypatch):
     # Here it is the steps that take long.
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
-    command = [sys.executable, "-W", "error", SUPPORT / "kill_and_resume.py", "--kills", "2", *recipe]
+    # This recipe saves all that the published one does, and a moving average.
+    command = [sys.executable, "-W", "error", SUPPORT / "kill_and_resume.py", "--kills", "2", "--recipe", "modern"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "equal bit for bit" in done.stdout
