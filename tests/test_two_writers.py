@@ -22,4 +22,4 @@ def test_two_evaluations_of_one_run_are_read_whole(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_four_processes_write_the_same_files_for_a_while(kind, tmp_path):
-    check(hammer(kind, tmp_path, seconds=8, writers=4))
+    check(hammer(kind, tmp_path, seconds=4, writers=4))
