@@ -30,6 +30,7 @@ import optax
 import orbax.checkpoint
 import pytest
 from command_fixtures import run_here
+from cpu_devices import on_devices
 from flax import nnx
 from networks import random_network
 from path_fixtures import obeying_permissions
@@ -550,14 +551,7 @@ def test_the_saved_number_of_classes_keeps_a_trained_classifier(tmp_path):
 
 def on_two_devices(how):
     """Returns how much operations and networks on two CPU devices differ from one device, relative, by name."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", Path(__file__).parent / "support" / "operations_on_two_devices.py", how],
-        env=os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = on_devices(2, "operations_on_two_devices.py", how)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

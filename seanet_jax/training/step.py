@@ -268,9 +268,9 @@ def make_train_step(
         _, (losses, scores, batch_stats) = result
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema is not None and recipe.ema_decay is not None:
-            ema = averaged(ema, Average(params, batch_stats), recipe.ema_decay, state.step)
+        ema = None
+        if recipe.ema_decay is not None:
+            ema = averaged(state.ema, Average(params, batch_stats), recipe.ema_decay, state.step)
 
         # The metrics start anew at the first step of each epoch.
         fresh = jax.tree.map(lambda total: jnp.where(position == 0, 0, total), state.metrics)

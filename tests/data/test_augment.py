@@ -1,15 +1,12 @@
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cpu_devices import on_devices
 from jax_contexts import under_other_settings
 
 from seanet_jax.data.augment import PADDING, Augmentation, augment
@@ -267,16 +264,7 @@ def test_settings_of_jax_change_nothing_in_the_chain(context):
 
 @pytest.mark.slow
 def test_any_number_of_devices_augments_a_batch_in_the_same_way():
-    script = Path(__file__).parents[1] / "support" / "augmentation_on_devices.py"
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", script],
-        env=os.environ | {"XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = on_devices(8, "augmentation_on_devices.py")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     # What mixup makes of float32 images may be rounded differently. Everything else is the same, bit for bit.

@@ -1,12 +1,10 @@
 """The published recipes train as they did before recipes had other fields: ``tests/support/published_run.py``."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from cpu_devices import on_devices
 from published_run import GOLDEN, RUNS, measure
 
 from seanet_jax.training.config import TrainConfig
@@ -58,14 +56,7 @@ def test_twenty_steps_of_encapnet_are_those_of_before():
 
 @pytest.mark.slow
 def test_twenty_steps_with_the_statistics_of_each_device_are_those_of_before():
-    done = subprocess.run(
-        [sys.executable, "-W", "error", GOLDEN.parents[2] / "support" / "published_run.py", "seanet_on_two_devices"],
-        env=os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = on_devices(2, "published_run.py", "seanet_on_two_devices")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert_as_before("seanet_on_two_devices", found)

@@ -10,13 +10,11 @@ import dataclasses
 import itertools
 import json
 import math
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
+from cpu_devices import on_devices
 from jax.sharding import AxisType
 from training_fixtures import TINY, TINY_RUN, assert_same_run, latest_state, made_dataset, records, small
 
@@ -119,12 +117,8 @@ def difference(state, other):
 
 @pytest.fixture(scope="module")
 def on_two_devices():
-    support = Path(__file__).parents[1] / "support"
-    variables = os.environ | {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(support), os.environ.get("PYTHONPATH")))),
-    }
-    done = subprocess.run([sys.executable, "-W", "error", __file__], env=variables, stdout=subprocess.PIPE, check=True)
+    done = on_devices(2, __file__)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 

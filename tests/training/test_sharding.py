@@ -2,32 +2,16 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from cpu_devices import on_devices
 from training_fixtures import made_dataset
 
 from seanet_jax.errors import InputError
 from seanet_jax.training import sharding
 from seanet_jax.training.run import fit
-
-SUPPORT = Path(__file__).parents[1] / "support"
-
-
-def on_devices(count, script, *arguments):
-    return subprocess.run(
-        [sys.executable, "-W", "error", SUPPORT / script, *arguments],
-        env=os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
