@@ -1,15 +1,14 @@
 import dataclasses
 import functools
-import gc
+import json
 import math
-import resource
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cpu_devices import on_devices
 from training_fixtures import newest, records
 
 from seanet_jax.inference.trained import load
@@ -54,24 +53,16 @@ def test_a_run_may_be_told_to_go_on_with_nan(tiny):
 
 
 @pytest.mark.slow
-def test_thirty_epochs_need_no_more_memory_than_two(tiny, monkeypatch):
-    """Prints the figures: ``pytest -s -k thirty_epochs``."""
-    real, arrays, mebibytes = Loop._end_epoch, [], []
-
-    def end_epoch(loop, state, step):
-        real(loop, state, step)
-        loop._checkpoints.wait()
-        gc.collect()
-        arrays.append(len(jax.live_arrays()))
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        mebibytes.append(pages * resource.getpagesize() / 2**20)
-
-    monkeypatch.setattr(Loop, "_end_epoch", end_epoch)
-    fit(tiny(epochs=30, decay_every=30))
-    print("resident after each epoch, MiB:", *(f"{size:.1f}" for size in mebibytes))
-    assert len(set(arrays[1:])) == 1
+def test_thirty_epochs_need_no_more_memory_than_two():
+    """Prints the figures: ``pytest -m slow -s -k thirty_epochs``."""
+    done = on_devices(1, "memory_after_epochs.py")
+    assert not done.returncode, done.stderr
+    held = json.loads(done.stdout.splitlines()[-1])
+    print("resident after each epoch, MiB:", *held["mebibytes"])
+    assert len(held["mebibytes"]) == 30
+    assert len(set(held["arrays"][1:])) == 1
     # Orbax keeps a little of each checkpoint it writes, and glibc some of what was freed.
-    assert mebibytes[-1] - mebibytes[1] < 32
+    assert held["mebibytes"][-1] - held["mebibytes"][1] < 32
 
 
 def test_a_diverging_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny):
