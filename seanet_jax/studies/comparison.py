@@ -15,7 +15,7 @@ from seanet_jax.json_files import checked, read_json
 from seanet_jax.models import NetworkConfig, SEANetConfig
 from seanet_jax.models.multiply_adds import multiply_adds, parameters
 from seanet_jax.paths import exists
-from seanet_jax.studies.statistics import PairedDifference, holm, paired_difference
+from seanet_jax.studies.statistics import PairedDifference, detectable_difference, holm, paired_difference
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.studies.talk_errors import TALK_ERRORS
 from seanet_jax.training.images import read_dataset
@@ -24,6 +24,12 @@ from seanet_jax.training.run_folder import RunFolder
 
 # A baseline is parameter-matched if its number of parameters differs by at most this share.
 MATCHED_WITHIN = 0.1
+
+LEVEL = 0.05
+"""The level of significance of all tests of a study together."""
+
+POWER = 0.8
+"""The probability with which a study is to find a difference, for the smallest one that it could have found."""
 
 # With fewer pairs a paired t-test has too few degrees of freedom to be of use.
 _PAIRS_FOR_A_TEST = 3
@@ -68,17 +74,21 @@ class Comparison:
         baseline: The name of the baseline, which does not aggregate.
         difference: The difference of the errors at the last epoch, aggregated minus baseline, in percentage points.
         adjusted_p_value: The p-value, adjusted by Holm's method for all comparisons of the study.
+        detectable: The smallest difference that the test finds with the probability ``POWER``, in percentage points, at
+            ``LEVEL`` over the number of comparisons. Holm's method asks this level of the smallest p-value. The spread
+            of the differences over the seeds stands for the true one.
     """
 
     aggregated: str
     baseline: str
     difference: PairedDifference
     adjusted_p_value: float
+    detectable: float
 
     @property
     def verdict(self) -> str:
-        """The result in words, at a significance level of 5 %."""
-        if self.adjusted_p_value >= 0.05:
+        """The result in words, at the level of significance ``LEVEL``."""
+        if self.adjusted_p_value >= LEVEL:
             return "no significant difference"
         return "aggregation is better" if self.difference.mean < 0 else "aggregation is worse"
 
@@ -158,7 +168,14 @@ def comparisons(table: list[Row]) -> list[Comparison]:
             pair = [row.last_errors[seed] for seed in seeds], [other.last_errors[seed] for seed in seeds]
             found.append((row.model, other.model, paired_difference(*pair)))
     adjusted = holm([difference.p_value for _, _, difference in found])
-    return [Comparison(*one, p_value) for one, p_value in zip(found, adjusted, strict=True)]
+    return [
+        Comparison(*one, p_value, _detectable(one[2], LEVEL / len(found)))
+        for one, p_value in zip(found, adjusted, strict=True)
+    ]
+
+
+def _detectable(difference: PairedDifference, level: float) -> float:
+    return detectable_difference(difference.standard_error, difference.pairs - 1, level=level, power=POWER)
 
 
 def _matched_pairs(table: list[Row]) -> Iterator[tuple[Row, Row]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from seanet_jax.durable import write_together
-from seanet_jax.studies.comparison import MATCHED_WITHIN, Row, comparisons, rows
+from seanet_jax.studies.comparison import LEVEL, MATCHED_WITHIN, POWER, Row, comparisons, rows
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Study
 from seanet_jax.studies.tables import csv_text, markdown_text
@@ -57,21 +57,24 @@ def markdown(study: Study) -> str:
         reason = "No test: no aggregated network has three seeds in common with a parameter-matched baseline."
         return "\n".join([*lines, reason, ""])
     lines += [
-        "| aggregated network | baseline | error difference, points | 95 % interval | p | p (Holm) | result |",
-        "|---|---|---:|---:|---:|---:|---|",
+        "| aggregated network | baseline | error difference, points | 95 % interval | p | p (Holm) "
+        "| smallest detectable, points | result |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for one in tested:
         d = one.difference
         lines.append(
             f"| {markdown_text(one.aggregated)} | {markdown_text(one.baseline)} | {d.mean:+.2f} | "
             f"{d.low:+.2f} to {d.high:+.2f} | {d.p_value:.3f} | "
-            f"{one.adjusted_p_value:.3f} | {one.verdict} |"
+            f"{one.adjusted_p_value:.3f} | {one.detectable:.2f} | {one.verdict} |"
         )
     lines += [
         "",
         "Paired t-tests over the seeds, of the errors at the last epoch. A baseline does not aggregate, and its number "
         f"of parameters is within {MATCHED_WITHIN:.0%} of the aggregated network's. A negative difference favors "
-        "aggregation.",
+        f"aggregation. The smallest detectable difference is the one that a test finds with {POWER:.0%} power at a level "
+        f"of {LEVEL:.0%} over the number of tests, if the spread over the seeds is the true one. A few seeds give this "
+        "spread only roughly.",
     ]
     return "\n".join([*lines, ""])
 
@@ -95,7 +98,7 @@ def write_tables(study: Study) -> None:
     tests = [
         {"aggregated": one.aggregated, "baseline": one.baseline}
         | one.difference._asdict()
-        | {"adjusted_p_value": one.adjusted_p_value, "verdict": one.verdict}
+        | {"adjusted_p_value": one.adjusted_p_value, "detectable": one.detectable, "verdict": one.verdict}
         for one in comparisons(table)
     ]
     csvs = {"table.csv": csv_text([_csv_row(row) for row in table]), "tests.csv": csv_text(tests)}

@@ -1,11 +1,11 @@
-"""Statistics of a few runs: means, standard deviations, and paired t-tests with corrected p-values."""
+"""Statistics of a few runs: means, standard deviations, paired t-tests with corrected p-values, and their power."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from seanet_jax.errors import InputError
+from seanet_jax.errors import InputError, positive_integers
 
 # If paired differences vary by less than this share of the values, only rounding tells them apart.
 _ROUNDING = 1e-12
@@ -64,6 +64,7 @@ class PairedDifference(NamedTuple):
         high: The upper end of the interval.
         p_value: The two-sided p-value.
         pairs: The number of pairs.
+        standard_error: The standard error of the mean: the deviation of the differences over the root of their number.
     """
 
     mean: float
@@ -71,6 +72,7 @@ class PairedDifference(NamedTuple):
     high: float
     p_value: float
     pairs: int
+    standard_error: float
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
@@ -97,12 +99,55 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
     mean = statistics.fmean(differences)
     rounding = _ROUNDING * max(map(abs, (*first, *second)))
     if max(differences) - min(differences) <= rounding:
-        return PairedDifference(mean, mean, mean, 1.0 if abs(mean) <= rounding else 0.0, len(differences))
+        return PairedDifference(mean, mean, mean, 1.0 if abs(mean) <= rounding else 0.0, len(differences), 0.0)
     from scipy import stats
 
     result = stats.ttest_rel(first, second)
     low, high = result.confidence_interval(0.95)
-    return PairedDifference(mean, float(low), float(high), float(result.pvalue), len(differences))
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return PairedDifference(mean, float(low), float(high), float(result.pvalue), len(differences), error)
+
+
+def detectable_difference(
+    standard_error: float, degrees_of_freedom: int, *, level: float = 0.05, power: float = 0.8
+) -> float:
+    """Returns the smallest true difference that a two-sided t-test finds significant with a given probability.
+
+    The statistic of the test then follows the noncentral t distribution, whose noncentrality is the difference over its
+    standard error (Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, chapter 2).
+
+    Args:
+        standard_error: The standard error of the measured difference. For n pairs whose differences have the deviation
+            s, it is s / sqrt(n). For two independent samples of the sizes n and m and the pooled deviation s, it is
+            s sqrt(1 / n + 1 / m).
+        degrees_of_freedom: n - 1 for pairs, and n + m - 2 for two samples.
+        level: The level of significance.
+        power: The probability with which the difference is found.
+
+    Returns:
+        The absolute difference, in the unit of the standard error.
+
+    Raises:
+        InputError: If the standard error is negative or not finite, there are no degrees of freedom, or level and power
+            are not 0 < level < power < 1.
+    """
+    if not 0 <= standard_error < math.inf:
+        raise InputError(f"standard_error is {standard_error}; it must be finite and not negative")
+    (degrees_of_freedom,) = positive_integers("detectable_difference", degrees_of_freedom=degrees_of_freedom)
+    if not 0 < level < power < 1:
+        raise InputError(f"level is {level} and power is {power}; they must be 0 < level < power < 1")
+    from scipy import optimize, stats
+
+    critical = stats.t.isf(level / 2, degrees_of_freedom)
+
+    def lacking(noncentrality: float) -> float:
+        # Both tails at once: the square of the statistic follows the noncentral F distribution.
+        return float(stats.ncf.sf(critical**2, 1, degrees_of_freedom, noncentrality**2)) - power
+
+    highest = critical
+    while lacking(highest) < 0:
+        highest *= 2
+    return standard_error * float(optimize.brentq(lacking, 0, highest))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -10,6 +10,7 @@ from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import model_config
 from seanet_jax.models.multiply_adds import multiply_adds, parameters
 from seanet_jax.studies import comparison
+from seanet_jax.studies.statistics import detectable_difference
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.run_folder import RunFolder
@@ -53,6 +54,8 @@ def test_an_aggregated_network_is_tested_against_each_matched_baseline_that_has_
     assert (unclear.baseline, unclear.verdict) == ("resnet20", "no significant difference")
     assert unclear.difference.mean == pytest.approx(-1 / 3)
     assert worse.adjusted_p_value == pytest.approx(2 * worse.difference.p_value)
+    # The differences from resnet20 are 1, -1, -1 points, so their standard error is 2/3 point. Two tests share 5 %.
+    assert unclear.detectable == pytest.approx(detectable_difference(2 / 3, 2, level=0.025))
 
 
 @pytest.mark.parametrize("is_trained", [True, False])

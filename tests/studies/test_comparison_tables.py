@@ -21,7 +21,10 @@ def test_the_table_reads_as_a_person_would_write_it(study):
     assert lines[2] == "| seanet20_small | 283,174 | 40.4 | — | 0.1 | 54.00 ± 1.00 | 52.33 ± 2.08 | — | 3 |"
     assert lines[3] == "| senet20 | 282,734 | 40.8 | 100 | 0.1 | 43.97 ± 1.05 | 43.97 ± 1.05 | 30.45 | 3 |"
     assert lines[5].endswith("| 30.00 | 30.00 | 26.67 | 1 |")
-    assert any(line.startswith("| seanet20_small | senet20 | +10.03 |") for line in lines)
+    (test,) = (line for line in lines if line.startswith("| seanet20_small | senet20 | +10.03 |"))
+    # The differences are 10, 10 and 10.1 points, so their standard error is 1/30 point. Two degrees of freedom at 2.5 %
+    # detect 8.01 standard errors.
+    assert test.endswith("| 0.27 | aggregation is worse |")
 
 
 def test_a_recipe_with_a_moving_average_has_a_column_of_its_errors(study):
