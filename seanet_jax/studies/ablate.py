@@ -58,7 +58,7 @@ def run_ablation(command: StudyCommand, compiler_options: Mapping[str, str]) -> 
     (model,) = command.models
     folder = command.config.out or Path("runs") / f"ablate-{command.config.data_name}-{model}"
     variants = {name: {"model": model} | fields for name, fields in VARIANTS.items()}
-    study = Study(folder, command.config, variants, command.seeds, command.learning_rates)
+    study = Study(folder, command.config, variants, command.seeds, command.learning_rates, command.extend_rates)
     _check_base(study)
     study.run(compiler_options)
     study = Study.read(folder)
@@ -124,7 +124,7 @@ def _validation_error(study: Study, run: Run) -> float | str | None:
 
 def markdown(study: Study) -> str:
     """Returns the table as Markdown."""
-    rates = study.learning_rates
+    rates = sorted({rate for variant in study.variants for rate in study.grid(variant)}, reverse=True)
     validation = [f"validation error at {rate:g}, %" for rate in rates]
     header = ["choice", "value", *validation, "learning rate", "test error, %"]
     lines = [f"| {' | '.join(header)} |", "|---|---" + "|---:" * (len(header) - 2) + "|"]

@@ -6,13 +6,16 @@ selects on the test images themselves. The error at the last epoch has no such s
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypedDict
+
+from flax import nnx
 
 from seanet_jax.data import find_source
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.json_files import checked, read_json
-from seanet_jax.models import NetworkConfig, SEANetConfig
+from seanet_jax.models import NetworkConfig, SEANetConfig, build
 from seanet_jax.models.multiply_adds import multiply_adds, parameters
 from seanet_jax.paths import exists
 from seanet_jax.studies.statistics import PairedDifference, detectable_difference, holm, paired_difference
@@ -44,6 +47,7 @@ class Row:
         aggregates: Whether the network has aggregate layers.
         parameters: The number of trained parameters.
         multiply_adds: The number of multiply-adds for one image.
+        features: The number of features of an image that the classifier sees.
         images_per_second: The training speed in each round of the measurement; empty if it is not measured yet.
         learning_rate: The chosen learning rate, or None if it is not chosen yet or every rate diverged.
         last_errors: The test error at the last epoch in percent, by seed.
@@ -57,6 +61,7 @@ class Row:
     aggregates: bool
     parameters: int
     multiply_adds: int
+    features: int
     images_per_second: tuple[float, ...]
     learning_rate: float | None
     last_errors: Mapping[int, float]
@@ -86,9 +91,14 @@ class Comparison:
     detectable: float
 
     @property
+    def is_significant(self) -> bool:
+        """Whether the difference is significant at ``LEVEL``, among all comparisons of the study."""
+        return self.adjusted_p_value < LEVEL
+
+    @property
     def verdict(self) -> str:
-        """The result in words, at the level of significance ``LEVEL``."""
-        if self.adjusted_p_value >= LEVEL:
+        """The result in words."""
+        if not self.is_significant:
             return "no significant difference"
         return "aggregation is better" if self.difference.mean < 0 else "aggregation is worse"
 
@@ -101,6 +111,12 @@ def network(study: Study, variant: str) -> NetworkConfig:
 def _network(study: Study, variant: str, images: ImageSpec) -> NetworkConfig:
     config = study.config(Run(variant, study.rates(variant)[0], 0))
     return config.model_config(images.num_classes, in_channels=images.channels, image_size=images.height)
+
+
+@functools.cache
+def features(config: NetworkConfig) -> int:
+    """Returns the number of features of an image that a network's classifier sees."""
+    return nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0))).num_features
 
 
 def _images(study: Study) -> ImageSpec:
@@ -128,6 +144,7 @@ def rows(study: Study) -> list[Row]:
                 aggregates=isinstance(config, SEANetConfig) and config.aggregate_placement != "none",
                 parameters=parameters(config),
                 multiply_adds=multiply_adds(config, images.height, images.width),
+                features=features(config),
                 images_per_second=tuple(speeds.get(variant, ())),
                 learning_rate=study.chosen_rate(variant),
                 last_errors={seed: found[-1] for seed, found in errors.items()},

@@ -19,6 +19,7 @@ _HEADER = (
     "network",
     "parameters",
     "multiply-adds, M",
+    "features",
     "images/s in training",
     "learning rate",
     "error, last epoch, %",
@@ -42,6 +43,7 @@ def markdown(study: Study) -> str:
             markdown_text(row.model),
             f"{row.parameters:,}",
             f"{row.multiply_adds / 1e6:,.1f}",
+            str(row.features),
             speed,
             "—" if row.learning_rate is None else f"{row.learning_rate:g}",
             _summary(row.last_errors),
@@ -51,30 +53,39 @@ def markdown(study: Study) -> str:
             str(len(row.last_errors)),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Errors are means ± standard deviations over the seeds.", "", *_recipe_exceptions(study)]
+    lines += [
+        "",
+        "Errors are means ± standard deviations over the seeds. The features are those of an image that the "
+        "classifier sees.",
+        "",
+        *_recipe_exceptions(study),
+    ]
     tested = comparisons(table)
     if not tested:
         reason = "No test: no aggregated network has three seeds in common with a parameter-matched baseline."
         return "\n".join([*lines, reason, ""])
     lines += [
-        "| aggregated network | baseline | error difference, points | 95 % interval | p | p (Holm) "
-        "| smallest detectable, points | result |",
-        "|---|---|---:|---:|---:|---:|---:|---|",
+        "| aggregated network | baseline | parameters | multiply-adds | error difference, points | 95 % interval | p "
+        "| p (Holm) | smallest detectable, points | result |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
+    by_name = {row.model: row for row in table}
     for one in tested:
-        d = one.difference
+        d, ours, theirs = one.difference, by_name[one.aggregated], by_name[one.baseline]
         lines.append(
-            f"| {markdown_text(one.aggregated)} | {markdown_text(one.baseline)} | {d.mean:+.2f} | "
+            f"| {markdown_text(one.aggregated)} | {markdown_text(one.baseline)} | "
+            f"{ours.parameters / theirs.parameters - 1:+.1%} | {ours.multiply_adds / theirs.multiply_adds - 1:+.1%} | "
+            f"{d.mean:+.2f} | "
             f"{d.low:+.2f} to {d.high:+.2f} | {d.p_value:.3f} | "
             f"{one.adjusted_p_value:.3f} | {one.detectable:.2f} | {one.verdict} |"
         )
     lines += [
         "",
         "Paired t-tests over the seeds, of the errors at the last epoch. A baseline does not aggregate, and its number "
-        f"of parameters is within {MATCHED_WITHIN:.0%} of the aggregated network's. A negative difference favors "
-        f"aggregation. The smallest detectable difference is the one that a test finds with {POWER:.0%} power at a level "
-        f"of {LEVEL:.0%} over the number of tests, if the spread over the seeds is the true one. A few seeds give this "
-        "spread only roughly.",
+        f"of parameters is within {MATCHED_WITHIN:.0%} of the aggregated network's. All differences are aggregated "
+        "network less baseline, so a negative one favors aggregation. The smallest detectable difference is the one "
+        f"that a test finds with {POWER:.0%} power at a level of {LEVEL:.0%} over the number of tests, if the spread "
+        "over the seeds is the true one. A few seeds give this spread only roughly.",
     ]
     return "\n".join([*lines, ""])
 

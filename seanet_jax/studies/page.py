@@ -16,6 +16,7 @@ from seanet_jax import data, style
 from seanet_jax.durable import write_whole
 from seanet_jax.errors import InputError
 from seanet_jax.json_files import checked, read_json
+from seanet_jax.models import PRESETS, NetworkConfig, SEANetConfig
 from seanet_jax.paths import UserPath, exists, user_path
 from seanet_jax.studies import ablate, comparison, comparison_tables, recipes
 from seanet_jax.studies.ablation_figure import ablation_figure
@@ -199,6 +200,12 @@ def text(results: Results, page: Path) -> str:
     studies = [found for found in (study, results.ablation, results.recipes) if found is not None]
     runs = [(of, run) for of in studies for run in of.finished()]
     summaries = [summary for of, run in runs if (summary := of.summary(run)) is not None]
+    table = [row for row in comparison.rows(study) if row.last_errors]
+    aggregated = [row for row in table if row.aggregates]
+    networks = {row.model: comparison.network(study, row.model) for row in table}
+    tests = comparison.comparisons(table)
+    published = PRESETS["seanet20"]
+    assert isinstance(published, SEANetConfig)
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "change": "{:+.1%}".format,
@@ -218,7 +225,18 @@ def text(results: Results, page: Path) -> str:
             published=TrainConfig(),
             is_reduced=study.base.limit_train is not None or study.base.epochs < TrainConfig().epochs,
             has_published=study.base.dataset in TALK_ERRORS,
-            tests=_tests(study),
+            tests=tests,
+            better=sum(test.is_significant and test.difference.mean < 0 for test in tests),
+            worse=sum(test.is_significant and test.difference.mean > 0 for test in tests),
+            aggregated=aggregated,
+            plain=[row for row in table if not row.aggregates],
+            matched_within=comparison.MATCHED_WITHIN,
+            classes=networks[table[0].model].num_classes if table else None,
+            factor=published.aggregate_factor,
+            published_features=comparison.features(published),
+            has_published_width=any(_widths(networks[row.model]) == published.widths for row in aggregated),
+            edges=[variant for variant in study.variants if study.edge(variant)],
+            rates=_rates(study),
             comparison_table=comparison_tables.markdown(study).strip(),
             learning_rates=_validation_errors(study),
             ablation=results.ablation,
@@ -243,24 +261,8 @@ def text(results: Results, page: Path) -> str:
     )
 
 
-def _tests(study: Study) -> list[dict[str, Any]]:
-    """Returns the tests of the comparison, with the relative differences of parameters and multiply-adds."""
-    table = {row.model: row for row in comparison.rows(study)}
-    tests = []
-    for one in comparison.comparisons(list(table.values())):
-        row, baseline = table[one.aggregated], table[one.baseline]
-        tests.append(
-            {
-                "aggregated": one.aggregated,
-                "baseline": one.baseline,
-                "parameters": row.parameters / baseline.parameters - 1,
-                "multiply_adds": row.multiply_adds / baseline.multiply_adds - 1,
-                "difference": one.difference,
-                "p_value": one.adjusted_p_value,
-                "verdict": one.verdict,
-            }
-        )
-    return tests
+def _widths(network: NetworkConfig) -> tuple[int, ...] | None:
+    return network.widths if isinstance(network, SEANetConfig) else None
 
 
 def _validation_errors(study: Study) -> dict[str, list[str]]:
@@ -268,7 +270,7 @@ def _validation_errors(study: Study) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for variant in study.variants:
         cells = found.setdefault(variant, [])
-        for rate in study.learning_rates:
+        for rate in _rates(study):
             run = Run(variant, rate, 0)
             outcome = study.outcome(run)
             if outcome == "finished" and "val_accuracy" in (last := study.records(run)[-1]):
@@ -277,6 +279,11 @@ def _validation_errors(study: Study) -> dict[str, list[str]]:
             else:
                 cells.append("diverged" if outcome == "diverged" else "—")
     return found
+
+
+def _rates(study: Study) -> list[float]:
+    """Returns the learning rates that any variant has tried, in descending order."""
+    return sorted({rate for variant in study.variants for rate in study.grid(variant)}, reverse=True)
 
 
 def _commands(results: Results) -> list[str]:
@@ -298,6 +305,8 @@ def _command(script: str, study: Study) -> str:
     flags = [f"--models {' '.join(models)}"]
     if script != "recipes":  # which have their own
         flags.append(f"--learning-rates {' '.join(f'{rate:g}' for rate in study.learning_rates)}")
+        if study.extend_rates:
+            flags.append(f"--extend-rates {study.extend_rates}")
     flags.append(f"--seeds {study.seeds}")
     kept = {name: getattr(plain, name) for name in ("out", "data_dir", "resume", "model", "seed")}
     flags += as_flags(dataclasses.replace(base, **kept), plain)

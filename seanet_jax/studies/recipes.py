@@ -34,7 +34,9 @@ def run_recipes(command: StudyCommand, compiler_options: Mapping[str, str]) -> N
         StoppedError: If ``Study.run`` does.
     """
     folder = command.config.out or Path("runs") / f"recipes-{command.config.data_name}"
-    study = Study(folder, command.config, variants(tuple(command.models), command.config.epochs), command.seeds)
+    found = variants(tuple(command.models), command.config.epochs)
+    # Each recipe has one learning rate, so the study refuses to extend them.
+    study = Study(folder, command.config, found, command.seeds, extend_rates=command.extend_rates)
     study.run(compiler_options)
     study = Study.read(folder, data_dir=command.config.data_dir)
     with study.locked():

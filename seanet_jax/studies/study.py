@@ -1,16 +1,20 @@
 """A study trains several networks, its variants, from several seeds under one recipe. Each run has its own folder.
 
 If there are several learning rates, each variant gets the one whose run from seed 0 has the best validation accuracy
-at its last epoch. The other seeds are trained at that rate only. Finished runs are skipped, interrupted runs are
-resumed, and runs that another process trains are left to it. The same command therefore resumes a study after a kill,
-and concurrent copies of it split the runs.
+at its last epoch. The other seeds are trained at that rate only. If the best rate is the smallest or the largest of its
+grid, a better one may lie beyond it. The study can therefore extend a variant's grid beyond that edge, until the best
+rate lies inside; see ``Study.grid``.
+
+Finished runs are skipped, interrupted runs are resumed, and runs that another process trains are left to it. The same
+command therefore resumes a study after a kill, and concurrent copies of it split the runs.
 """
 
 import contextlib
 import dataclasses
+import math
 import time
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -33,6 +37,7 @@ from seanet_jax.version import __version__
 
 _SECONDS_BETWEEN_CHECKS = 5
 _MOST_SEEDS = 10_000
+_MOST_EXTENSIONS = 20
 
 # This file marks a run whose loss became NaN. Without it, every start of the study would try the run again.
 _DIVERGED = "diverged.txt"
@@ -57,10 +62,28 @@ class Run(NamedTuple):
         return f"{self.variant}-lr{self.learning_rate:g}-seed{self.seed}"
 
 
+class _Search(NamedTuple):
+    """The search for the learning rate of a variant, as the records of its runs from seed 0 have it.
+
+    Attributes:
+        accuracies: The validation accuracy at each learning rate of the grid, in the order in which the rates joined
+            it: None if its run has no outcome yet, and minus infinity if it diverged.
+        best: The learning rate with the best accuracy, the first one of equals; None if a run has no outcome yet, or
+            all of several runs diverged.
+        beyond: The learning rate by which the grid would be extended next; None if the best one is inside, the study
+            has one rate only, or a run has no outcome yet.
+    """
+
+    accuracies: dict[float, float | None]
+    best: float | None
+    beyond: float | None
+
+
 class _StudyFile(TypedDict):
-    """The fields of ``study.json``. Version 0.1.0 did not write its version."""
+    """The fields of ``study.json``. Version 0.1.0 wrote neither its version nor ``extend_rates``."""
 
     version: NotRequired[str]
+    extend_rates: NotRequired[int]
     base: dict[str, Any]
     variants: dict[str, dict[str, Any]]
     seeds: int
@@ -79,10 +102,11 @@ class Study:
         variants: For each variant, by name, the fields of ``TrainConfig`` in which it differs from the base.
         seeds: The number of seeds. They are counted from 0.
         learning_rates: The learning rates to choose from, for variants without a ``learning_rate`` of their own.
+        extend_rates: The largest number of learning rates by which the grid of a variant is extended.
 
     Raises:
-        InputError: If there is nothing to train, a variant cannot be built, or there are several learning rates but no
-            validation images to choose by.
+        InputError: If there is nothing to train, a variant cannot be built, there are several learning rates but no
+            validation images to choose by, or there is a single learning rate to extend.
     """
 
     folder: Path
@@ -90,6 +114,7 @@ class Study:
     variants: Mapping[str, Mapping[str, Any]]
     seeds: int = 3
     learning_rates: tuple[float, ...] = (0.1,)
+    extend_rates: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", user_path(self.folder))
@@ -110,6 +135,15 @@ class Study:
             raise InputError(
                 "choosing between several learning_rates needs validation images; "
                 "give --validation-fraction, for example 0.1"
+            )
+        if not is_integer(self.extend_rates, minimum=0) or self.extend_rates > _MOST_EXTENSIONS:
+            raise InputError(
+                f"extend_rates is {short_repr(self.extend_rates)}; it must be an integer from 0 to {_MOST_EXTENSIONS}"
+            )
+        if self.extend_rates and len(rates) == 1:
+            raise InputError(
+                f"extend_rates is {self.extend_rates}, but there is one learning rate; give at least two "
+                "learning_rates, whose ratio is the step beyond them"
             )
         for variant in self.variants:
             for rate in self.rates(variant):
@@ -142,7 +176,8 @@ class Study:
             TrainConfig.from_json(saved["base"] | variant, where=where, version=version)
         config = TrainConfig.from_json(saved["base"], where=where, version=version, data_dir=data_dir)
         try:
-            return cls(folder, config, variants, saved["seeds"], tuple(saved["learning_rates"]))
+            rates, extend_rates = tuple(saved["learning_rates"]), saved.get("extend_rates", 0)
+            return cls(folder, config, variants, saved["seeds"], rates, extend_rates)
         except InputError as error:
             raise InputError(f"{path} is damaged ({error}{written_by(version)}); {remedy}") from None
 
@@ -156,31 +191,72 @@ class Study:
         return dataclasses.replace(self.base, **(dict(self.variants[run.variant]) | of_run))
 
     def rates(self, variant: str) -> tuple[float, ...]:
-        """Returns the learning rates that a variant tries from seed 0."""
+        """Returns the learning rates that a variant is asked to try from seed 0."""
         own = self.variants[variant].get("learning_rate")
         return self.learning_rates if own is None else (own,)
+
+    def grid(self, variant: str) -> tuple[float, ...]:
+        """Returns the learning rates that a variant tries from seed 0, as far as they are known by now.
+
+        These are the rates of ``rates`` and, if ``extend_rates`` is not 0, those beyond them. Once all runs of the grid
+        have an outcome and the best rate is its smallest or largest, the grid gets another rate beyond this edge. Its
+        ratio to the edge is that of the edge to its neighbor. If every rate diverged, the next one is smaller. The grid
+        follows from the records alone: a study that is resumed, and copies that run at once, find the same one.
+        """
+        return tuple(self._search(variant).accuracies)
+
+    def edge(self, variant: str) -> str | None:
+        """Returns "smallest" or "largest" if the best rate of a variant is that of its grid, and None if it is inside.
+
+        It is None as well if the variant has one rate, or its rate is not chosen yet.
+        """
+        found = self._search(variant)
+        if found.best is None or found.beyond is None:
+            return None
+        return "smallest" if found.beyond < found.best else "largest"
 
     def runs_of(self, variant: str) -> list[Run]:
         """Returns the runs of a variant that are known by now.
 
         These are the runs that choose the learning rate and, once it is chosen, those of the further seeds.
         """
-        runs = [Run(variant, rate, 0) for rate in self.rates(variant)]
-        if all(self.outcome(run) for run in runs) and (rate := self.chosen_rate(variant)) is not None:
-            runs += [Run(variant, rate, seed) for seed in range(1, self.seeds)]
+        found = self._search(variant)
+        runs = [Run(variant, rate, 0) for rate in found.accuracies]
+        if found.best is not None:
+            runs += [Run(variant, found.best, seed) for seed in range(1, self.seeds)]
         return runs
 
     def chosen_rate(self, variant: str) -> float | None:
         """Returns the learning rate of a variant, or None if it is not chosen yet or every rate diverged."""
         rates = self.rates(variant)
-        if len(rates) == 1:
-            return rates[0]
-        runs = [Run(variant, rate, 0) for rate in rates]
-        if not all(self.outcome(run) for run in runs):
-            return None
-        finished = [run for run in runs if self.outcome(run) == "finished"]
-        accuracies = {run.learning_rate: selection_accuracy(self.records(run)[-1]) for run in finished}
-        return max(accuracies, key=lambda rate: accuracies[rate]) if accuracies else None
+        return rates[0] if len(rates) == 1 else self._search(variant).best
+
+    def _search(self, variant: str) -> _Search:
+        """Returns how far the search for a variant's learning rate is. It looks at each run once.
+
+        A second look could find more of the runs of other processes, and choose a rate before its grid is extended.
+        """
+        rates = list(self.rates(variant))
+        accuracies: dict[float, float | None] = {}
+        while True:
+            accuracies |= {rate: self._accuracy(Run(variant, rate, 0)) for rate in rates if rate not in accuracies}
+            known = {rate: accuracy for rate, accuracy in accuracies.items() if accuracy is not None}
+            if len(known) < len(accuracies):
+                return _Search(accuracies, None, None)
+            best = max(known, key=lambda rate: known[rate])
+            diverged = known[best] == -math.inf
+            beyond = _beyond(sorted(known), best, diverged=diverged)
+            if beyond is None or beyond in known or len(known) == len(self.rates(variant)) + self.extend_rates:
+                # A single rate was not chosen by its run, so it holds for further seeds even if this one diverged.
+                return _Search(accuracies, None if diverged and len(known) > 1 else best, beyond)
+            rates.append(beyond)
+
+    def _accuracy(self, run: Run) -> float | None:
+        """Returns the accuracy by which a run is chosen, minus infinity if it diverged, or None without an outcome."""
+        outcome = self.outcome(run)
+        if outcome == "finished":
+            return float(selection_accuracy(self.records(run)[-1]))
+        return -math.inf if outcome == "diverged" else None
 
     def results(self, variant: str) -> dict[int, list[Record]]:
         """Returns, by seed, the records of the finished runs of a variant at its chosen learning rate."""
@@ -248,6 +324,7 @@ class Study:
                 "variants": variants,
                 "seeds": seeds,
                 "learning_rates": self.learning_rates,
+                "extend_rates": self.extend_rates,
             }
             write_whole(self._path, json_text(saved))
 
@@ -265,6 +342,11 @@ class Study:
                 raise InputError(
                     f"{self.folder} holds a study of the learning rates {saved.learning_rates}; "
                     "give the same ones, or name another folder with --out"
+                )
+            if saved.extend_rates > self.extend_rates:
+                raise InputError(
+                    f"{self.folder} holds a study that extends its learning rates by up to {saved.extend_rates}; "
+                    "give at least as many, or name another folder with --out"
                 )
             variants, seeds = dict(saved.variants) | variants, max(saved.seeds, seeds)
         return variants, seeds
@@ -292,8 +374,9 @@ class Study:
         """
         start_devices()
         self.write()
-        waiting = False
+        waiting, told = False, set[Run]()
         while runs := self.pending():
+            told |= self._tell_of_extensions(runs, told)
             run = next((run for run in runs if not RunFolder(self.folder / run.name).in_use()), None)
             if run is None:
                 if not waiting:
@@ -313,3 +396,36 @@ class Study:
                 write_whole(self.folder / run.name / _DIVERGED, f"{error}\n")
             # The next network has other shapes, so no compiled function would be used again. This frees their memory.
             jax.clear_caches()
+        if self.extend_rates:
+            for variant in self.variants:
+                if edge := self.edge(variant):
+                    print_once(
+                        f"{variant}: {self.chosen_rate(variant):g} is still the {edge} of its learning rates after "
+                        f"{self.extend_rates} further ones; a larger --extend-rates goes on"
+                    )
+
+    def _tell_of_extensions(self, runs: Sequence[Run], told: Collection[Run]) -> set[Run]:
+        """Prints a line for each run at a learning rate beyond those asked for that is not told yet; returns them."""
+        new = {run for run in runs if run.seed == 0 and run.learning_rate not in self.rates(run.variant)} - set(told)
+        for run in sorted(new):
+            where = "smaller" if run.learning_rate < min(self.rates(run.variant)) else "larger"
+            print_once(
+                f"{run.variant}: a {where} learning rate may be better than those tried; "
+                f"{run.learning_rate:g} is tried as well"
+            )
+        return new
+
+
+def _beyond(rates: Sequence[float], best: float, *, diverged: bool) -> float | None:
+    """Returns the learning rate beyond the edge of a grid at which the best one lies; None if it lies inside.
+
+    Args:
+        rates: The learning rates in ascending order. A single rate has no edge.
+        best: The best one.
+        diverged: Whether all of them diverged, so that only a smaller one can be better.
+    """
+    if len(rates) == 1 or (best not in (rates[0], rates[-1]) and not diverged):
+        return None
+    edge, neighbor = rates[:2] if diverged or best == rates[0] else rates[:-3:-1]
+    # The names of the runs' folders have six digits.
+    return float(f"{edge * edge / neighbor:.3g}")

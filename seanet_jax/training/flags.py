@@ -60,6 +60,7 @@ class StudyCommand:
         learning_rates: Initial learning rates to choose from.
         tune_cpu: Whether to tune malloc and XLA, if the CPU is the only device.
         compilation_cache: Whether to keep compiled programs on disk.
+        extend_rates: Largest number of learning rates to try beyond those given.
     """
 
     config: TrainConfig
@@ -68,6 +69,7 @@ class StudyCommand:
     learning_rates: tuple[float, ...]
     tune_cpu: bool
     compilation_cache: bool
+    extend_rates: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +136,9 @@ class _StudyFlags(_ProcessFlags):
 
     learning_rates: tuple[float, ...] = ()
     """Initial learning rates. If there are several, each network gets its best on the validation images."""
+
+    extend_rates: int = 0
+    """If a network's best rate is the smallest or the largest: how many rates beyond it to try at most."""
 
     out: Path | None = None
     """Folder of the study; None: the study's default folder."""
@@ -226,6 +231,7 @@ def parse_study(
         parsed.learning_rates,
         parsed.tune_cpu,
         parsed.compilation_cache,
+        parsed.extend_rates,
     )
 
 

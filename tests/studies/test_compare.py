@@ -46,7 +46,7 @@ def test_a_comparison_measures_speeds_once_and_writes_its_tables(command, measur
     speeds = json.loads((folder / "speed.json").read_text())
     assert speeds["images_per_second"]["senet20"] == [100.0, 120.0, 140.0]
     table = (folder / "table.md").read_text()
-    assert "| senet20 | 282,734 | 40.8 | 120 | 0.1 | 43.97 ± 1.05 |" in table
+    assert "| senet20 | 282,734 | 40.8 | 64 | 120 | 0.1 | 43.97 ± 1.05 |" in table
     assert table in capsys.readouterr().out
     assert (folder / "table.csv").exists() and (folder / "tests.csv").exists()
 

@@ -26,6 +26,7 @@ def test_a_row_has_what_the_runs_and_the_network_have(study):
     assert (small.model, small.aggregates, senet.aggregates) == ("seanet20_small", True, False)
     assert (small.parameters, senet.parameters, deep.parameters) == (283_174, 282_734, 1_736_564)
     assert small.multiply_adds == 40_393_508
+    assert (small.features, senet.features) == (68 // 4, 64)
     assert small.last_errors == pytest.approx({0: 55, 1: 54, 2: 53})
     assert small.best_errors == pytest.approx({0: 50, 1: 54, 2: 53})
     assert (senet.talk_error, small.talk_error) == (30.45, None)

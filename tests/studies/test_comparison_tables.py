@@ -18,10 +18,10 @@ def study(tmp_path):
 
 def test_the_table_reads_as_a_person_would_write_it(study):
     lines = comparison_tables.markdown(study).splitlines()
-    assert lines[2] == "| seanet20_small | 283,174 | 40.4 | — | 0.1 | 54.00 ± 1.00 | 52.33 ± 2.08 | — | 3 |"
-    assert lines[3] == "| senet20 | 282,734 | 40.8 | 100 | 0.1 | 43.97 ± 1.05 | 43.97 ± 1.05 | 30.45 | 3 |"
+    assert lines[2] == "| seanet20_small | 283,174 | 40.4 | 17 | — | 0.1 | 54.00 ± 1.00 | 52.33 ± 2.08 | — | 3 |"
+    assert lines[3] == "| senet20 | 282,734 | 40.8 | 64 | 100 | 0.1 | 43.97 ± 1.05 | 43.97 ± 1.05 | 30.45 | 3 |"
     assert lines[5].endswith("| 30.00 | 30.00 | 26.67 | 1 |")
-    (test,) = (line for line in lines if line.startswith("| seanet20_small | senet20 | +10.03 |"))
+    (test,) = (line for line in lines if line.startswith("| seanet20_small | senet20 | +0.2% | -1.1% | +10.03 |"))
     # The differences are 10, 10 and 10.1 points, so their standard error is 1/30 point. Two degrees of freedom at 2.5 %
     # detect 8.01 standard errors.
     assert test.endswith("| 0.27 | aggregation is worse |")
@@ -37,7 +37,7 @@ def test_a_recipe_with_a_moving_average_has_a_column_of_its_errors(study):
         (path.parent / "summary.json").write_text(json.dumps(summary))
     lines = comparison_tables.markdown(study).splitlines()
     assert "| error, best epoch, % | error of the moving average, last epoch, % | the talk, % | seeds |" in lines[0]
-    assert lines[1].count("|") == lines[0].count("|") == 11
+    assert lines[1].count("|") == lines[0].count("|") == 12
     assert "| 54.00 ± 1.00 | 52.33 ± 2.08 | 48.00 ± 2.00 | — | 3 |" in lines[2]
     assert "| 43.97 ± 1.05 | 43.97 ± 1.05 | — | 30.45 | 3 |" in lines[3]
 
@@ -62,4 +62,4 @@ def test_tables_are_files_too(study):
 
 def test_an_unfinished_study_has_a_table(tmp_path):
     empty = Study(tmp_path, TrainConfig(), {"resnet20": {"model": "resnet20"}})
-    assert "| resnet20 | 278,324 | 40.8 | — | 0.1 | — | — | 32.63 | 0 |" in comparison_tables.markdown(empty)
+    assert "| resnet20 | 278,324 | 40.8 | 64 | — | 0.1 | — | — | 32.63 | 0 |" in comparison_tables.markdown(empty)

@@ -5,11 +5,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from training_fixtures import made_record, made_summary, records
+from flax import nnx
+from training_fixtures import TINY, made_record, made_summary, records
 
 from seanet_jax.commands.compare import MODELS
 from seanet_jax.errors import InputError
+from seanet_jax.models import SEANet
 from seanet_jax.studies import ablate, recipes
 from seanet_jax.studies.page import Results, _of_equal_length, text, write
 from seanet_jax.studies.study import Run, Study
@@ -58,17 +61,62 @@ def read(folder):
 
 def test_the_page_says_what_the_runs_found(folder):
     page = text(read(folder), folder / "results.md")
-    assert page.startswith("# Does aggregation help? A reduced study: CIFAR-100, 20,000 training images, 2 epochs\n")
-    assert "This is not the published recipe" in page
-    assert (
-        "**seanet20_small against senet20**, with +0.2% parameters and -1.1% multiply-adds: the error is 10.00 points "
-        "higher (95 % confidence interval "
-    ) in page
-    assert "3 seeds): aggregation is worse." in page
-    assert "| senet20 | 282,734 | 40.8 | — | 0.1 | 51.00 ± 1.00 | 51.00 ± 1.00 | 30.45 | 3 |" in page
+    assert page.startswith("# Does aggregation help?\n")
+    assert "CIFAR-100: the first 20,000 training images, of which the last 10% are validation images." in page
+    assert "**No, not in this study.**" in page
+    assert "have significantly more test error in 1 of 1 comparisons (at 5 %" in page
+    # The differences are 10, 9 and 11 points; two degrees of freedom detect 5.65 standard errors of 3**-0.5 at 5 %.
+    assert "The differences are +10.00 points. The study could have found 3.26 points with 80 % power." in page
+    assert "| seanet20_small | senet20 | +0.2% | -1.1% | +10.00 | " in page
+    assert "| senet20 | 282,734 | 40.8 | 64 | — | 0.1 | 51.00 ± 1.00 | 51.00 ± 1.00 | 30.45 | 3 |" in page
     assert "| operation | **sum** |" in page
     assert "16 finished runs took 16 h 00 min of training" in page
     assert "1 x made" in page and "jax 1.2.3" in page
+
+
+def test_the_page_says_at_once_what_its_answer_does_not_cover(folder):
+    page = text(read(folder), folder / "results.md")
+    answer = page[page.index("## The answer") : page.index("## What was done")]
+    # A third width of 68 channels, summed by fours; the published one is 512.
+    assert "leaves 17 features in seanet20_small, for 100 classes. The published network has 128." in answer
+    assert "says nothing about the published width" in answer
+    limits = page[page.index("## Limits") : page.index("## The networks")]
+    for limit in ("The training is short", "bottleneck", "narrow", "Sum and mean are one network", "3 pairs"):
+        assert limit in limits, limit
+    assert "has edges" not in limits  # there is one rate
+    published = Study(folder / "published", TrainConfig(epochs=2), {"seanet20": {"model": "seanet20"}}, seeds=1)
+    leave_run(published, Run("seanet20", 0.1, 0), 30)
+    without = text(Results(published, None, None, folder, ()), folder / "results.md")
+    assert "published width" not in without and "bottleneck" not in without
+
+
+@pytest.mark.slow
+def test_sum_and_mean_are_one_network_up_to_the_classifiers_scale():
+    """What the page says of them, on batches whose statistics normalize them."""
+    images = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
+    config = dataclasses.replace(TINY, conv_method="lax")  # the other methods take longer to compile
+    networks = {op: SEANet(dataclasses.replace(config, aggregate_op=op), rngs=nnx.Rngs(0)) for op in ("sum", "mean")}
+    logits = {op: _logits(network, images) for op, network in networks.items()}
+    assert np.abs(logits["sum"] - logits["mean"]).max() > 0.1
+    kernel = networks["sum"].classifier.kernel
+    kernel[...] = kernel[...] / TINY.aggregate_factor
+    np.testing.assert_allclose(_logits(networks["sum"], images), logits["mean"], atol=1e-3)
+
+
+@nnx.jit
+def _logits(network, images):
+    return network(images)
+
+
+def test_a_rate_at_the_edge_of_its_grid_is_a_limit_of_the_page(folder):
+    base = TrainConfig(epochs=2, validation_fraction=0.1)
+    study = Study(folder / "rates", base, {"resnet20": {"model": "resnet20"}}, 1, (0.1, 0.02), 1)
+    for rate, error in ((0.1, 50), (0.02, 40), (0.004, 30)):
+        leave_run(study, Run("resnet20", rate, 0), error)
+    page = text(Results(study, None, None, folder, ()), folder / "results.md")
+    assert "The best rate of 1 of 1 networks is the smallest or the largest one tried" in page
+    assert "| network | 0.1 | 0.02 | 0.004 |" in page and "| resnet20 | 50.00 | 40.00 | **30.00** |" in page
+    assert "--learning-rates 0.1 0.02 --extend-rates 1 --seeds 1" in page
 
 
 def test_its_commands_are_those_of_the_studies(folder):
@@ -96,9 +144,12 @@ def test_the_page_has_the_study_of_recipes_if_there_is_one(folder):
 
 def test_every_link_of_the_page_leads_somewhere(folder):
     write(read(folder), folder / "results.md")
-    links = re.findall(r"\]\(([^)]+)\)", (folder / "results.md").read_text())
+    page = (folder / "results.md").read_text()
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith("https://arxiv.org/abs/")]
     assert len(links) >= 9
-    assert all((folder / link).exists() for link in links)
+    for link in links:
+        heading = link.removeprefix("#").replace("-", " ")
+        assert (folder / link).exists() or f"## {heading.capitalize()}\n" in page, link
     assert (folder / "compare" / "errors.svg").exists() and (folder / "ablate" / "ablation.png").exists()
 
 
@@ -113,8 +164,8 @@ def test_a_study_of_the_published_length_is_not_called_reduced(folder):
     (study.folder / run.name / "summary.json").write_text(json.dumps(made_summary([first, last])))
     study.write()
     page = text(Results.read(study.folder, folder / "no", folder / "no", ("resnet20",)), folder / "results.md")
-    assert page.startswith("# Does aggregation help? CIFAR-100, all training images, 200 epochs\n")
-    assert "This is not the published recipe" not in page and "Too few seeds" in page
+    assert "CIFAR-100: all training images." in page and "200 epochs with a batch size of 64" in page
+    assert "The training is short" not in page and "Too few seeds" in page
 
 
 def test_a_run_that_stopped_early_keeps_its_last_error_in_the_curves():

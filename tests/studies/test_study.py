@@ -62,6 +62,113 @@ def test_seed_0_of_every_rate_comes_first_and_further_seeds_are_trained_at_the_b
     assert sorted(study.results("sum")) == [0, 1, 2]
 
 
+# Validation accuracies by learning rate: the best one lies beyond the grid 0.1, 0.02, then two steps below it.
+PEAKS = {
+    "plain": {0.1: 0.7, 0.02: 0.6, 0.5: 0.8, 2.5: 0.1},
+    "sum": {0.1: 0.3, 0.02: 0.4, 0.004: 0.5, 0.0008: 0.4, 0.00016: 0.1},
+}
+
+
+@pytest.fixture
+def extending(study, monkeypatch):
+    """The study, with accuracies that are best beyond its rates, which it may extend twice."""
+    peaks = {(variant, rate): value for variant, found in PEAKS.items() for rate, value in found.items()}
+    for key, value in peaks.items():
+        monkeypatch.setitem(VAL, key, value)
+    return dataclasses.replace(study, extend_rates=2)
+
+
+def test_a_grid_is_extended_by_its_factor_until_the_best_rate_lies_inside(extending, trained, capsys):
+    extending.run()
+    assert trained[:4] == [f"plain-lr{rate}-seed0" for rate in (0.1, 0.02, 0.5, 2.5)]
+    assert trained[4:8] == [f"sum-lr{rate}-seed0" for rate in (0.1, 0.02, 0.004, 0.0008)]
+    assert (extending.chosen_rate("plain"), extending.chosen_rate("sum")) == (0.5, 0.004)
+    assert trained[8:] == [f"{name}-seed{seed}" for seed in (1, 2) for name in ("plain-lr0.5", "sum-lr0.004")]
+    assert (extending.grid("plain"), extending.edge("plain")) == ((0.1, 0.02, 0.5, 2.5), None)
+    told = capsys.readouterr().out
+    assert told.count("plain: a larger learning rate may be better than those tried; 0.5 is tried as well\n") == 1
+    assert told.count("sum: a smaller learning rate may be better than those tried; 0.0008 is tried as well\n") == 1
+    assert "--extend-rates" not in told
+    # What was asked is what study.json keeps. The rest follows from the records.
+    saved = json.loads((extending.folder / "study.json").read_text())
+    assert (saved["learning_rates"], saved["extend_rates"]) == ([0.1, 0.02], 2)
+    assert Study.read(extending.folder) == extending
+
+
+def test_an_extended_search_goes_on_wherever_it_was_cut(extending, trained):
+    extending.run()
+    everything = list(trained)
+    for kept in range(1, len(everything), 3):
+        shutil.rmtree(extending.folder)
+        extending.write()
+        for name in everything[:kept]:
+            variant, rate, seed = name.split("-")
+            leave_run(extending, extending.config(Run(variant, float(rate[2:]), int(seed[4:]))))
+        trained.clear()
+        extending.run()
+        assert sorted(trained) == sorted(everything[kept:])
+
+
+def test_an_extension_ends_at_its_bound_and_says_so(extending, trained, capsys):
+    once = dataclasses.replace(extending, extend_rates=1)
+    once.run()
+    assert (once.chosen_rate("sum"), once.edge("sum")) == (0.004, "smallest")
+    assert (
+        "sum: 0.004 is still the smallest of its learning rates after 1 further ones; a larger --extend-rates goes on"
+    ) in capsys.readouterr().out
+    trained.clear()
+    extending.run()
+    assert sorted(trained) == ["plain-lr2.5-seed0", "sum-lr0.0008-seed0"]
+    with pytest.raises(InputError, match="extends its learning rates by up to 2; give at least as many"):
+        once.run()
+
+
+def test_without_extension_the_best_of_what_was_asked_is_chosen_and_its_edge_is_known(study, trained):
+    study.run()
+    assert study.grid("plain") == (0.1, 0.02)
+    assert (study.edge("plain"), study.edge("sum")) == ("largest", "smallest")
+    three = dataclasses.replace(study, variants={"plain": VARIANTS["plain"]}, learning_rates=(0.5, 0.1, 0.02))
+    assert three.edge("plain") is None  # its first run has no outcome yet
+
+
+def test_a_run_that_ends_between_two_looks_chooses_no_rate_at_an_edge(extending, trained, monkeypatch):
+    """Another process finishes the grid while this one reads it."""
+    for rate in (0.1, 0.02):
+        leave_run(extending, extending.config(Run("plain", rate, 0)))
+    real, looks = Study.outcome, []
+
+    def outcome(self, run):
+        looks.append(run)
+        return "" if len(looks) == 2 else real(self, run)
+
+    monkeypatch.setattr(Study, "outcome", outcome)
+    assert [run.name for run in extending.runs_of("plain")] == ["plain-lr0.1-seed0", "plain-lr0.02-seed0"]
+    assert [run.name for run in extending.runs_of("plain")][2:] == ["plain-lr0.5-seed0"]
+
+
+def test_where_every_rate_diverges_a_smaller_one_is_tried(extending, monkeypatch):
+    tried = []
+
+    def fit(config, compiler_options):
+        tried.append(config.learning_rate)
+        leave_run(extending, config)
+        if config.learning_rate > 0.003:
+            raise TrainingDivergedError("the training loss is nan")
+
+    monkeypatch.setattr(module, "fit", fit)
+    only = dataclasses.replace(extending, variants={"sum": VARIANTS["sum"]}, seeds=1, extend_rates=5)
+    only.run()
+    assert tried == [0.1, 0.02, 0.004, 0.0008, 0.00016]
+    assert (only.chosen_rate("sum"), only.edge("sum")) == (0.0008, None)
+
+
+def test_the_factor_is_that_of_the_two_rates_at_the_edge():
+    assert module._beyond([0.01, 0.03, 0.1], 0.1, diverged=False) == 0.333
+    assert module._beyond([0.01, 0.03, 0.1], 0.01, diverged=False) == 0.00333
+    assert module._beyond([0.01, 0.03, 0.1], 0.03, diverged=False) is None
+    assert module._beyond([0.1], 0.1, diverged=False) is None
+
+
 def test_what_is_finished_is_skipped_and_what_is_not_is_trained_again(study, trained):
     study.run()
     everything = sorted(trained)
@@ -251,6 +358,8 @@ def test_a_study_that_others_wrote_is_read_or_refused_in_a_sentence(study, chang
         ({"variants": {"\x1b[31m": {"model": "resnet20"}}}, r"the network '\\x1b\[31m' has a name that"),
         ({"learning_rates": ()}, "give at least one"),
         ({"learning_rates": (0.1, 0.1)}, "each only once"),
+        ({"extend_rates": -1}, "extend_rates is -1; it must be an integer from 0 to 20"),
+        ({"extend_rates": 2, "learning_rates": (0.1,)}, "there is one learning rate; give at least two"),
         ({"learning_rates": (0.1, -1.0)}, "learning_rate is -1.0; it must be a positive number"),
         ({"variants": {"x": {"model": "resnet21"}}}, "there is no model 'resnet21'"),
         ({"base": TrainConfig(dataset="digits")}, "give --validation-fraction"),
