@@ -20,6 +20,10 @@ from typing import Any, NoReturn
 from seanet_jax.commands.cli import Process, keep_what_is_compiled, run_and_exit
 from seanet_jax.commands.cpu_tuning import compiler_options
 
+# XLA's option that guarantees, on a GPU, the same result in each run of a program: it leaves out operations whose sums
+# depend on the order of threads, and chooses algorithms by rule, not by timing them, which may end differently.
+DETERMINISTIC = {"xla_gpu_deterministic_ops": "True"}
+
 
 def main(description: str = str(__doc__), **defaults: Any) -> NoReturn:
     """Parses the flags, trains one network and exits.
@@ -44,6 +48,7 @@ def main(description: str = str(__doc__), **defaults: Any) -> NoReturn:
         # Imported late, so that --help and a wrong flag need not wait for the training stack.
         from seanet_jax.training.run import fit
 
-        fit(command.config, compiler_options=compiler_options(os.environ) if command.tune_cpu else {})
+        options = compiler_options(os.environ) if command.tune_cpu else {}
+        fit(command.config, compiler_options=options | (DETERMINISTIC if command.deterministic else {}))
 
     run_and_exit(train, "the same command with --resume")

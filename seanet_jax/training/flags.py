@@ -40,12 +40,14 @@ class Command:
         config: Configuration of the run.
         tune_cpu: Whether to tune malloc and XLA, if the CPU is the only device.
         compilation_cache: Whether to keep compiled programs on disk.
+        deterministic: Whether GPUs use deterministic operations only.
         processes: How to find the other processes of the run, or None if there is one process.
     """
 
     config: TrainConfig
     tune_cpu: bool
     compilation_cache: bool
+    deterministic: bool
     processes: ProcessGroup | None
 
 
@@ -113,6 +115,9 @@ class _ProcessFlags(TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class _Flags(_ProcessFlags):
+    deterministic: bool = False
+    """On a GPU, use deterministic operations alone and choose them without timing them. Slower."""
+
     distributed: bool = False
     """Train together with the other processes of this Slurm, Open MPI, Kubernetes or TPU job, which JAX detects."""
 
@@ -188,7 +193,11 @@ def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Comm
     explicit = (parsed.coordinator, parsed.num_processes, parsed.process_id)
     together = parsed.distributed or explicit != (None, None, None)
     return Command(
-        config, parsed.tune_cpu, parsed.compilation_cache, processes=ProcessGroup(*explicit) if together else None
+        config,
+        parsed.tune_cpu,
+        parsed.compilation_cache,
+        parsed.deterministic,
+        processes=ProcessGroup(*explicit) if together else None,
     )
 
 

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from training_fixtures import records
 
+from seanet_jax.commands import train
 from seanet_jax.commands.cpu_tuning import XLA
 
 ON_GLIBC = platform.libc_ver()[0] == "glibc"
@@ -91,3 +93,15 @@ def test_real_cifar100(tmp_path):
     done = run(tmp_path, "cifar100.py", *quick)
     assert done.returncode == 0, done.stderr
     assert "278,324 parameters" in done.stdout and "1562 an epoch" in done.stdout
+
+
+def test_deterministic_operations_are_an_option_that_xla_knows(monkeypatch):
+    options = []
+    monkeypatch.setattr("seanet_jax.training.run.fit", lambda _, compiler_options: options.append(compiler_options))
+    for flags in ([], ["--deterministic"]):
+        quiet = ["--no-tune-cpu", "--no-compilation-cache"]
+        monkeypatch.setattr("sys.argv", ["seanet train", "--dataset", "digits", *quiet, *flags])
+        with pytest.raises(SystemExit):
+            train.main()
+    assert options == [{}, train.DETERMINISTIC]
+    jax.jit(lambda: 0).lower().compile(compiler_options=train.DETERMINISTIC)  # an unknown option is an error

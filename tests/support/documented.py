@@ -45,7 +45,11 @@ _SMALLER = {
 }
 _DROPPED = ("--require-gpu", "--distributed")
 # Programs that another test runs; this test checks that they have the documented flags.
-_RUN_ELSEWHERE = ("tests/support/kill_and_resume.py", "tests/support/cut_power.py")
+_RUN_ELSEWHERE = (
+    *("tests/support/kill_and_resume.py", "tests/support/cut_power.py"),
+    # They need a GPU, or the network and gigabytes.
+    *("benchmarks/gpu/pack.py", "benchmarks/gpu/unpack.py", "benchmarks/gpu/measure.py"),
+)
 # Programs without flags that tests/test_examples.py runs; this test checks that they exist.
 _EXAMPLES = ("examples/flax_nnx.py", "examples/flax_linen.py", "examples/plain_jax.py")
 # The sections of CONTRIBUTING.md whose blocks tests/test_contributing.py runs.
@@ -156,7 +160,7 @@ def main() -> None:
         make_small(program)
     if program in _RUN_ELSEWHERE:
         parse = argparse.ArgumentParser.parse_args
-        argparse.ArgumentParser.parse_args = lambda self: sys.exit(0 if parse(self) else 1)
+        argparse.ArgumentParser.parse_args = lambda self, given=None: sys.exit(0 if parse(self, given) else 1)
     runpy.run_path(program, run_name="__main__")
 
 

@@ -18,7 +18,7 @@ def parsed(*arguments):
 
 
 def test_no_flag_keeps_every_default():
-    assert parsed() == Command(DEFAULTS, tune_cpu=True, compilation_cache=True, processes=None)
+    assert parsed() == Command(DEFAULTS, tune_cpu=True, compilation_cache=True, deterministic=False, processes=None)
 
 
 def test_every_field_is_a_flag(capsys):
@@ -37,6 +37,7 @@ def test_flags_replace_fields(tmp_path):
     command = parsed(
         *("--model", "resnet56", "--dtype", "bfloat16", "--max-steps", "7", "--no-augment", "--resume"),
         *("--out", str(tmp_path), "--aggregate-placement", "none", "--no-tune-cpu", "--no-compilation-cache"),
+        "--deterministic",
     )
     config = dataclasses.replace(
         DEFAULTS,
@@ -48,7 +49,7 @@ def test_flags_replace_fields(tmp_path):
         out=tmp_path,
         aggregate_placement="none",
     )
-    assert command == Command(config, tune_cpu=False, compilation_cache=False, processes=None)
+    assert command == Command(config, tune_cpu=False, compilation_cache=False, deterministic=True, processes=None)
 
 
 def test_processes_are_detected_or_named():
