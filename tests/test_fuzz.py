@@ -21,6 +21,7 @@ from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.inference.trained import load_model
 from seanet_jax.layers import capsules, functional, transport
+from seanet_jax.layers.aggregates import make_aggregate
 from seanet_jax.layers.convolution import CONV_METHODS
 from seanet_jax.layers.modules import Aggregate, BatchNorm, Conv, ConvTranspose, Linear, ResidualBlock, SqueezeExcite
 from seanet_jax.models import EncapNetConfig, SEANetConfig, build, model_config
@@ -52,7 +53,7 @@ oddities = st.one_of(
 )
 
 
-@given(arrays, oddities, st.one_of(st.sampled_from(["sum", "mean", "max"]), oddities))
+@given(arrays, oddities, st.one_of(st.sampled_from(functional.AGGREGATE_OPS), oddities))
 def test_aggregate(x, factor, op):
     with works_or_says_why():
         out = functional.aggregate(x, factor, op)
@@ -155,6 +156,9 @@ def test_augmentation_and_normalization(images, flip, mean, std):
 
 MODULES = {
     "Aggregate": lambda size, other, flag, rngs: Aggregate(size, other),
+    "An aggregate of its own size": lambda size, other, flag, rngs: make_aggregate(
+        "learned" if flag else "random", size, other, seed=other, rngs=rngs
+    ),
     "SqueezeExcite": lambda size, other, flag, rngs: SqueezeExcite(size, other, rngs=rngs),
     "Linear": lambda size, other, flag, rngs: Linear(size, other, rngs=rngs),
     "Conv": lambda size, other, flag, rngs: Conv(size, 2, other, stride=flag + 1, rngs=rngs),

@@ -31,6 +31,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import seanet_jax
 from seanet_jax import Aggregate, EncapNet, EncapNetConfig, ResidualBlock, SEANet, SEANetConfig, SqueezeExcite
+from seanet_jax.layers.aggregates import LearnedAggregate, RandomAggregate
 from seanet_jax.layers.modules import BatchNorm, Conv, ConvTranspose, Linear
 from seanet_jax.models.encapnet import Agreement, CapsuleBlock
 
@@ -84,6 +85,8 @@ PARTS = {
     "SqueezeExcite": layer(SqueezeExcite, 4, 2),
     "Aggregate sum": Part(lambda rngs: Aggregate(2)),
     "Aggregate max": Part(lambda rngs: Aggregate(2, "max")),
+    "Aggregate random": Part(lambda rngs: RandomAggregate(4, 2)),
+    "Aggregate learned": Part(lambda rngs: LearnedAggregate(4, 2)),
     "ResidualBlock": layer(ResidualBlock, 4, 8, stride=2, reduction=2, modes=("train", "eval")),
     "SEANet": network(SEANet, SEANetConfig(**SEANET)),
     "SEANet preactivated": network(SEANet, SEANetConfig(**SEANET, preactivation=True, aggregate_placement="block")),

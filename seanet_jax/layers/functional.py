@@ -6,6 +6,7 @@ A function whose map is written ``[..., C]`` or ``[..., H, W, C]`` takes any num
 others, such as ``conv2d`` with its ``[N, H, W, C]``, take a map of exactly this rank, and raise an error for another.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
 
@@ -17,20 +18,30 @@ from seanet_jax.errors import InputError, is_integer, plain
 from seanet_jax.layers.convolution import conv2d as conv2d
 from seanet_jax.layers.convolution import conv_transpose2d as conv_transpose2d
 
-AggregateOp = Literal["sum", "mean", "max"]
+AggregateOp = Literal["sum", "mean", "max", "normalized_sum", "drop"]
 AGGREGATE_OPS: tuple[str, ...] = get_args(AggregateOp)
 
 
 def aggregate(x: jax.Array, factor: int = 4, op: AggregateOp = "sum") -> jax.Array:
     """Reduces every group of ``factor`` adjacent channels to one.
 
-    Output channel ``g`` is the sum (or mean, or maximum) of the input channels ``g * factor`` to
-    ``g * factor + factor - 1``.
+    Output channel ``g`` is the sum of the input channels ``g * factor`` to ``g * factor + factor - 1``, or what another
+    operation makes of them:
+
+    * "sum", as in the published network.
+    * "mean", the sum divided by ``factor``.
+    * "max", the maximum: maxout (Goodfellow et al., ICML 2013) of adjacent channels.
+    * "normalized_sum", the sum divided by ``sqrt(factor)``. It has the variance of one channel if the channels of a
+      group are uncorrelated and have the same variance.
+    * "drop", the first channel of the group. The others are dropped.
+
+    Sum, mean and normalized sum differ by a constant factor alone. A batch normalization that follows, also after a
+    convolution, removes it but for its epsilon.
 
     Args:
         x: Feature map of any rank, channels last: ``[..., C]``.
         factor: Number of channels in a group, k in the SEANet talk (MIND 2019). It divides C.
-        op: How a group is reduced: "sum" as in the published network, "mean" or "max".
+        op: How a group is reduced, one of the operations above.
 
     Returns:
         Feature map ``[..., C / factor]``, of x's dtype if that is a floating-point one.
@@ -49,12 +60,23 @@ def aggregate(x: jax.Array, factor: int = 4, op: AggregateOp = "sum") -> jax.Arr
         raise InputError(
             f"aggregate: factor is {factor!r}; it must be a positive integer that divides the {channels} channels"
         )
-    groups = x.reshape(*x.shape[:-1], channels // factor, factor)
-    if op == "sum":
-        return groups.sum(-1)
-    if op == "mean":
-        return groups.mean(-1)
-    return groups.max(-1)
+    return _REDUCTIONS[op](x.reshape(*x.shape[:-1], channels // factor, factor))
+
+
+# Jitted, so that a call outside jit sends no constant to the device, which jax_transfer_guard may forbid.
+@jax.jit
+def _normalized_sum(groups: jax.Array) -> jax.Array:
+    return groups.mean(-1) * groups.shape[-1] ** 0.5
+
+
+# For each operation, the function of groups ``[..., C / k, k]`` that returns ``[..., C / k]``.
+_REDUCTIONS: dict[AggregateOp, Callable[[jax.Array], jax.Array]] = {
+    "sum": lambda groups: groups.sum(-1),
+    "mean": lambda groups: groups.mean(-1),
+    "max": lambda groups: groups.max(-1),
+    "normalized_sum": _normalized_sum,
+    "drop": lambda groups: lax.index_in_dim(groups, 0, axis=-1, keepdims=False),
+}
 
 
 def squeeze_excite(

@@ -309,22 +309,38 @@ class SqueezeExcite(nnx.Module):
 class Aggregate(nnx.Module):
     """Reduces groups of adjacent channels to one channel each; see ``functional.aggregate``.
 
+    Between batch normalizations, sum, mean and normalized sum are the same network: they differ by a constant factor,
+    which the next normalization removes but for its epsilon. Only the classifier sees the factor of the last one, as if
+    its kernel were initialized larger.
+
+    ``aggregates.py`` has the kinds that learn how to reduce channels, or that group them at random.
+
     Args:
         factor: Number of channels in a group.
-        op: How a group is reduced: "sum" as in the published network, "mean" or "max".
+        op: How a group is reduced: "sum" as in the published network, or another operation of
+          ``functional.aggregate``.
+        norm: Batch normalization of the result; None leaves it out.
 
     Raises:
         InputError: If the factor is not a positive integer, or if the operation is unknown.
     """
 
-    def __init__(self, factor: int = 4, op: AggregateOp = "sum"):
+    norm: BatchNorm | None = nnx.data()
+
+    def __init__(self, factor: int = 4, op: AggregateOp = "sum", *, norm: BatchNorm | None = None):
         (self.factor,) = positive_integers("Aggregate", factor=factor)
         if op not in AGGREGATE_OPS:
             raise InputError(f"Aggregate: op is {op!r}; it must be one of {', '.join(AGGREGATE_OPS)}")
         self.op: AggregateOp = op
+        self.norm = norm
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[..., C]`` to ``[..., C / factor]``."""
+        y = self.reduce(x)
+        return y if self.norm is None else self.norm(y)
+
+    def reduce(self, x: jax.Array) -> jax.Array:
+        """Maps ``[..., C]`` to ``[..., C / factor]``, without the normalization."""
         return functional.aggregate(x, self.factor, self.op)
 
 

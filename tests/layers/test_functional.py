@@ -19,7 +19,12 @@ property_test = settings(max_examples=10, deadline=None, derandomize=True)
 # Few examples, because every new shape is compiled: once if jitted, once for each operation if not.
 jitted_aggregate = jax.jit(aggregate, static_argnames=("factor", "op"))
 jitted_squeeze_excite = jax.jit(squeeze_excite)
-NUMPY_OPS = {"sum": np.sum, "mean": np.mean, "max": np.max}
+all_ops = jax.jit(lambda x, factor: {op: aggregate(x, factor, op) for op in AGGREGATE_OPS}, static_argnums=1)
+NUMPY_OPS = {
+    **{"sum": np.sum, "mean": np.mean, "max": np.max},
+    "normalized_sum": lambda group, axis: group.sum(axis) / np.sqrt(group.shape[axis]),
+    "drop": lambda group, axis: group.take(0, axis),
+}
 ops = pytest.mark.parametrize("op", AGGREGATE_OPS)
 
 
@@ -36,14 +41,13 @@ def aggregate_by_loop(x, factor, op):
     return np.stack([NUMPY_OPS[op](group.astype(np.float64), axis=-1) for group in groups], axis=-1)
 
 
-@ops
 @property_test
 @given(case=grouped_maps())
-def test_aggregate_equals_a_loop_over_groups_for_any_rank(op, case):
+def test_aggregate_equals_a_loop_over_groups_for_any_rank(case):
     x, factor = case
-    y = jitted_aggregate(x, factor, op)
-    chex.assert_shape(y, (*x.shape[:-1], x.shape[-1] // factor))
-    np.testing.assert_allclose(y, aggregate_by_loop(x, factor, op), rtol=1e-5, atol=1e-6)
+    for op, y in all_ops(x, factor).items():
+        chex.assert_shape(y, (*x.shape[:-1], x.shape[-1] // factor))
+        np.testing.assert_allclose(y, aggregate_by_loop(x, factor, op), rtol=1e-5, atol=1e-6, err_msg=op)
 
 
 @property_test
@@ -75,6 +79,16 @@ def test_gradient_of_mean_is_one_over_the_factor():
     np.testing.assert_array_equal(gradient, np.full((2, 8), 0.25))
 
 
+def test_gradient_of_normalized_sum_is_one_over_the_root_of_the_factor():
+    gradient = jax.grad(lambda x: aggregate(x, 4, "normalized_sum").sum())(jnp.asarray(normal(0, 2, 8)))
+    np.testing.assert_array_equal(gradient, np.full((2, 8), 0.5))
+
+
+def test_gradient_of_drop_goes_to_the_first_of_the_group():
+    gradient = jax.grad(lambda x: aggregate(x, 3, "drop").sum())(jnp.asarray(normal(0, 6)))
+    np.testing.assert_array_equal(gradient, [1, 0, 0, 1, 0, 0])
+
+
 def test_gradient_of_max_goes_to_the_largest_of_the_group():
     x = jnp.asarray([1.0, 5.0, 2.0, -1.0, -3.0, -2.0])
     np.testing.assert_array_equal(jax.grad(lambda x: aggregate(x, 3, "max").sum())(x), [0, 1, 0, 1, 0, 0])
@@ -85,6 +99,8 @@ def test_groups_are_adjacent_channels():
     np.testing.assert_array_equal(aggregate(x, 4, "sum"), [0 + 1 + 2 + 3, 4 + 5 + 6 + 7])
     np.testing.assert_array_equal(aggregate(x, 2, "mean"), [0.5, 2.5, 4.5, 6.5])
     np.testing.assert_array_equal(aggregate(x, 4, "max"), [3, 7])
+    np.testing.assert_array_equal(aggregate(x, 4, "normalized_sum"), [3, 11])
+    np.testing.assert_array_equal(aggregate(x, 4, "drop"), [0, 4])
 
 
 def test_default_is_the_sum_of_four():
@@ -123,7 +139,7 @@ def test_aggregate_works_under_jit_vmap_and_grad(op):
     np.testing.assert_allclose(jax.jit(f)(x), expected, rtol=1e-6)
     np.testing.assert_allclose(jax.vmap(f)(x), expected, rtol=1e-6)
     gradient = jax.jit(jax.vmap(jax.grad(lambda x: f(x).sum())))(x)
-    # All three ops are positively homogeneous of degree one, so Euler's theorem gives the value back.
+    # All ops are positively homogeneous of degree one, so Euler's theorem gives the value back.
     np.testing.assert_allclose((gradient * x).sum(), expected.sum(), rtol=1e-5)
 
 
