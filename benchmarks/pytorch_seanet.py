@@ -59,7 +59,8 @@ class SEANet(nn.Module):
     def __init__(self, config: SEANetConfig):
         super().__init__()
         kind = (config.squeeze_excite, config.aggregate_placement, config.aggregate_op, config.preactivation)
-        if kind != (True, "stage", "sum", False):
+        stages = (config.aggregate_stages, config.aggregate_norm)
+        if kind != (True, "stage", "sum", False) or stages != (None, False):
             raise ValueError("the PyTorch network is SEANet with sum aggregation after each stage, nothing else")
         self.aggregate_factor = config.aggregate_factor
         self.conv1 = nn.Conv2d(config.in_channels, config.stem_width, 3, padding=1, bias=False)

@@ -271,11 +271,16 @@ def find_preset(config: SEANetConfig, source: Path) -> dict[str, Any]:
         if config.squeeze_excite and any(w // preset.reduction != w // config.reduction for w in config.widths):
             compared.append("reduction")
         if config.aggregate_placement != "none":
-            compared += ["aggregate_op", "aggregate_factor"]
+            compared += ["aggregate_op", "aggregate_factor", "aggregate_norm"]
+        if config.aggregate_op == "random":
+            compared.append("aggregate_seed")
         ours = {field: getattr(config, field) for field in compared}
-        fitting.append(
-            {"model": name, **{field: value for field, value in ours.items() if getattr(preset, field) != value}}
-        )
+        fields = {field: value for field, value in ours.items() if getattr(preset, field) != value}
+        # All stages may be named or not, and a preset without aggregation names none.
+        stages = config.aggregating_stages
+        if stages and stages != dataclasses.replace(preset, aggregate_placement="stage").aggregating_stages:
+            fields["aggregate_stages"] = stages
+        fitting.append({"model": name, **fields})
     if not fitting:
         blocks = "pre-activated blocks" if config.preactivation else "blocks"
         raise InputError(

@@ -19,7 +19,7 @@ from flax import nnx
 from seanet_jax.durable import write_whole
 from seanet_jax.errors import InputError, is_integer, plain
 from seanet_jax.extras import explain
-from seanet_jax.layers.functional import AggregateOp
+from seanet_jax.layers.functional import AGGREGATE_OPS, AggregateOp
 from seanet_jax.models import weights
 from seanet_jax.models.network import Network
 from seanet_jax.models.seanet import SEANet, SEANetConfig
@@ -120,6 +120,11 @@ def from_state_dict(
           are wrong), if the network is pre-activated, if the arrays are not finite, or if nothing is aggregated and
           ``aggregate_op`` is not "sum".
     """
+    if aggregate_op not in AGGREGATE_OPS:
+        raise InputError(
+            f"{where} is of a network that cannot be built: aggregate_op is {aggregate_op!r}; it must be one of "
+            f"{', '.join(AGGREGATE_OPS)}"
+        )
     arrays = _plain_names(arrays, where)
     config = _infer(arrays, aggregate_op, where)
     model = nnx.eval_shape(lambda: SEANet(config, rngs=nnx.Rngs(0)))
@@ -140,7 +145,8 @@ def state_dict(model: Network) -> dict[str, np.ndarray]:
     PyTorch's ``load_state_dict`` takes them, as tensors.
 
     Raises:
-        InputError: If the network is pre-activated or not of SEANet's family.
+        InputError: If the network is pre-activated or not of SEANet's family, or if its aggregates have weights, a
+          normalization or random groups, for which the published network has no names.
     """
     if not isinstance(model, SEANet):
         raise InputError(
@@ -150,6 +156,14 @@ def state_dict(model: Network) -> dict[str, np.ndarray]:
         raise InputError(
             "a pre-activated network cannot be written for PyTorch: its arrays would not record that projected "
             "shortcuts see a block's normalized input, and PyTorch code differs in this"
+        )
+    if model.config.aggregating_stages and (
+        model.config.aggregate_norm or model.config.aggregate_op not in AGGREGATE_OPS
+    ):
+        what = "with normalization" if model.config.aggregate_norm else f"by {model.config.aggregate_op}"
+        raise InputError(
+            f"a network that aggregates {what} cannot be written for PyTorch: the published network has no arrays for "
+            f"it; aggregation by {', '.join(AGGREGATE_OPS)}, without normalization, needs none"
         )
     arrays = weights.to_arrays(model)
     return {
@@ -243,9 +257,17 @@ def _infer(arrays: Mapping[str, np.ndarray], aggregate_op: AggregateOp, where: s
     ]
     aggregation: dict[str, Any] = {"aggregate_placement": "none"}
     for placement, outputs in (("stage", after_stages), ("block", after_blocks)):
-        factors = collections.Counter(w // c for w, c in zip(widths, outputs, strict=True) if c and w % c == 0)
-        if factors and (factor := factors.most_common(1)[0][0]) > 1:
-            aggregation = {"aggregate_placement": placement, "aggregate_factor": factor, "aggregate_op": aggregate_op}
+        fewer = {
+            number: (w, c) for number, (w, c) in enumerate(zip(widths, outputs, strict=True), start=1) if c and c != w
+        }
+        factors = collections.Counter(w // c for w, c in fewer.values() if w % c == 0)
+        if factors:
+            aggregation = {
+                "aggregate_placement": placement,
+                "aggregate_factor": factors.most_common(1)[0][0],
+                "aggregate_op": aggregate_op,
+                "aggregate_stages": None if len(fewer) == len(layers) else tuple(fewer),
+            }
     if aggregation["aggregate_placement"] == "none" and aggregate_op != "sum":
         raise InputError(f"{where} is of a network that aggregates nothing, and aggregate_op is {aggregate_op!r}")
     try:

@@ -1,14 +1,16 @@
 """SEANet and, with other settings of the same config, the residual networks that are its baselines."""
 
 import dataclasses
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal, get_args
 
 import jax
 from flax import nnx
 
-from seanet_jax.errors import InputError
-from seanet_jax.layers.functional import AGGREGATE_OPS, AggregateOp, at_least_float32
+from seanet_jax.errors import InputError, is_integer
+from seanet_jax.layers.aggregates import AGGREGATE_KINDS, AggregateKind, make_aggregate
+from seanet_jax.layers.functional import at_least_float32
 from seanet_jax.layers.modules import Aggregate, BatchNorm, Conv, Linear, ResidualBlock
 from seanet_jax.models.network import Network, NetworkConfig
 
@@ -29,8 +31,13 @@ class SEANetConfig(NetworkConfig):
         reduction: Channels per hidden unit of squeeze-excitation.
         aggregate_placement: Where channels are aggregated: "stage", after each stage, as published; "block", inside
           each block, after its squeeze-excitation and before the addition, as the talk describes it; or "none".
-        aggregate_op: How a group of channels is reduced: "sum", "mean" or "max".
+        aggregate_op: How channels are reduced: "sum", as published; "mean", "max", "normalized_sum" or "drop", see
+          ``layers.functional.aggregate``; or "random", "learned" or "dense", see ``layers.aggregates``.
         aggregate_factor: Number of channels in a group.
+        aggregate_stages: Numbers of the stages whose channels are aggregated, after the stage or inside its blocks, in
+          rising order from 1; None is all of them.
+        aggregate_norm: Whether batch normalization follows each aggregation.
+        aggregate_seed: Seed of the groups of "random".
         preactivation: Whether layers come as BN - ReLU - conv instead of conv - BN - ReLU.
         num_classes: Number of classes; 0 leaves the classifier out, and the network returns pooled features.
         in_channels: Number of image channels.
@@ -52,8 +59,11 @@ class SEANetConfig(NetworkConfig):
     squeeze_excite: bool = True
     reduction: int = 8
     aggregate_placement: AggregatePlacement = "stage"
-    aggregate_op: AggregateOp = "sum"
+    aggregate_op: AggregateKind = "sum"
     aggregate_factor: int = 4
+    aggregate_stages: tuple[int, ...] | None = None
+    aggregate_norm: bool = False
+    aggregate_seed: int = 0
     preactivation: bool = False
 
     def __post_init__(self) -> None:
@@ -70,24 +80,47 @@ class SEANetConfig(NetworkConfig):
         self._check_positive("stem_width", "reduction", "aggregate_factor")
         self._check_flag("squeeze_excite")
         self._check_flag("preactivation")
+        self._check_flag("aggregate_norm")
         self._check_choice("aggregate_placement", get_args(AggregatePlacement))
-        self._check_choice("aggregate_op", AGGREGATE_OPS)
+        self._check_choice("aggregate_op", AGGREGATE_KINDS)
+        self._check_aggregate_stages()
+        if not is_integer(self.aggregate_seed, minimum=0):
+            raise InputError(f"aggregate_seed is {reprlib.repr(self.aggregate_seed)}; it must be an integer from 0")
+        self._check_size("aggregate_seed", self.aggregate_seed)
         if self.squeeze_excite and self.reduction > min(self.widths):
             raise InputError(
                 f"reduction is {self.reduction}; it must be at most {min(self.widths)}, "
                 "the channels of the narrowest stage"
             )
-        if self.aggregate_placement != "none":
-            for width in self.widths:
-                if width % self.aggregate_factor:
-                    raise InputError(
-                        f"aggregate_factor is {self.aggregate_factor}; it must divide every stage's channels, "
-                        f"and {width} is not divisible by it"
-                    )
+        for number in self.aggregating_stages:
+            if (width := self.widths[number - 1]) % self.aggregate_factor:
+                raise InputError(
+                    f"aggregate_factor is {self.aggregate_factor}; it must divide every aggregated stage's channels, "
+                    f"and {width} is not divisible by it"
+                )
+
+    @property
+    def aggregating_stages(self) -> tuple[int, ...]:
+        """The numbers of the stages whose channels are aggregated, from 1; none if the placement is "none"."""
+        if self.aggregate_placement == "none":
+            return ()
+        return self.aggregate_stages or tuple(range(1, len(self.stage_sizes) + 1))
+
+    def _check_aggregate_stages(self) -> None:
+        stages, count = self.aggregate_stages, len(self.stage_sizes)
+        if stages is None:
+            return
+        # Not sorted(stages): values of several types have no order.
+        are_numbers = isinstance(stages, tuple) and all(is_integer(number, minimum=1) for number in stages)
+        if not are_numbers or not stages or stages[-1] > count or sorted(set(stages)) != list(stages):
+            raise InputError(
+                f"aggregate_stages is {reprlib.repr(stages)}; it must be numbers of stages from 1 to {count} in "
+                "rising order, or None for all"
+            )
 
 
 class Stage(nnx.Module):
-    """A sequence of residual blocks of one width, followed by aggregation if the config places it after stages.
+    """A sequence of residual blocks of one width, followed by aggregation if the config places it after this stage.
 
     The first block of every stage but the first has stride 2.
 
@@ -102,9 +135,18 @@ class Stage(nnx.Module):
 
     def __init__(self, in_channels: int, index: int, config: SEANetConfig, *, rngs: nnx.Rngs):
         def aggregate_at(placement: AggregatePlacement) -> Aggregate | None:
-            if config.aggregate_placement != placement:
+            if config.aggregate_placement != placement or index + 1 not in config.aggregating_stages:
                 return None
-            return Aggregate(config.aggregate_factor, config.aggregate_op)
+            width, factor = config.widths[index], config.aggregate_factor
+            return make_aggregate(
+                config.aggregate_op,
+                width,
+                factor,
+                seed=config.aggregate_seed,
+                norm=BatchNorm(width // factor, groups=config.batch_groups) if config.aggregate_norm else None,
+                method=config.conv_method,
+                rngs=rngs,
+            )
 
         blocks = []
         for position in range(config.stage_sizes[index]):

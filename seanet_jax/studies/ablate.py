@@ -74,8 +74,9 @@ def _check_base(study: Study) -> None:
         InputError: If it does not.
     """
     base = study.config(Run("base", study.learning_rates[0], 0)).model_config(num_classes=10)
-    fields = ("aggregate_op", "aggregate_factor", "aggregate_placement", "reduction", "squeeze_excite")
-    if [getattr(base, field, None) for field in fields] != ["sum", 4, "stage", 8, True]:
+    fields = [f"aggregate_{name}" for name in ("op", "factor", "placement", "stages", "norm")]
+    fields += ["reduction", "squeeze_excite"]
+    if [getattr(base, field, None) for field in fields] != ["sum", 4, "stage", None, False, 8, True]:
         raise InputError(
             f"--models {base_name(study)} is not a base for the ablation; name a preset with squeeze-excitation of "
             "reduction 8 and sums of 4 channels after each stage, for example seanet20_narrow, and override neither"

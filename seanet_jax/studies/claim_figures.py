@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seanet_jax import style
-from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.studies.analysis import StageMaps
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figur
     return made
 
 
-def maps_figure(image: np.ndarray, name: str, stages: Sequence[StageMaps], op: AggregateOp) -> "Figure":
+def maps_figure(image: np.ndarray, name: str, stages: Sequence[StageMaps], op: str) -> "Figure":
     """Draws an image and some of its feature maps before and after aggregation, one row per group of maps.
 
     Args:

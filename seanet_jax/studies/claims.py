@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, positive_integers
 from seanet_jax.inference.trained import load_model
 from seanet_jax.json_files import json_text
+from seanet_jax.layers.functional import AGGREGATE_OPS, AggregateOp
 from seanet_jax.models import SEANet, SEANetConfig
 from seanet_jax.paths import UserPath, make_folder, user_path
 from seanet_jax.studies import claim_figures
@@ -168,6 +169,12 @@ def _check_pair(ours: Trained, theirs: Trained) -> None:
     first, second = ours.model.config, theirs.model.config
     if first.aggregate_placement != "stage":
         raise InputError(f"run {ours.name} does not aggregate after its stages; the first run must")
+    stages = len(first.aggregating_stages)
+    if first.aggregate_op not in AGGREGATE_OPS or first.aggregate_norm or stages != len(first.stage_sizes):
+        raise InputError(
+            f"run {ours.name} does not reduce groups of adjacent channels alone after every stage; give a run whose "
+            f"aggregate_op is one of {', '.join(AGGREGATE_OPS)}, without aggregate_stages and aggregate_norm"
+        )
     if second.aggregate_placement != "none":
         raise InputError(f"run {theirs.name} aggregates; the second run must not")
     if first.preactivation:
@@ -380,7 +387,7 @@ def gradient_sentences(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> tupl
 def _coverage(ours: Trained, dataset: Dataset, images: int) -> list[dict[str, float]]:
     """Returns the share of positions at which maps are above zero, one row per stage."""
     config, source = ours.model.config, np.random.default_rng(0)
-    factor, op = config.aggregate_factor, config.aggregate_op
+    factor, op = config.aggregate_factor, cast(AggregateOp, config.aggregate_op)  # as _check_pair has seen
     orders = [[source.permutation(width) for _ in range(_CHOICES)] for width in config.widths]
     rows = [dict.fromkeys(("before", "after", "random_groups"), 0.0) for _ in config.widths]
     for batch in _batches(dataset, images):

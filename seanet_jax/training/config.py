@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 from seanet_jax.data import DATASETS, is_known
 from seanet_jax.errors import InputError, did_you_mean, is_integer, is_number, store_plain
 from seanet_jax.json_files import check_fields, written_by
-from seanet_jax.layers.functional import AggregateOp
+from seanet_jax.layers.aggregates import AggregateKind
 from seanet_jax.models import NetworkConfig, family_of, find_preset, model_config
 from seanet_jax.models.network import dtype_name
 from seanet_jax.models.seanet import AggregatePlacement
@@ -66,11 +66,20 @@ class _Task:
     aggregate_placement: Literal["preset"] | AggregatePlacement = "preset"
     """Where channels are aggregated: after each stage, inside each block, nowhere, or as in the preset."""
 
-    aggregate_op: Literal["preset"] | AggregateOp = "preset"
+    aggregate_op: Literal["preset"] | AggregateKind = "preset"
     """How each group of channels is reduced to one channel, or as in the preset."""
 
     aggregate_factor: int | None = None
     """Channels in each aggregated group; None keeps the preset's value."""
+
+    aggregate_stages: tuple[int, ...] = ()
+    """Stages that aggregate, for example 1 2 of three; none named keeps the preset's."""
+
+    aggregate_norm: bool | None = None
+    """Whether batch normalization follows each aggregation; None keeps the preset's choice."""
+
+    aggregate_seed: int | None = None
+    """Seed of the groups of --aggregate-op random; None keeps the preset's value."""
 
     image_size: int | None = None
     """Height and width in pixels of the images of a folder or of tfds:NAME, which are resized; None is 32."""
@@ -134,8 +143,9 @@ class TrainConfig(Recipe, _Task):
     """What to do if the training loss is NaN or infinite: stop, which keeps the last good checkpoint, or continue."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.decay_at, list):  # JSON has no tuples
-            object.__setattr__(self, "decay_at", tuple(self.decay_at))
+        for name in ("decay_at", "aggregate_stages"):
+            if isinstance(value := getattr(self, name), list):  # JSON has no tuples
+                object.__setattr__(self, name, tuple(value))
         for name in ("data_dir", "out"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, user_path(path, name=name))
@@ -196,9 +206,9 @@ class TrainConfig(Recipe, _Task):
         Raises:
             InputError: If the preset is unknown or an override does not fit it.
         """
-        overridable = ("squeeze_excite", "reduction", "aggregate_placement", "aggregate_op", "aggregate_factor")
-        given = {name: getattr(self, name) for name in overridable}
-        overrides = {name: value for name, value in given.items() if value is not None and value != "preset"}
+        aggregation = [field.name for field in dataclasses.fields(_Task) if field.name.startswith("aggregate_")]
+        given = {name: getattr(self, name) for name in ("squeeze_excite", "reduction", *aggregation)}
+        overrides = {name: value for name, value in given.items() if value not in (None, "preset", ())}
         if (size := image_size or self.image_size) and hasattr(find_preset(self.model), "image_size"):
             overrides["image_size"] = size
         return model_config(

@@ -15,8 +15,11 @@ from seanet_jax.models import weights
 from seanet_jax.models.fold import fold_batch_norm
 
 # A small network of every kind among the presets. The stem is as wide as the first stage, so that the first shortcut
-# can be the identity.
-_SMALL = {"stage_sizes": (2, 1), "widths": (8, 16), "stem_width": 8, "reduction": 4, "aggregate_factor": 2}
+# can be the identity. What aggregates is the same, as no normalization of a preset follows a convolution of it.
+_SMALL = {
+    **{"stage_sizes": (2, 1), "widths": (8, 16), "stem_width": 8, "reduction": 4, "aggregate_factor": 2},
+    **{"aggregate_op": "sum", "aggregate_stages": None, "aggregate_norm": False},
+}
 _SEANETS = [config for config in PRESETS.values() if isinstance(config, SEANetConfig)]
 KINDS = list(dict.fromkeys(dataclasses.replace(config, **_SMALL) for config in _SEANETS))
 X = jnp.asarray(np.random.RandomState(0).standard_normal((3, 8, 8, 3)), jnp.float32)
@@ -44,6 +47,22 @@ def test_the_folded_network_is_the_network(config):
         np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5 * float(jnp.abs(array).max()), err_msg=name)
     chex.assert_trees_all_equal(weights.to_arrays(model), before)
     chex.assert_trees_all_equal(model(X), expected["logits"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"aggregate_op": "sum"}, [("stages", index, "aggregate", "norm") for index in (0, 1)]),
+        ({"aggregate_op": "dense"}, []),
+        pytest.param({"aggregate_op": "learned", "aggregate_placement": "block"}, [], marks=pytest.mark.slow),
+    ],
+    ids=lambda value: value.get("aggregate_op") if isinstance(value, dict) else "",
+)
+def test_the_normalization_of_an_aggregate_is_folded_if_that_is_a_convolution(changes, kept):
+    model = settled(dataclasses.replace(KINDS[0], **changes, squeeze_excite=False, aggregate_norm=True))
+    folded = fold_batch_norm(model)
+    assert normalizations(folded) == kept
+    np.testing.assert_allclose(folded(X), model(X), rtol=0, atol=1e-5 * float(jnp.abs(model(X)).max()))
 
 
 def test_half_precision_stays_half_precision():

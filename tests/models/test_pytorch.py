@@ -67,6 +67,7 @@ def configs(draw):
         reduction=draw(st.integers(1, min(widths))),
         aggregate_placement=placement,
         aggregate_factor=factor,
+        aggregate_stages=None if stages == 1 else draw(st.sampled_from([None, (1,), (stages,)])),
         num_classes=draw(st.integers(1, 4)),
         in_channels=draw(st.integers(1, 4)),
     )
@@ -81,7 +82,7 @@ def test_any_architecture_is_found_in_names_and_shapes(config):
     chex.assert_trees_all_equal(weights.to_arrays(again), weights.to_arrays(model))
     free = {"reduction": config.reduction}  # several reductions give the same hidden units
     if config.aggregate_placement == "none":
-        free["aggregate_factor"] = config.aggregate_factor
+        free |= {"aggregate_factor": config.aggregate_factor, "aggregate_stages": config.aggregate_stages}
     assert dataclasses.replace(again.config, **free) == config
 
 
@@ -128,6 +129,7 @@ def changed(name, value):
             "median",
             "cannot be built: aggregate_op is 'median'; it must be one of sum, mean, max",
         ),
+        (lambda arrays: arrays, "learned", "aggregate_op is 'learned'; it must be one of sum, mean, max, norm"),
         (
             lambda arrays: state_dict(random_network(dataclasses.replace(TINY, aggregate_placement="none"))),
             "max",
@@ -139,6 +141,30 @@ def test_what_is_no_network_is_refused_in_one_sentence(change, operation, messag
     with pytest.raises(InputError, match=message) as caught:
         from_state_dict(change(state_dict(random_network(TINY))), operation)
     assert "\n" not in str(caught.value)
+
+
+def test_stages_that_do_not_aggregate_are_seen():
+    config = dataclasses.replace(TINY, aggregate_stages=(1,))
+    model = random_network(config)
+    again = from_state_dict(state_dict(model))
+    assert again.config == config
+    chex.assert_trees_all_equal(weights.to_arrays(again), weights.to_arrays(model))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"aggregate_op": "learned"}, "aggregates by learned cannot be written for PyTorch: the published network has"),
+        ({"aggregate_op": "dense"}, "aggregates by dense cannot be written"),
+        ({"aggregate_op": "random"}, "by random cannot be written .*; aggregation by sum, mean, max, normalized_sum, "),
+        ({"aggregate_norm": True}, "aggregates with normalization cannot be written"),
+    ],
+)
+def test_aggregates_that_the_published_network_lacks_are_not_written(changes, message):
+    with pytest.raises(InputError, match=message):
+        state_dict(random_network(dataclasses.replace(TINY, **changes)))
+    # Where nothing aggregates, these fields say nothing.
+    assert state_dict(random_network(dataclasses.replace(TINY, **changes, aggregate_placement="none")))
 
 
 def test_the_operation_is_told():

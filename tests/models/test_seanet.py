@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import itertools
 
 import chex
 import jax
@@ -9,7 +10,8 @@ import pytest
 from flax import nnx
 from networks import SMALL, abstract, count, run_abstract
 
-from seanet_jax import InputError, SEANet, SEANetConfig
+from seanet_jax import Aggregate, InputError, SEANet, SEANetConfig
+from seanet_jax.layers.aggregates import random_order
 from seanet_jax.layers.functional import AGGREGATE_OPS
 from seanet_jax.models import model_config
 
@@ -73,6 +75,39 @@ def test_aggregation_is_where_its_placement_says():
         assert all((block.aggregate is not None) == (placement == "block") for block in stage.blocks)
 
 
+@pytest.mark.parametrize("placement", ["stage", "block"])
+def test_only_the_stages_that_are_named_aggregate(placement):
+    config = SEANetConfig(stage_sizes=(1, 2, 1), aggregate_stages=(1, 2), aggregate_placement=placement)
+    model = abstract(config)
+    assert [stage.out_channels for stage in model.stages] == [32, 64, 512]
+    assert model.classifier.kernel.shape == (512, 10)
+    for number, stage in enumerate(model.stages, start=1):
+        assert (stage.aggregate is not None) == (placement == "stage" and number != 3)
+        assert all((block.aggregate is not None) == (placement == "block" and number != 3) for block in stage.blocks)
+    # The others may have channels that the factor does not divide.
+    assert abstract(dataclasses.replace(config, widths=(8, 16, 10))).num_features == 10
+    assert config.aggregating_stages == (1, 2) and SEANetConfig().aggregating_stages == (1, 2, 3)
+    assert dataclasses.replace(config, aggregate_placement="none").aggregating_stages == ()
+
+
+@pytest.mark.parametrize("placement", ["stage", "block"])
+def test_the_config_says_what_aggregates(placement):
+    base = dataclasses.replace(SMALL, aggregate_placement=placement, batch_groups=2, conv_method="lax")
+
+    def aggregates(**changes):
+        stages = abstract(dataclasses.replace(base, **changes)).stages
+        return [(stage if placement == "stage" else stage.blocks[0]).aggregate for stage in stages]
+
+    for one in aggregates(aggregate_op="random", aggregate_seed=5):
+        assert one.order == random_order(8, 5) and one.norm is None
+    for one in aggregates(aggregate_op="learned", aggregate_norm=True):
+        assert (one.conv.groups, one.conv.method, one.norm.groups) == (2, "lax", 2)
+    for one in aggregates(aggregate_op="dense", aggregate_factor=2):
+        assert one.conv.kernel.shape == (1, 1, 8, 4) and one.conv.groups == 1
+    for one in aggregates(aggregate_op="normalized_sum"):
+        assert (type(one), one.op, one.factor) == (Aggregate, "normalized_sum", 4)
+
+
 def test_stages_have_their_number_of_blocks_and_only_later_ones_stride():
     model = abstract(dataclasses.replace(SMALL, stage_sizes=(2, 3)))
     strides = [[block.conv1.stride for block in stage.blocks] for stage in model.stages]
@@ -134,14 +169,32 @@ IMPOSSIBLE = [
     ("reduction", {"reduction": 256}, "256", "at most 128"),
     ("reduction", {"reduction": 0}, "0", "a positive integer"),
     ("reduction", {"reduction": 2.5}, "2.5", "a positive integer"),
-    ("aggregate_factor", {"aggregate_factor": 3}, "3", "divide every stage's channels"),
+    ("aggregate_factor", {"aggregate_factor": 3}, "3", "divide every aggregated stage's channels"),
     ("aggregate_factor", {"aggregate_factor": 256}, "256", "128 is not divisible"),
-    ("aggregate_factor", {"aggregate_factor": 3, "aggregate_placement": "block"}, "3", "divide every stage's channels"),
+    (
+        "aggregate_factor",
+        {"aggregate_factor": 3, "aggregate_placement": "block"},
+        "3",
+        "divide every aggregated stage's channels",
+    ),
     ("aggregate_factor", {"aggregate_factor": 0}, "0", "a positive integer"),
     ("aggregate_factor", {"aggregate_factor": True}, "True", "a positive integer"),
     ("aggregate_op", {"aggregate_op": "median"}, "'median'", "sum, mean, max"),
     ("aggregate_placement", {"aggregate_placement": "everywhere"}, "'everywhere'", "stage, block, none"),
     ("aggregate_placement", {"aggregate_placement": None}, "None", "stage, block, none"),
+    ("aggregate_op", {"aggregate_op": None}, "None", "sum, mean, max, normalized_sum, drop, random, learned, dense"),
+    ("aggregate_factor", {"widths": (8, 9, 8), "aggregate_stages": (2, 3)}, "4", "9 is not divisible"),
+    ("aggregate_stages", {"aggregate_stages": ()}, "()", "stages from 1 to 3 in rising order, or None for all"),
+    ("aggregate_stages", {"aggregate_stages": (0, 1)}, "(0, 1)", "stages from 1 to 3 in rising order"),
+    ("aggregate_stages", {"aggregate_stages": (1, 4)}, "(1, 4)", "stages from 1 to 3 in rising order"),
+    ("aggregate_stages", {"aggregate_stages": (2, 1)}, "(2, 1)", "stages from 1 to 3 in rising order"),
+    ("aggregate_stages", {"aggregate_stages": (1, 1)}, "(1, 1)", "stages from 1 to 3 in rising order"),
+    ("aggregate_stages", {"aggregate_stages": (1, "2")}, "(1, '2')", "stages from 1 to 3 in rising order"),
+    ("aggregate_stages", {"aggregate_stages": (True,)}, "(True,)", "stages from 1 to 3 in rising order"),
+    ("aggregate_stages", {"aggregate_stages": 1}, "1", "stages from 1 to 3 in rising order"),
+    ("aggregate_norm", {"aggregate_norm": 1}, "1", "True or False"),
+    ("aggregate_seed", {"aggregate_seed": -1}, "-1", "an integer from 0"),
+    ("aggregate_seed", {"aggregate_seed": 2**31}, "2,147,483,647", "a smaller size"),
     ("stage_sizes", {"stage_sizes": ()}, "()", "a non-empty tuple of positive integers"),
     ("stage_sizes", {"stage_sizes": [3, 3, 3]}, "[3, 3, 3]", "tuple of positive integers"),
     ("stage_sizes", {"stage_sizes": (3, 0, 3)}, "(3, 0, 3)", "tuple of positive integers"),
@@ -184,11 +237,12 @@ def test_bfloat16_logits_are_near_those_of_float32():
     assert 0 < difference < 0.05
 
 
-def test_the_three_ops_differ():
+def test_the_ops_without_weights_differ():
     x = images(2, 8, 8, 3)
-    logits = [small_logits(dataclasses.replace(SMALL, aggregate_op=op), x) for op in AGGREGATE_OPS]
-    for first, second in ((0, 1), (0, 2), (1, 2)):
-        assert np.abs(np.asarray(logits[first]) - np.asarray(logits[second])).max() > 1e-2
+    ops = (*AGGREGATE_OPS, "random")
+    logits = [small_logits(dataclasses.replace(SMALL, aggregate_op=op), x) for op in ops]
+    for first, second in itertools.combinations(logits, 2):
+        assert np.abs(np.asarray(first) - np.asarray(second)).max() > 1e-2
 
 
 def test_placements_have_different_parameters():

@@ -166,6 +166,15 @@ def test_a_network_without_aggregation_has_the_same_maps_before_and_after():
         np.testing.assert_array_equal(stage.before, stage.after)
 
 
+def test_the_maps_of_any_aggregate_are_before_and_after_it_and_of_a_stage_without_one_alike():
+    model = made(dataclasses.replace(TINY, aggregate_op="dense", aggregate_norm=True, aggregate_stages=(1,)))
+    model.eval()
+    first, second = feature_maps(model, IMAGES)
+    np.testing.assert_allclose(first.after, model.stages[0].aggregate(first.before), rtol=1e-4, atol=1e-5)
+    assert first.after.shape == (6, 8, 8, 4) and second.after.shape == (6, 4, 4, 16)
+    np.testing.assert_array_equal(second.before, second.after)
+
+
 def test_a_network_whose_channels_are_copies_is_seen_to_be_redundant():
     model = made(TINY)
     model.eval()

@@ -171,6 +171,9 @@ def test_what_cannot_be_analyzed_is_named_before_anything_is_written(pair, tmp_p
     [
         ({}, {"widths": (8, 24)}, r"ours has widths \(8, 16\) on digits, and run baseline has .*\(8, 24\) on digits"),
         ({"preactivation": True}, {}, "run ours aggregates maps that are not rectified"),
+        ({"aggregate_op": "dense"}, {}, "run ours does not reduce groups of adjacent channels alone after every stage"),
+        ({"aggregate_norm": True}, {}, "give a run whose aggregate_op is one of sum, mean, max, normalized_sum, drop"),
+        ({"aggregate_stages": (1,)}, {}, "without aggregate_stages and aggregate_norm"),
     ],
 )
 def test_networks_that_differ_in_more_are_no_pair(monkeypatch, ours, baseline, message):

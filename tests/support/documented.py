@@ -99,10 +99,10 @@ def write_emoji(folder: Path) -> None:
 
 
 def small_preset(preset: NetworkConfig) -> NetworkConfig:
-    """Returns a preset with few channels and, if it is a SEANet, one block."""
+    """Returns a preset with few channels and, if it is a SEANet, one block, whose stage may aggregate."""
     if isinstance(preset, EncapNetConfig):
         return dataclasses.replace(preset, widths=(4, 4, 8, 8), stem_width=4, groups=4)
-    return dataclasses.replace(preset, stage_sizes=(1,), widths=(16,), stem_width=4, reduction=8)
+    return dataclasses.replace(preset, stage_sizes=(1,), widths=(16,), stem_width=4, reduction=8, aggregate_stages=None)
 
 
 def make_presets_small() -> None:

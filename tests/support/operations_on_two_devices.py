@@ -21,7 +21,8 @@ from seanet_jax.models.network import split_model
 NETWORKS = {
     "seanet": SEANetConfig(stage_sizes=(1, 1), widths=(16, 32), stem_width=16),
     "preactivated": SEANetConfig(
-        stage_sizes=(1,), widths=(16,), stem_width=16, preactivation=True, aggregate_placement="block"
+        **{"stage_sizes": (1,), "widths": (16,), "stem_width": 16, "preactivation": True},
+        **{"aggregate_placement": "block", "aggregate_op": "random", "aggregate_norm": True},
     ),
     "encapnet": EncapNetConfig(
         widths=(8, 8, 8, 8), stem_width=8, groups=4, aide=True, agreement=True, image_size=8, batch_groups=2

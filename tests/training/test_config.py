@@ -59,6 +59,12 @@ def test_overrides_reach_the_network():
     network = config.model_config(num_classes=7, in_channels=1)
     assert (network.reduction, network.aggregate_op, network.aggregate_factor) == (16, "max", 2)
     assert (network.aggregate_placement, network.dtype) == ("block", "bfloat16")
+    config = TrainConfig(aggregate_stages=[1, 3], aggregate_norm=True, aggregate_op="random", aggregate_seed=5)
+    assert config.aggregate_stages == (1, 3) and TrainConfig.from_json(config.to_json(), where="x") == config
+    other = config.model_config(num_classes=7)
+    assert (other.aggregate_stages, other.aggregate_norm, other.aggregate_seed) == ((1, 3), True, 5)
+    kept = TrainConfig(model="seanet20_narrow_stages12").model_config(10)
+    assert kept.aggregate_stages == (1, 2) and network.aggregate_stages is None
     assert network.squeeze_excite and not TrainConfig(squeeze_excite=False).model_config(10).squeeze_excite
     assert (network.num_classes, network.in_channels, network.widths) == (7, 1, (128, 256, 512))
 
@@ -88,7 +94,7 @@ def test_only_what_changes_no_result_may_differ_on_resume(field):
     changed |= {"optimizer": "adam", "decay_at": (7, 9), "schedule": "constant", "class_weights": "balanced"}
     changed |= {"padding": "reflect", "erasing": 0.5, "ema_decay": 0.9, "test_fraction": 0.5, "label_smoothing": 0.1}
     changed |= dict.fromkeys(("nesterov", "decoupled_decay", "skip_broken", "trivial_augment"), True)
-    changed |= {"decay_vectors": False, "mirror": False}
+    changed |= {"decay_vectors": False, "mirror": False, "aggregate_stages": (1, 3), "aggregate_norm": True}
     changed |= {"on_nan": "continue", "batch_statistics": "device", "squeeze_excite": False}
     other = dataclasses.replace(config, **{field: changed.get(field, 7)})
     differences = other.differences(config.to_json())

@@ -98,6 +98,8 @@ WRONG = {
         "seanet21",
     ): r"no model 'seanet21'; the models are seanet20,.*preact_resnet110.*; did you mean seanet20\?",
     ("--aggregate-factor", "5"): "aggregate_factor is 5; it must divide",
+    ("--aggregate-stages", "1", "4"): r"aggregate_stages is \(1, 4\); it must be numbers of stages from 1 to 3",
+    ("--aggregate-seed", "-1"): "aggregate_seed is -1; it must be an integer from 0",
     ("--reduction", "64"): "reduction is 64; it must be at most 32",
     ("--aggregate-op", "median"): r"'median'.*'--aggregate-op'.*'mean'",
     ("--dataset", "mnist"): "dataset is 'mnist'; it must be one of cifar10, cifar100, digits",
@@ -138,3 +140,9 @@ def test_a_conversion_has_the_flags_of_a_recipe_alone(capsys):
 def test_flags_made_of_a_config_give_it_back():
     config = dataclasses.replace(DEFAULTS, decay_every=None, decay_at=(3, 9), augment=False, batch_size=7, resume=True)
     assert parsed(*as_flags(config, DEFAULTS)).config == config
+    changes = {"aggregate_op": "random", "aggregate_stages": (1, 2), "aggregate_norm": True, "aggregate_seed": 3}
+    config = dataclasses.replace(DEFAULTS, **changes)
+    assert parsed(*as_flags(config, DEFAULTS)).config == config
+    assert (
+        not parsed("--model", "seanet20_narrow_bn", "--aggregate-norm", "False").config.model_config(10).aggregate_norm
+    )
