@@ -81,6 +81,10 @@ def test_a_preset_is_found_under_its_own_name(name):
         ("seanet20", {"squeeze_excite": False}),
         ("seanet20_narrow", {"aggregate_op": "max", "aggregate_factor": 2}),
         ("senet20", {"aggregate_placement": "stage", "aggregate_op": "mean"}),
+        ("senet20", {"aggregate_placement": "stage", "aggregate_stages": (2,)}),
+        ("seanet20", {"aggregate_stages": (1, 3), "aggregate_norm": True}),
+        ("seanet20_narrow_random", {"aggregate_seed": 2}),
+        ("seanet20", {"aggregate_op": "random", "aggregate_seed": 2}),
     ],
 )
 def test_the_fewest_fields_of_a_preset_are_replaced(name, overrides):

@@ -1,6 +1,8 @@
 """The counts equal those made by hand, and those of XLA."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from jax import lax
 from jax.extend.core import Literal
 
 from seanet_jax import InputError
-from seanet_jax.models import SEANet, model_config
+from seanet_jax.models import PRESETS, SEANet, model_config
 from seanet_jax.models.multiply_adds import multiply_adds, parameters
 
 
@@ -54,6 +56,18 @@ BLOCK = (
         ("seanet20", by_hand((128, 256, 512), enters=(16, 32, 64), features=128)),
         ("seanet20_narrow", by_hand((32, 64, 128), enters=(16, 8, 16), features=32)),
         ("seanet20_small", by_hand((16, 32, 68), enters=(16, 4, 8), features=17)),
+        ("seanet20_narrow_stages12", by_hand((32, 64, 128), enters=(16, 8, 16), features=128)),
+        ("seanet20_narrow_bn", by_hand((32, 64, 128), enters=(16, 8, 16), features=32)),
+        ("seanet20_narrow_random", by_hand((32, 64, 128), enters=(16, 8, 16), features=32)),
+        # A product for each channel of each pixel, or for each pair of channels.
+        (
+            "seanet20_narrow_learned",
+            by_hand((32, 64, 128), enters=(16, 8, 16), features=32) + 32 * 1024 + 64 * 256 + 128 * 64,
+        ),
+        (
+            "seanet20_narrow_dense",
+            by_hand((32, 64, 128), enters=(16, 8, 16), features=32) + 32 * 8 * 1024 + 64 * 16 * 256 + 128 * 32 * 64,
+        ),
         ("wide_senet20", by_hand((128, 256, 512), enters=(16, 128, 256), features=512)),
         ("narrow_resnet20", by_hand((32, 64, 128), enters=(16, 32, 64), features=128, squeeze_excite=False)),
         ("senet20", by_hand((16, 32, 64), enters=(16, 16, 32), features=64)),
@@ -125,6 +139,7 @@ def free(equation, a, b):
     [
         ("seanet20", 32, 32),
         ("seanet20_block", 32, 32),
+        ("seanet20_narrow_learned", 32, 32),
         ("senet20", 32, 32),
         ("preact_resnet20", 32, 32),
         ("resnet20", 33, 18),
@@ -158,6 +173,20 @@ def test_how_a_network_is_computed_does_not_change_its_count():
 def test_images_without_pixels_are_refused(size, message):
     with pytest.raises(InputError, match=f"{message}; it must be a positive integer"):
         multiply_adds(model_config("resnet20"), *size)
+
+
+def test_the_table_of_controls_has_these_counts():
+    text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \| ([\d,]+) \|$", text, re.MULTILINE)
+    controls = {name for name in PRESETS if name.startswith("seanet20_narrow")}
+    assert {name for name, _, _ in rows} == controls | {"narrow_senet20"}
+    for name, *counts in rows:
+        config = model_config(name, num_classes=100)
+        assert counts == [f"{parameters(config):,}", f"{multiply_adds(config):,}"], name
+    narrow, without = (
+        parameters(model_config(name, num_classes=100)) for name in ("seanet20_narrow", "narrow_senet20")
+    )
+    assert f"has {without / narrow - 1:.1%} more".replace("%", " %") in text
 
 
 def test_parameters_are_counted():

@@ -57,6 +57,16 @@ def test_the_small_preset_is_as_large_as_its_comment_says():
     assert abs(small / senet - 1) < 0.002 and abs(small / resnet - 1) < 0.02
 
 
+def test_the_controls_have_the_parameters_of_the_narrow_network_and_those_of_their_aggregates():
+    own = {"normalized_sum": 0, "drop": 0, "random": 0, "bn": 2 * (8 + 16 + 32), "learned": 32 + 64 + 128}
+    own |= {"dense": 32 * 8 + 64 * 16 + 128 * 32, "stages12": (128 - 32) * 100}
+    narrow = count(preset("seanet20_narrow", 100))
+    found = {name: count(preset(f"seanet20_narrow_{name}", 100)) - narrow for name in own}
+    assert found == own and max(own.values()) < 0.01 * narrow
+    controls = [name.removeprefix("seanet20_narrow_") for name in PRESETS if name.startswith("seanet20_narrow_")]
+    assert set(controls) == own.keys()
+
+
 @pytest.mark.parametrize("depth", [20, 32, 56])
 def test_the_depth_in_a_name_counts_convolutions_and_the_classifier(depth):
     paths = [path for path, _ in nnx.to_flat_state(nnx.state(preset(f"seanet{depth}", 10), nnx.Param))]

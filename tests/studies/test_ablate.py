@@ -56,7 +56,10 @@ def test_the_variants_are_the_networks_they_are_called(ablation):
     assert changed == {name: fields for name, fields in ablate.VARIANTS.items() if fields}
 
 
-@pytest.mark.parametrize("models", [("senet20",), ("seanet20_block",), ("seanet20", "seanet20_narrow"), ()])
+NO_BASE = ["senet20", "seanet20_block", "seanet20_narrow_bn", "seanet20_narrow_stages12", "seanet20_narrow_dense"]
+
+
+@pytest.mark.parametrize("models", [*((name,) for name in NO_BASE), ("seanet20", "seanet20_narrow"), ()])
 def test_the_ablation_wants_one_base_that_is_as_its_table_says(tmp_path, models):
     config = TrainConfig(out=tmp_path / "study")
     with pytest.raises(InputError, match=r"--models .*; name "):
