@@ -21,12 +21,13 @@ def main() -> None:
     parser.add_argument("--ablation", default=kept / "ablate-cifar100", help="folder of ablate.py")
     parser.add_argument("--analysis", default=kept / "analysis-cifar100", help="folder of analyze.py")
     parser.add_argument("--recipes", default=kept / "recipes-cifar100", help="folder of recipes.py")
+    parser.add_argument("--widths", default=kept / "widths-cifar100", help="folder of widths.py")
     parser.add_argument("--page", default="docs/results.md", help="Markdown file to write")
     arguments = parser.parse_args()
     from seanet_jax.studies.page import Results, write
 
     folders = (arguments.comparison, arguments.ablation, arguments.analysis)
-    write(Results.read(*folders, MODELS, arguments.recipes), arguments.page)
+    write(Results.read(*folders, MODELS, arguments.recipes, arguments.widths), arguments.page)
     print_result(str(arguments.page))
 
 

@@ -51,9 +51,9 @@ def test_equal_figures_give_equal_bytes():
     assert style.png(drawn()) == style.png(drawn())
 
 
-def test_a_png_has_200_dots_per_inch():
+def test_a_png_has_300_dots_per_inch():
     with Image.open(io.BytesIO(style.png(drawn()))) as image:
-        assert image.size == (660, 400)
+        assert image.size == (990, 600)
 
 
 def test_an_svg_draws_its_text_as_paths():

@@ -1,11 +1,11 @@
 """The figure of the ablation. ``style.save`` writes it."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from seanet_jax import style
 from seanet_jax.errors import InputError
+from seanet_jax.studies.line_styles import arm_style
 from seanet_jax.studies.statistics import check_percentage
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ class Value(NamedTuple):
 def ablation_figure(
     axes: Mapping[str, Sequence[tuple[str, float, float | None, float | None]]], *, base: Mapping[str, str]
 ) -> "Figure":
-    """Draws the test error in percent of each value, with a panel for each design choice.
+    """Draws the test error in percent of each value, one row for each, with a panel for each design choice.
 
     A point is the mean over the seeds, with the standard deviation as a bar. The learning rate of a value is written
-    below its name. A dashed line marks the error of the base network in all panels.
+    after its name. A diamond and a dashed line mark the base network. Operations have the colors of their arms.
 
     Args:
         axes: For each choice, the fields of ``Value`` for each of its values.
@@ -53,36 +53,35 @@ def ablation_figure(
             check_percentage(f"{title} {value.name}", value.error)
     base_errors = {value.error for title, values in choices.items() for value in values if value.name == base[title]}
     ratios = [len(values) + 0.4 for values in choices.values()]
-    figure, panels = style.figure(1, len(choices), height=2.8, sharey=True, width_ratios=ratios)
-    for panel, (title, values), ratio in zip(panels, choices.items(), ratios, strict=True):
+    height = 0.8 + 0.15 * sum(ratios) + 0.2 * len(choices)
+    figure, panels = style.figure(len(choices), 1, width=style.COLUMN, height=height, sharex=True, height_ratios=ratios)
+    for panel, (title, values) in zip(panels, choices.items(), strict=True):
         for place, value in enumerate(values):
             is_base = value.name == base[title]
+            look = arm_style("sum" if is_base else value.name)
             panel.errorbar(
-                place,
                 value.error,
-                value.deviation,
-                color=style.VERMILION if is_base else style.BLACK,
-                marker="D" if is_base else "o",
-                markersize=5,
-                capsize=2.5,
-                elinewidth=1,
+                place,
+                xerr=value.deviation,
+                color=look["color"],
+                marker=look["marker"] if look["marker"] != "." else "o",
+                markersize=4.5,
+                capsize=2,
+                elinewidth=0.9,
                 label=value.name,
             )
         for error in base_errors:
-            panel.axhline(error, color=style.VERMILION, linestyle=(0, (3, 2)), linewidth=0.7, zorder=0)
-        style.label(panel, x="", y="test error (%)" if panel is panels[0] else "", title="")
-        # A letter is about 5 points wide, and all panels together about 400 points.
-        wrapped = textwrap.fill(title, max(4, int(400 / 5 * ratio / sum(ratios))))
-        panel.set_title(wrapped, fontsize=9, loc="left")
-        names = [f"{value.name}\n{_rate(value)}" for value in values]
-        panel.set_xticks(range(len(values)), names, fontsize=style.SMALL_TEXT)
-        panel.set_xlim(-0.6, len(values) - 0.4)
-        panel.grid(False, axis="x")
+            panel.axvline(error, color=arm_style("sum")["color"], linestyle=(0, (3, 2)), linewidth=0.7, zorder=0)
+        panel.set_title(title, fontsize=style.SMALL_TEXT, loc="left", pad=2)
+        names = [f"{value.name} ({_rate(value)})" for value in values]
+        panel.set_yticks(range(len(values)), names, fontsize=style.SMALL_TEXT)
+        panel.set_ylim(len(values) - 0.4, -0.6)  # the first value is at the top
+        panel.grid(False, axis="y")
+        panel.tick_params(axis="x", bottom=panel is panels[-1])
     spread = any(value.deviation is not None for values in choices.values() for value in values)
     points = "mean ± standard deviation over the seeds" if spread else "one run each"
-    figure.supxlabel(
-        f"{points}; below each value: its learning rate; diamond and line: base network", fontsize=style.SMALL_TEXT
-    )
+    panels[-1].set_xlabel("test error (%)", fontsize=9)
+    figure.suptitle(f"{points}; in brackets: learning rate", fontsize=style.SMALL_TEXT)
     return figure
 
 

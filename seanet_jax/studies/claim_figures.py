@@ -7,6 +7,7 @@ import numpy as np
 
 from seanet_jax import style
 from seanet_jax.studies.analysis import StageMaps
+from seanet_jax.studies.line_styles import arm_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +54,6 @@ def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figur
     """
     from matplotlib.ticker import MaxNLocator
 
-    colors = dict(zip(found, (style.VERMILION, style.ORANGE, style.PURPLE, style.BLUE), strict=True))
     count = len(found["sum"])
     made, panels = style.figure(1, count, height=2.7, sharey=True)
     for index, axes in enumerate(panels):
@@ -66,7 +66,7 @@ def gradients_figure(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figur
             axes.plot(
                 range(1, len(norms) + 1),
                 norms,
-                color=colors[operation],
+                color=arm_style(operation)["color"],
                 linewidth=1.3,
                 marker="o",
                 markersize=2,
@@ -94,7 +94,7 @@ def maps_figure(image: np.ndarray, name: str, stages: Sequence[StageMaps], op: s
     from matplotlib.figure import Figure
 
     factor = stages[0].before.shape[-1] // stages[0].after.shape[-1]
-    made = Figure(figsize=(6.8, 0.35 + 0.8 * _GROUPS_SHOWN), dpi=style.DOTS_PER_INCH, layout="constrained")
+    made = Figure(figsize=(style.PAGE, 0.35 + 0.8 * _GROUPS_SHOWN), dpi=style.DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(made)
     left, *blocks = made.subfigures(
         1, 1 + len(stages), squeeze=False, width_ratios=[1.2] + [factor + 1] * len(stages)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from seanet_jax import style
 from seanet_jax.errors import InputError
@@ -14,16 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
-
-# The names of the families in the legend, by marker. Only SEANet aggregates.
-_FAMILIES = {
-    "D": "SEANet (aggregates)",
-    "s": "SENet",
-    "o": "ResNet",
-    "^": "pre-activation ResNet",
-    "P": "EncapNet",
-    "v": "other",
-}
 
 
 class _Place(NamedTuple):
@@ -64,6 +54,8 @@ class Point(NamedTuple):
 def error_against_multiply_adds(points: Sequence[tuple[str, float, float, float | None]]) -> "Figure":
     """Draws the test error in percent over the multiply-adds for one image, with the standard deviation as a bar.
 
+    Each point has the name of its network beside it.
+
     Args:
         points: The fields of ``Point`` for each network. The name of a network decides its color and marker.
 
@@ -77,37 +69,26 @@ def error_against_multiply_adds(points: Sequence[tuple[str, float, float, float 
         if not 0 < point.multiply_adds < math.inf:
             raise InputError(f"{point.model} has {point.multiply_adds} multiply-adds; give a positive number")
         check_percentage(point.model, point.error)
-    figure, (axes,) = style.figure(width=5.2, height=3.4)
-    families: dict[str, Any] = {}
+    figure, (axes,) = style.figure(width=style.COLUMN, height=2.5)
     for point in named:
         line = line_style(point.model)
-        bars = axes.errorbar(
+        axes.errorbar(
             point.multiply_adds,
             point.error,
             point.deviation,
             color=line["color"],
             marker=line["marker"],
-            markersize=6,
+            markersize=4.5,
             linestyle="none",
             capsize=2.5,
             elinewidth=1,
             label=point.model,
         )
-        families.setdefault(_FAMILIES[line["marker"]], bars[0])
-    title = "mean ± standard deviation over the seeds"
-    style.label(axes, x="multiply-adds for one image (millions)", y="test error (%)", title=title)
+    style.label(axes, x="multiply-adds for one image (millions)", y="test error (%)")
+    axes.set_title("mean ± standard deviation over the seeds", fontsize=style.SMALL_TEXT, loc="left")
     # Leaves room for the labels of the outermost points.
     axes.margins(x=0.4, y=0.15)
     style.log_axis(axes, "x", unit=1e6)
-    order = [name for name in _FAMILIES.values() if name in families]
-    figure.legend(
-        [families[name] for name in order],
-        order,
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=style.SMALL_TEXT,
-    )
     _label_points(figure, axes, named)
     return figure
 

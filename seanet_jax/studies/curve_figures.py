@@ -23,7 +23,7 @@ Runs = Sequence[Sequence[Record]]
 _LINEAR_UP_TO = 4
 
 # The last entries of the legend.
-_NOTES = ("published SEANet-20, training", "published SEANet-20, test", "thin lines: training accuracy")
+_NOTES = ("published, training", "published, test", "thin: training")
 
 # Runs that are shorter than this share of the published run are drawn once more, in an inset.
 _SHORT = 0.25
@@ -70,13 +70,15 @@ def error_curves(curves: Mapping[str, Runs], *, epochs: int, title: str = "") ->
     found = {model: _curve(model, runs, "test_accuracy", error=True) for model, runs in curves.items() if len(runs)}
     if not found:
         raise InputError("there are no runs to draw; give at least one")
-    figure, (axes,) = style.figure(width=5.2, height=3.4)
+    figure, (axes,) = style.figure(width=style.COLUMN, height=2.6)
     for model, curve in found.items():
         _plot(axes, model, curve)
     counts = sorted({curve.seeds for curve in found.values()})
-    lines = f"mean of {_range(counts)} seeds, band from lowest to highest" if counts != [1] else "one seed each"
-    style.label(axes, x="epoch", y="test error (%)", title=style.name(title, longest=60))
-    axes.text(0.98, 0.96, lines, transform=axes.transAxes, ha="right", va="top", fontsize=style.SMALL_TEXT)
+    lines = f"mean and range of {_range(counts)} seeds" if counts != [1] else "one seed each"
+    style.label(axes, x="epoch", y="test error (%)")
+    # It may reach over the column of labels, but not beyond the figure.
+    above = f"{style.name(title, longest=40)}\n{lines}" if title else lines
+    axes.set_title(above, fontsize=style.SMALL_TEXT, loc="left")
     axes.set_xlim(0, epochs * 1.02)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     lowest, highest = (pick([pick(curve.mean) for curve in found.values()]) for pick in (min, max))
@@ -106,7 +108,7 @@ def against_published(curves: Mapping[str, Mapping[str, Runs]], *, datasets: Seq
     published = {name: source.title for name, source in DATASETS.items() if published_curves(name)}
     if not datasets or any(dataset not in published for dataset in datasets):
         raise InputError(f"datasets is {list(datasets)!r}; name one or more of {', '.join(published)}")
-    figure, panels = style.figure(1, len(datasets), width=3.4 * len(datasets), height=3.6, sharey=True)
+    figure, panels = style.figure(1, len(datasets), width=style.COLUMN * len(datasets), height=3.6, sharey=True)
     handles: dict[str, Any] = {}
     for axes, dataset in zip(panels, datasets, strict=True):
         style.label(
@@ -131,10 +133,10 @@ def against_published(curves: Mapping[str, Mapping[str, Runs]], *, datasets: Seq
         [handles[name] for name in order],
         [style.name(name) for name in order],
         loc="outside lower center",
-        ncols=3,
+        ncols=2 if len(datasets) == 1 else 4,
         frameon=False,
         fontsize=style.SMALL_TEXT,
-        handlelength=3,
+        handlelength=2.6,  # of the longest dashes
     )
     return figure
 

@@ -1,14 +1,25 @@
-"""The line style of each network, the same in every figure of the studies."""
+"""The look of each network and of each arm, the same in every figure of the studies.
+
+An arm is what stands in the place of the aggregates: their operation, or none.
+"""
 
 from typing import Any
 
-from seanet_jax.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from seanet_jax.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+
+# The color and the marker of each arm. The palette of Okabe and Ito has too few colors; the others are of Tol's muted
+# scheme, which can be told apart with any form of color vision as well. Operations that differ by a factor are warm.
+ARMS = {
+    **{"sum": (VERMILION, "D"), "mean": (ORANGE, ">"), "normalized_sum": ("#999933", "d"), "bn": ("#882255", "p")},
+    **{"max": (PURPLE, "<"), "learned": ("#44AA99", "h"), "dense": ("#332288", "X"), "drop": (SKY, "v")},
+    **{"random": ("#AA7744", "*"), "stages12": ("#CC6677", "8"), "none": (BLUE, "s")},
+}
 
 # The family of a network decides its color and marker, and its depth how dark the color is. The width decides the
 # dashes: solid as published, dashed if wide or narrow, dotted if small. The variant of an EncapNet and of the narrow
 # SEANet decides the dashes too.
 _FAMILIES = {
-    **{"seanet": (VERMILION, "D"), "senet": (BLUE, "s"), "preact_resnet": (PURPLE, "^"), "resnet": (GREEN, "o")},
+    **{"seanet": ARMS["sum"], "senet": ARMS["none"], "preact_resnet": (PURPLE, "^"), "resnet": (GREEN, "o")},
     "encapnet": (ORANGE, "P"),
 }
 _DARKER = {"32": 0.2, "44": 0.4, "56": 0.6, "110": 0.8}
@@ -38,7 +49,9 @@ def line_style(model: str) -> dict[str, Any]:
     """
     bare = model.removeprefix("wide_").removeprefix("narrow_")
     family = next((family for family in _FAMILIES if bare.startswith(family)), "")
-    color, marker = _FAMILIES.get(family, (BLACK, "v"))
+    color, marker = _FAMILIES.get(family, (BLACK, "."))
+    if family == "seanet" and (arms := [arm for arm in ARMS if model.endswith(f"_{arm}")]):
+        color, marker = ARMS[max(arms, key=len)]
     depth = bare.removeprefix(family).partition("_")[0]
     dashes = next((dashes for mark, dashes in _DASHES.items() if mark in model), None)
     return {
@@ -46,6 +59,16 @@ def line_style(model: str) -> dict[str, Any]:
         "linestyle": "-" if dashes is None else (0, dashes),
         "marker": marker,
     }
+
+
+def arm_style(arm: str) -> dict[str, Any]:
+    """Returns the color and the marker of an arm, as keyword arguments of ``Axes.plot``.
+
+    Args:
+        arm: The name of an operation, or "none". Any other name is black.
+    """
+    color, marker = ARMS.get(arm, (BLACK, "."))
+    return {"color": color, "marker": marker}
 
 
 def _darker(color: str, share: float) -> str:

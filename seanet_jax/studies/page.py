@@ -18,7 +18,7 @@ from seanet_jax.errors import InputError
 from seanet_jax.json_files import checked, read_json
 from seanet_jax.models import PRESETS, NetworkConfig, SEANetConfig
 from seanet_jax.paths import UserPath, exists, user_path
-from seanet_jax.studies import ablate, comparison, comparison_tables, recipes
+from seanet_jax.studies import ablate, comparison, comparison_tables, recipes, widths
 from seanet_jax.studies.ablation_figure import ablation_figure
 from seanet_jax.studies.cost_figure import error_against_multiply_adds
 from seanet_jax.studies.curve_figures import against_published, error_curves
@@ -48,6 +48,7 @@ class Results:
         analysis_folder: The folder that holds the figures of the analysis.
         full: The names of the presets of the full comparison, whose cost the page estimates.
         recipes: The study that compares recipes, or None.
+        widths: The study of widths, or None.
     """
 
     comparison: Study
@@ -56,6 +57,7 @@ class Results:
     analysis_folder: Path
     full: tuple[str, ...]
     recipes: Study | None = None
+    widths: Study | None = None
 
     @classmethod
     def read(
@@ -65,6 +67,7 @@ class Results:
         analysis: UserPath,
         full: tuple[str, ...],
         recipes: UserPath | None = None,
+        widths: UserPath | None = None,
     ) -> "Results":
         """Reads the records from their folders. Only the first folder must exist.
 
@@ -74,6 +77,7 @@ class Results:
             analysis: A folder that ``experiments/analyze.py`` has written.
             full: The names of the presets of the full comparison.
             recipes: A folder that ``experiments/recipes.py`` has written; None leaves that study out.
+            widths: A folder that ``experiments/widths.py`` has written; None leaves that study out.
 
         Raises:
             InputError: If the first folder holds no study with a finished run.
@@ -85,12 +89,18 @@ class Results:
         found = analysis / "analysis.json"
         return cls(
             study,
-            Study.read(ablation) if exists(ablation / "study.json") else None,
+            _study_in(ablation),
             _read_analysis(found) if exists(found) else None,
             analysis,
             full,
-            Study.read(recipes) if recipes is not None and exists(user_path(recipes) / "study.json") else None,
+            _study_in(recipes),
+            _study_in(widths),
         )
+
+
+def _study_in(folder: UserPath | None) -> Study | None:
+    """Returns the study that a folder holds, or None if it holds none."""
+    return None if folder is None or not exists(user_path(folder) / "study.json") else Study.read(folder)
 
 
 class _Claim(TypedDict):
@@ -138,7 +148,7 @@ def draw(results: Results) -> None:
     runs = _runs(study)
     style.save(error_curves(runs, epochs=study.base.epochs), study.folder / "errors")
     if dataset in TALK_ERRORS:
-        published = against_published({dataset: runs}, datasets=tuple(TALK_ERRORS))
+        published = against_published({dataset: runs}, datasets=(dataset,))
         style.save(published, study.folder / "published")
     points = []
     for row in comparison.rows(study):
@@ -155,6 +165,8 @@ def draw(results: Results) -> None:
                 axes.setdefault(found["axis"], []).append(value)
         if axes:
             style.save(ablation_figure(axes, base=ablate.BASE_VALUES), results.ablation.folder / "ablation")
+    if results.widths is not None:
+        widths.draw(results.widths)
     if results.recipes is not None:
         curves = _runs(results.recipes)
         for model, by_recipe in _recipe_variants(results.recipes).items():
@@ -197,7 +209,7 @@ def text(results: Results, page: Path) -> str:
         InputError: If a study is not in the folder of the page.
     """
     study = results.comparison
-    studies = [found for found in (study, results.ablation, results.recipes) if found is not None]
+    studies = [found for found in (study, results.ablation, results.recipes, results.widths) if found is not None]
     runs = [(of, run) for of in studies for run in of.finished()]
     summaries = [summary for of, run in runs if (summary := of.summary(run)) is not None]
     table = [row for row in comparison.rows(study) if row.last_errors]
@@ -244,6 +256,8 @@ def text(results: Results, page: Path) -> str:
             recipes=results.recipes,
             recipes_table=results.recipes and recipes.markdown(results.recipes).strip(),
             recipe_variants=_recipe_variants(results.recipes) if results.recipes else {},
+            widths=results.widths,
+            widths_table=results.widths and widths.markdown(results.widths).strip(),
             analysis=results.analysis,
             analysis_folder=results.analysis_folder,
             commands=_commands(results),
@@ -295,6 +309,8 @@ def _commands(results: Results) -> list[str]:
         commands.append(results.analysis["command"])
     if results.recipes is not None:
         commands.append(_command("recipes", results.recipes))
+    if results.widths is not None:
+        commands.append(_command("widths", results.widths))
     return [*commands, "python experiments/results.py"]
 
 

@@ -6,6 +6,7 @@ import pytest
 from seanet_jax import style
 from seanet_jax.studies.analysis import StageMaps
 from seanet_jax.studies.claim_figures import gradients_figure, maps_figure, redundancy_figure
+from seanet_jax.studies.line_styles import arm_style
 
 SETS = ("before", "after", "plain", "plain_chosen", "plain_sums")
 LAYERS = ["stem", "stage 1 block 1 conv 1", "stage 1 block 1 conv 2", "stage 1 block 1 shortcut"]
@@ -47,6 +48,7 @@ def test_gradient_norms_are_drawn_by_depth_without_shortcuts():
         assert axes.get_yscale() == "log" and axes.get_xlabel() == "convolution, by depth"
         for n, line in enumerate(axes.lines, start=1):
             assert list(line.get_xdata()) == [1, 2, 3] and list(line.get_ydata()) == [n, n + 1, n + 2]
+            assert line.get_color() == arm_style(line.get_label())["color"]
     assert legend(figure) == list(found)
 
 

@@ -71,9 +71,8 @@ def test_a_line_is_the_mean_over_the_seeds_and_its_band_their_range(error_curves
         for epoch in range(1, 11):
             there = outline[outline[:, 0] == epoch, 1]
             assert (there.min(), there.max()) == pytest.approx((errors[:, epoch - 1].min(), errors[:, epoch - 1].max()))
-    assert axes.get_title(loc="left") == "CIFAR-100"
+    assert axes.get_title(loc="left") == "CIFAR-100\nmean and range of 3 seeds"
     assert axes.get_xlim() == (0, 10.2) and axes.get_yscale() == "linear"
-    assert "mean of 3 seeds, band from lowest to highest" in [text.get_text() for text in axes.texts]
 
 
 def test_lines_are_named_at_their_ends_in_their_order(error_curves):
@@ -87,7 +86,8 @@ def test_lines_are_named_at_their_ends_in_their_order(error_curves):
         assert text.xy == pytest.approx((10, errors_of(model).mean(0)[-1]))
     by_height = sorted(labels, key=lambda model: labels[model].get_position()[1])
     assert by_height == sorted(labels, key=lambda model: errors_of(model).mean(0)[-1])
-    assert_legible(error_curves, axes.texts)
+    assert_legible(error_curves, [*axes.texts, axes._left_title])
+    assert error_curves.get_size_inches()[0] == style.COLUMN
     right = axes.get_window_extent().x1
     assert all(box.x0 > right for box in boxes(labels.values()))
 
@@ -95,13 +95,13 @@ def test_lines_are_named_at_their_ends_in_their_order(error_curves):
 def test_one_seed_has_no_band():
     (axes,) = curve_figures.error_curves({"resnet20": runs(70, seeds=1)}, epochs=10).axes
     assert not axes.collections
-    assert "one seed each" in [text.get_text() for text in axes.texts]
+    assert axes.get_title(loc="left") == "one seed each"
 
 
 def test_seeds_that_differ_in_number_are_told():
     (axes,) = curve_figures.error_curves({"resnet20": runs(70), "senet20": runs(71, seeds=1)}, epochs=10).axes
     assert len(axes.collections) == 1
-    assert "mean of 1 to 3 seeds, band from lowest to highest" in [text.get_text() for text in axes.texts]
+    assert axes.get_title(loc="left") == "mean and range of 1 to 3 seeds"
 
 
 def test_long_runs_have_a_log_axis_and_no_markers():
@@ -138,7 +138,7 @@ def against_published():
 def test_ours_are_over_the_published_accuracies(against_published):
     for axes, dataset in zip(against_published.axes, ("cifar10", "cifar100"), strict=True):
         for split, name in (("train", "training"), ("test", "test")):
-            published = line(axes, f"published SEANet-20, {name}")
+            published = line(axes, f"published, {name}")
             expected = [100 * row[f"{split}_accuracy"] for row in published_curves(dataset)]
             np.testing.assert_allclose(published.get_ydata(), expected)
             assert published.get_color() == style.PUBLISHED
@@ -164,10 +164,17 @@ def test_a_data_set_without_runs_of_ours_says_so(against_published):
 
 def test_the_legend_names_each_line_once(against_published):
     (legend,) = against_published.legends
-    notes = ["published SEANet-20, training", "published SEANet-20, test", "thin lines: training accuracy"]
+    notes = ["published, training", "published, test", "thin: training"]
     assert [text.get_text() for text in legend.get_texts()] == [*NETWORKS, *notes]
     against_published.draw_without_rendering()
     assert_legible(against_published, legend.get_texts())
+
+
+def test_one_data_set_fits_into_a_column():
+    figure = curve_figures.against_published({"cifar100": CURVES}, datasets=["cifar100"])
+    assert figure.get_size_inches()[0] == style.COLUMN
+    figure.draw_without_rendering()
+    assert_legible(figure, figure.legends[0].get_texts())
 
 
 def test_short_runs_have_an_inset_that_shows_them_whole(against_published):
@@ -179,7 +186,7 @@ def test_short_runs_have_an_inset_that_shows_them_whole(against_published):
     against_published.draw_without_rendering()
     box = inset.get_tightbbox()
     panel = against_published.axes[1]
-    for name in ("published SEANet-20, test", *NETWORKS):
+    for name in ("published, test", *NETWORKS):
         points = panel.transData.transform(line(panel, name).get_xydata())
         assert not any(box.contains(x, y) for x, y in points)
 

@@ -2,7 +2,7 @@
 
 from seanet_jax import style
 from seanet_jax.models import PRESETS
-from seanet_jax.studies.line_styles import line_style
+from seanet_jax.studies.line_styles import ARMS, arm_style, line_style
 
 
 def test_every_preset_has_a_line_style_its_own():
@@ -11,8 +11,17 @@ def test_every_preset_has_a_line_style_its_own():
     assert all(lines[model] == line_style(model) for model in PRESETS)
     aggregates = {name for name, config in PRESETS.items() if getattr(config, "aggregate_placement", "none") != "none"}
     assert {model for model, line in lines.items() if line["marker"] == "D"} == aggregates
-    assert line_style("mine") == {"color": style.BLACK, "linestyle": "-", "marker": "v"}
+    assert line_style("mine") == {"color": style.BLACK, "linestyle": "-", "marker": "."}
     assert line_style("seanet20")["color"] == style.VERMILION
+
+
+def test_an_arm_looks_alike_wherever_it_is_drawn():
+    assert len({color for color, _ in ARMS.values()}) == len({marker for _, marker in ARMS.values()}) == len(ARMS)
+    for model, arm in (("seanet20_narrow", "sum"), ("narrow_senet20", "none"), ("seanet20_narrow_learned", "learned")):
+        assert {name: line_style(model)[name] for name in ("color", "marker")} == arm_style(arm)
+    # The name of the one ends in that of the other.
+    assert line_style("seanet20_narrow_normalized_sum")["color"] == ARMS["normalized_sum"][0]
+    assert arm_style("mine") == {"color": style.BLACK, "marker": "."}
 
 
 def test_deeper_networks_are_darker():

@@ -13,7 +13,7 @@ from training_fixtures import TINY, made_record, made_summary, records
 from seanet_jax.commands.compare import MODELS
 from seanet_jax.errors import InputError
 from seanet_jax.models import SEANet
-from seanet_jax.studies import ablate, recipes
+from seanet_jax.studies import ablate, recipes, widths
 from seanet_jax.studies.page import Results, _of_equal_length, text, write
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.training.config import TrainConfig
@@ -140,6 +140,23 @@ def test_the_page_has_the_study_of_recipes_if_there_is_one(folder):
     assert "| senet20 | fast | 50.00 |  | +10.00 | 1.00 |" in page
     assert "python experiments/recipes.py --models senet20 --seeds 1 --epochs 2 --out" in page
     assert "(recipes/errors-senet20.png)" in page and (folder / "recipes" / "errors-senet20.svg").exists()
+
+
+def test_the_page_has_the_study_of_widths_if_there_is_one(folder):
+    base = TrainConfig(epochs=2)
+    ends = {"": {}, widths.PLAIN: {"aggregate_placement": "none"}}
+    models = ("seanet20_small", "seanet20_narrow")
+    variants = {model + end: {"model": model, **fields} for model in models for end, fields in ends.items()}
+    study = Study(folder / "widths", base, variants, seeds=1)
+    for variant, error in zip(variants, (70, 60, 60, 50), strict=True):
+        leave_run(study, Run(variant, 0.1, 0), error)
+    study.write()
+    found = dataclasses.replace(read(folder), widths=study)
+    widths.draw(study)
+    page = text(found, folder / "results.md")
+    assert "## Error against compute" in page and "At equal error, aggregation needs " in page
+    assert "python experiments/widths.py --models seanet20_small seanet20_narrow --learning-rates 0.1 --seeds 1" in page
+    assert "(widths/widths.svg)" in page and (study.folder / "widths.svg").exists()
 
 
 def test_every_link_of_the_page_leads_somewhere(folder):

@@ -77,6 +77,11 @@ def test_a_study_trains_all_networks_by_the_recipe_that_is_named():
     assert own.models["encapnet"]["optimizer"] == "adam" and own.learning_rates == (0.1, 0.02)
 
 
+def test_a_study_extends_its_rates_only_where_a_flag_says_so():
+    assert parse_study(DEFAULTS, ("resnet20",), (0.1, 0.02), "A study.", []).extend_rates == 0
+    assert parse_study(DEFAULTS, ("resnet20",), (0.1, 0.02), "A study.", ["--extend-rates", "3"]).extend_rates == 3
+
+
 WRONG = {
     ("--recipe", "modem"): r"recipe is 'modem'; it must be one of published, .*; did you mean modern\?",
     ("--recipe",): "Missing value.*--recipe",
