@@ -81,7 +81,7 @@ def ablation_figure(
     spread = any(value.deviation is not None for values in choices.values() for value in values)
     points = "mean ± standard deviation over the seeds" if spread else "one run each"
     panels[-1].set_xlabel("test error (%)", fontsize=9)
-    figure.suptitle(f"{points}; in brackets: learning rate", fontsize=style.SMALL_TEXT)
+    figure.suptitle(f"{points};\nin brackets: learning rate", fontsize=style.SMALL_TEXT)
     return figure
 
 

@@ -32,6 +32,8 @@ _PLACES = (
     *(_Place(0, 8, "center", "bottom"), _Place(0, -8, "center", "top")),
     *(_Place(14, 14, "left", "bottom"), _Place(14, -14, "left", "top")),
     *(_Place(-14, 14, "right", "bottom"), _Place(-14, -14, "right", "top")),
+    *(_Place(7, 22, "left", "bottom"), _Place(7, -22, "left", "top")),
+    *(_Place(-7, 22, "right", "bottom"), _Place(-7, -22, "right", "top")),
 )
 
 
@@ -94,7 +96,10 @@ def error_against_multiply_adds(points: Sequence[tuple[str, float, float, float 
 
 
 def _label_points(figure: "Figure", axes: "Axes", points: Sequence[Point]) -> None:
-    """Labels each point at the place where the label covers the least of what is drawn already."""
+    """Labels each point at the place where the label covers the least of what is drawn already.
+
+    A thin line joins a label to its point. It may cross others, so it does not count as drawn.
+    """
     from matplotlib.transforms import Bbox
 
     style.lay_out(figure)
@@ -106,20 +111,34 @@ def _label_points(figure: "Figure", axes: "Axes", points: Sequence[Point]) -> No
         # A marker is 6 points wide, its bar 5.
         ink.append(Bbox(axes.transData.transform(ends)).padded(4 * figure.dpi / 72))
     for point in points:
-        text = axes.annotate(
-            style.name(point.model),
-            (point.multiply_adds, point.error),
-            (0, 0),
-            textcoords="offset points",
-            fontsize=style.SMALL_TEXT,
-            color=line_style(point.model)["color"],
-        )
+        text = _text(axes, point, _PLACES[0])
         costs = {}
         for place in _PLACES:
             _move(text, place)
             costs[place] = _covered(text.get_window_extent(), ink, axes.get_window_extent())
-        _move(text, min(_PLACES, key=lambda place: costs[place]))
+        chosen = min(_PLACES, key=lambda place: costs[place])
+        _move(text, chosen)
         ink.append(text.get_window_extent())
+        text.remove()
+        _text(axes, point, chosen, has_line=True)
+
+
+def _text(axes: "Axes", point: Point, place: _Place, *, has_line: bool = False) -> "Annotation":
+    """Writes the name of a network beside its point, with or without a thin line between them."""
+    color = line_style(point.model)["color"]
+    near = ({"left": 0, "center": 0.5, "right": 1}[place.horizontal], {"bottom": 0, "top": 1}.get(place.vertical, 0.5))
+    line = {"arrowstyle": "-", "color": color, "lw": 0.4, "shrinkA": 0, "shrinkB": 2, "relpos": near}
+    return axes.annotate(
+        style.name(point.model),
+        (point.multiply_adds, point.error),
+        (place.x, place.y),
+        textcoords="offset points",
+        fontsize=style.SMALL_TEXT,
+        color=color,
+        horizontalalignment=place.horizontal,
+        verticalalignment=place.vertical,
+        arrowprops=line if has_line else None,
+    )
 
 
 def _move(text: "Annotation", place: _Place) -> None:
