@@ -118,6 +118,8 @@ def make_small(program: str) -> None:
 
     make_presets_small()
     images.load = small_dataset
+    if "--epochs" in _SMALLER.get(program, {}):
+        import tensorboardx_alone  # noqa: F401
     if program in ("seanet train", "seanet evaluate", "seanet predict", "seanet export", "seanet convert"):
         return  # importing the studies takes longer than what is left of such a command
 

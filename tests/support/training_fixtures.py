@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from tensorboardX.proto import event_pb2
+from tensorboardx_alone import event_pb2
 
 from seanet_jax.data import Dataset
 from seanet_jax.image_spec import ImageSpec
