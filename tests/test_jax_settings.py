@@ -58,34 +58,45 @@ def setting(name, value):
         jax.config.update(name, before)
 
 
+@contextlib.contextmanager
+def settings(values):
+    """Sets JAX for the whole process, as several environment variables do."""
+    with contextlib.ExitStack() as stack:
+        for name, value in values.items():
+            stack.enter_context(setting(name, value))
+        yield
+
+
 def test_every_setting_of_the_list_is_tried():
     assert OTHER_VALUES.keys() == jax_settings._FIXED.keys()
     assert RECORDED_VALUES.keys() == jax_settings._RECORDED.keys()
 
 
-# One of them is a quick test, which stands for the others.
+# All at once, as each run takes seconds. In the quick test, the one that people set.
 @pytest.mark.parametrize(
-    "name", [name if name == "jax_enable_x64" else pytest.param(name, marks=pytest.mark.slow) for name in OTHER_VALUES]
+    "names",
+    [["jax_enable_x64"], pytest.param(OTHER_VALUES.keys() - {"jax_enable_x64"}, marks=pytest.mark.slow)],
+    ids=["64 bits", "the others"],
 )
-def test_a_run_under_another_setting_has_the_same_numbers_and_says_so(tiny, in_peace, capsys, name):
+def test_a_run_under_other_settings_has_the_same_numbers_and_says_so(tiny, in_peace, capsys, names):
     expected, config = in_peace(), tiny()
     capsys.readouterr()
-    with setting(name, OTHER_VALUES[name]):
+    with settings({name: OTHER_VALUES[name] for name in names}):
         fit(config)
-        assert jax.config.values[name] == OTHER_VALUES[name]
-    assert f"{name} is {OTHER_VALUES[name]} in this process; every run trains with " in capsys.readouterr().out
+        assert all(jax.config.values[name] == OTHER_VALUES[name] for name in names)
+    said = capsys.readouterr().out
+    assert all(f"{name} is {OTHER_VALUES[name]} in this process; every run trains with " in said for name in names)
     assert_same_run(expected, config)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OTHER_VALUES)
-def test_an_evaluation_and_an_export_do_not_depend_on_a_setting(evaluated, tmp_path, name):
+def test_an_evaluation_and_an_export_do_not_depend_on_settings(evaluated, tmp_path):
     shutil.copytree(evaluated, tmp_path / "run")
     found = []
     # A loop, as an artifact holds the lines of the code that called for it.
-    for value in (jax.config.values[name], OTHER_VALUES[name]):
-        with small(made_dataset(class_names=NAMES)), setting(name, value):
-            stablehlo.write(tmp_path / "run", artifact := tmp_path / f"{value}.stablehlo")
+    for values in ({}, OTHER_VALUES):
+        with small(made_dataset(class_names=NAMES)), settings(values):
+            stablehlo.write(tmp_path / "run", artifact := tmp_path / f"{len(values)}.stablehlo")
             found.append((evaluate(tmp_path / "run"), artifact.read_bytes()))
     assert found[0] == found[1]
 
