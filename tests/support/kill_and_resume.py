@@ -23,7 +23,7 @@ from training_fixtures import records
 from seanet_jax.inference.trained import saved_network
 from seanet_jax.training.checkpoint import Checkpoints
 
-EXPERIMENT = Path(__file__).parents[2] / "experiments" / "digits.py"
+EXPERIMENT = Path(__file__).with_name("small_digits.py")
 # Two steps make an epoch, and every step is saved, so that most moments after the start are inside a write.
 FLAGS = (
     *("--model", "resnet20", "--batch-size", "32", "--limit-train", "64", "--limit-test", "40"),
