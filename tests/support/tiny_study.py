@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from training_fixtures import TINY, TINY_RUN, made_dataset
+from training_fixtures import TINIEST, TINY_RUN, made_dataset
 
 from seanet_jax.commands.compare import run_comparison
 from seanet_jax.commands.study import study
@@ -10,7 +10,7 @@ from seanet_jax.models import PRESETS
 from seanet_jax.training import images
 
 if __name__ == "__main__":
-    PRESETS["tiny"] = TINY
-    PRESETS["tiny_plain"] = dataclasses.replace(TINY, aggregate_placement="none")
+    PRESETS["tiny"] = TINIEST
+    PRESETS["tiny_plain"] = dataclasses.replace(TINIEST, aggregate_placement="none")
     images.load = lambda name, data_dir, mapped: made_dataset()
     study(__doc__, run_comparison, ("tiny", "tiny_plain"), (0.1,), **TINY_RUN)

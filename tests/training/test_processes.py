@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from training_fixtures import TINY, records
+from training_fixtures import TINIEST, records
 
 from seanet_jax.inference.trained import load_model, saved_network
 from seanet_jax.models import PRESETS
@@ -27,7 +27,7 @@ FLAGS = ("--no-tune-cpu", "--log-every", "1", "--learning-rate", "0.01", "--deca
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
     """The network that the experiment trains."""
-    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    monkeypatch.setitem(PRESETS, "tiny", TINIEST)
 
 
 def free_port():

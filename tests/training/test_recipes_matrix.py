@@ -16,7 +16,7 @@ import jax
 import pytest
 from cpu_devices import on_devices
 from jax.sharding import AxisType
-from training_fixtures import TINY, TINY_RUN, assert_same_run, latest_state, made_dataset, records, small
+from training_fixtures import TINIEST, TINY_RUN, assert_same_run, latest_state, made_dataset, records, small
 
 from seanet_jax.models import PRESETS
 from seanet_jax.training.config import TrainConfig
@@ -40,8 +40,6 @@ STEPS = 15
 recipes = pytest.mark.parametrize("name", RECIPES)
 # ``fast`` has nothing that a step of ``modern`` does not have, but for the schedule.
 recipes_by_step = pytest.mark.parametrize("name", ["modern", "everything"])
-# Compiled in half the time of ``TINY``.
-SMALLER = dataclasses.replace(TINY, stage_sizes=(1,), widths=(8,))
 
 
 def fields(name, **changes):
@@ -95,7 +93,7 @@ def test_a_recipe_learns_in_half_precision_too(name, whole, tmp_path):
 def trainer(name, devices=1):
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", SMALLER)
+        patch.setitem(PRESETS, "tiny", TINIEST)
         # 45 images are no multiple of the devices.
         return Trainer(TrainConfig(**fields(name)), made_dataset(train=45), mesh, {})
 
