@@ -1,16 +1,23 @@
 """Every test runs on the CPU, whatever else the machine has, and compiles what another test compiled only once."""
 
+import contextlib
 import os
 import signal
 import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-_cache = tempfile.TemporaryDirectory(prefix="seanet-jax-tests-")
+# The processes of pytest share what they compiled, and the steps of .ci/run do, which sets the variable. JAX writes an
+# entry in place, where another process could read half of it: each process has a folder of its own in the shared one.
+_temporary = tempfile.TemporaryDirectory(prefix="seanet-jax-tests-", dir=os.environ.get("SEANET_JAX_TESTS_COMPILED"))
+_shared = Path(os.environ.setdefault("SEANET_JAX_TESTS_COMPILED", _temporary.name))
+_own = Path(_temporary.name) / "own"
+_own.mkdir()
 # Inherited by the commands that tests start.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_own)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Most of the time would go into making programs fast that run a few steps. What XLA makes of a network is the same, but
@@ -22,7 +29,21 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_opt_preset=FAST_COMPILE")
 
 
 def pytest_unconfigure(config):
-    _cache.cleanup()
+    _temporary.cleanup()
+
+
+def _link_entries(source, target):
+    for path in source.glob("*-cache"):
+        with contextlib.suppress(FileExistsError):
+            os.link(path, target / path.name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_compilations():
+    """The module finds what others compiled before, and leaves to others what it compiles."""
+    _link_entries(_shared, _own)
+    yield
+    _link_entries(_own, _shared)
 
 
 # Longest first, so that no process is left with one of these when the others have nothing to do any more.
