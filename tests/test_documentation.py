@@ -6,6 +6,7 @@ given or checks that the files it is given exist.
 """
 
 import dataclasses
+import functools
 import os
 import re
 import shutil
@@ -108,12 +109,24 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def make_runs(folder, code):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Returns a function that trains a preset once and returns the run's folder. The preset and the data are small."""
+
+    @functools.cache
+    def run(preset):
+        out = tmp_path_factory.mktemp(preset) / "run"
+        fit(TrainConfig(model=preset, epochs=1, batch_size=8, eval_batch_size=20, out=out))
+        return out
+
+    return run
+
+
+def make_runs(folder, code, trained):
     """Makes the runs and the checkpoint that a block uses, unless an earlier block has made them."""
     for name, preset in RUNS.items():
         if re.search(rf"(?<![\w/.-]){name}(?![\w-])", code) and not (folder / name).exists():
-            config = TrainConfig(model=preset, epochs=1, batch_size=8, eval_batch_size=20, out=folder / name)
-            fit(config)
+            shutil.copytree(trained(preset), folder / name)
     if "best_model.pth" in code and not (folder / "best_model.pth").exists():
         write_checkpoint(folder / "best_model.pth")
 
@@ -164,7 +177,7 @@ def run(folder, block):
     "document",
     [pytest.param(name, marks=[pytest.mark.slow] * (name == "docs/results.md")) for name in DOCUMENTS],
 )
-def test_every_block_of_code_runs(document, folder):
+def test_every_block_of_code_runs(document, folder, trained):
     for package, extra in NEEDED.get(document, {}).items():
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[{extra}]'")
     found = blocks(document)
@@ -174,7 +187,7 @@ def test_every_block_of_code_runs(document, folder):
     for block in found:
         if document == "docs/scaling.md":
             shutil.rmtree(folder / "runs", ignore_errors=True)  # its blocks are alternatives
-        make_runs(folder, block.code)
+        make_runs(folder, block.code, trained)
         run(folder, block)
 
 
