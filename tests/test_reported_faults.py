@@ -558,13 +558,13 @@ def on_two_devices(how):
 
 def test_gradients_inside_shard_map_are_those_of_one_device():
     found = on_two_devices("shard_map")
-    assert {"conv2d winograd", "seanet", "encapnet", "transport_divergence"} <= found.keys()
+    assert {"conv2d winograd", "preactivated", "transport_divergence"} <= found.keys()
     assert max(found.values()) < 1e-4, found
 
 
 def test_operations_and_networks_run_under_an_explicit_mesh():
     found = on_two_devices("explicit")
-    assert {"conv2d winograd", "seanet", "encapnet", "train", "augment"} <= found.keys()
+    assert {"conv2d winograd", "preactivated", "train", "augment"} <= found.keys()
     assert max(found.values()) < 1e-4, found
 
 

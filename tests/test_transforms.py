@@ -420,14 +420,15 @@ PROCESSES = {
 
 
 QUICK = ("BatchNorm", "SqueezeExcite")
-# EncapNet takes as long to compile as all others together. Its layers are rows of their own, and
-# tests/test_reported_faults.py trains it under an explicit mesh.
-OF_ENCAPNET = {"nnx.remat", "jax.vmap", *FLAGS, "gradient in shard_map", COPY}
+# These take as long to compile as all others together, and what they are made of has all columns, in rows of its own
+# or inside CapsuleBlock or SEANet. tests/support/operations_on_two_devices.py has two of them under an explicit mesh.
+SOME_COLUMNS = {"nnx.remat", "jax.vmap", *FLAGS, "gradient in shard_map", COPY}
+OF_SOME_COLUMNS = ("ResidualBlock", "SEANet preactivated", "SEANet bfloat16", "EncapNet")
 
 
 def is_cell(name, column):
-    if name == "EncapNet":
-        return column in OF_ENCAPNET
+    if name in OF_SOME_COLUMNS:
+        return column in SOME_COLUMNS
     # Over an axis of a mesh, statistics are of the whole batch, unlike what a part of a batch gives here.
     return PARTS[name].divides or column != "shard_map with axis_name"
 

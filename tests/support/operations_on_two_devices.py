@@ -1,7 +1,8 @@
 """Computes operations and networks on two CPU devices, and prints how much they differ from one device, as JSON.
 
 Values and gradients are computed inside ``jax.shard_map`` with its checks of varying axes, or on a mesh of explicit
-axes. ``tests/layers/test_sharding.py`` and ``tests/test_reported_faults.py`` start it with two devices.
+axes. ``tests/test_reported_faults.py`` starts it with two devices. The networks are those that
+``tests/test_transforms.py`` leaves out under a mesh.
 """
 
 import json
@@ -18,16 +19,13 @@ from seanet_jax.layers import functional, transport
 from seanet_jax.models import EncapNetConfig, SEANetConfig, build
 from seanet_jax.models.network import split_model
 
-NETWORKS = {
-    "seanet": SEANetConfig(stage_sizes=(1, 1), widths=(16, 32), stem_width=16),
-    "preactivated": SEANetConfig(
-        **{"stage_sizes": (1,), "widths": (16,), "stem_width": 16, "preactivation": True},
-        **{"aggregate_placement": "block", "aggregate_op": "random", "aggregate_norm": True},
-    ),
-    "encapnet": EncapNetConfig(
-        widths=(8, 8, 8, 8), stem_width=8, groups=4, aide=True, agreement=True, image_size=8, batch_groups=2
-    ),
-}
+PREACTIVATED = SEANetConfig(
+    **{"stage_sizes": (1,), "widths": (16,), "stem_width": 16, "preactivation": True},
+    **{"aggregate_placement": "block", "aggregate_op": "random", "aggregate_norm": True},
+)
+ENCAPNET = EncapNetConfig(
+    widths=(8, 8, 8, 8), stem_width=8, groups=4, aide=True, agreement=True, image_size=8, batch_groups=2
+)
 # (shape of x, shape of the kernel, stride, groups, method): a case of each custom gradient, and the others.
 CONVOLUTIONS = {
     "winograd": ((4, 8, 8, 16), (3, 3, 16, 16), 1, 1, "winograd4"),
@@ -58,15 +56,14 @@ def cases():
 
     yield "conv_transpose2d", transposed, [normal(4, 4, 4, 8)], [normal(3, 3, 8, 8)]
     yield "squeeze_excite", squeezed, [normal(4, 4, 4, 8)], [normal(8, 2), normal(2), normal(2, 8), normal(8)]
-    for name, config in NETWORKS.items():
-        model = build(config, rngs=nnx.Rngs(0))
-        model.eval()
-        graphdef, params, stats = split_model(model)
+    model = build(PREACTIVATED, rngs=nnx.Rngs(0))
+    model.eval()
+    graphdef, params, stats = split_model(model)
 
-        def network(x, params, graphdef=graphdef, stats=stats):
-            return jax.nn.log_softmax(nnx.merge(graphdef, params, stats)(x))[:, 0].sum()
+    def network(x, params):
+        return jax.nn.log_softmax(nnx.merge(graphdef, params, stats)(x))[:, 0].sum()
 
-        yield name, network, [normal(4, 8, 8, 3)], [params]
+    yield "preactivated", network, [normal(4, 8, 8, 3)], [params]
 
 
 def squeezed(x, *arrays):
@@ -129,7 +126,7 @@ def under_an_explicit_mesh():
 
 def training(x):
     """Returns a network's loss in training mode, with the agreement of its capsules, and its gradient."""
-    graphdef, params, stats = split_model(build(NETWORKS["encapnet"], rngs=nnx.Rngs(0)))
+    graphdef, params, stats = split_model(build(ENCAPNET, rngs=nnx.Rngs(0)))
 
     def loss(params, x):
         scores, agreement = nnx.merge(graphdef, params, stats).training_scores(x)
