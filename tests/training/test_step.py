@@ -253,6 +253,22 @@ def test_the_parameters_of_the_model_given_are_not_used():
     chex.assert_trees_all_close(result, jitted_train_step()(state, *arguments)[0], rtol=1e-6, atol=1e-7)
 
 
+class Decayed(Perceptron):
+    """A perceptron that adds the sum of its squared weights to its loss, as EncapNet++ adds its agreement."""
+
+    def training_scores(self, x):
+        return self(x), (self.kernel[...] ** 2).sum()
+
+
+def test_the_term_of_a_network_is_in_the_gradient_and_not_in_the_loss_of_the_records():
+    arguments = (create_state(new_model(), recipe()), train_images(dataset()), jnp.arange(TRAIN), jax.random.key(0))
+    found, metrics = train_step(model=Decayed())(*arguments)
+    without, expected = jitted_train_step()(*arguments)
+    kernel, rate = arguments[0].params["kernel"], 0.1
+    np.testing.assert_allclose(found.params["kernel"], without.params["kernel"] - rate * 2 * kernel, atol=1e-5)
+    np.testing.assert_allclose(metrics.loss_sum, expected.loss_sum, rtol=1e-6)
+
+
 class Recorder(Bare):
     """Counts in its statistics how often it saw which image; an image's pixels are its number."""
 
