@@ -34,6 +34,8 @@ from seanet_jax.training.run_folder import RunFolder
 pytestmark = pytest.mark.slow
 
 NAMES = ("encapnet", "encapnet_plus", "encapnet_plus_plus")
+# EncapNet+ is EncapNet++ without the agreement, which tests/models/test_encapnet.py compares.
+TRAINED = ("encapnet", "encapnet_plus_plus")
 SMALL = {"widths": (16, 16, 32, 32), "stem_width": 8, "groups": 8}
 # Their own recipe, but for how long and how fast: real digits, ten classes, 46 steps.
 SHORT = {"epochs": 2, "batch_size": 28, "learning_rate": 3e-3, "decay_at": (), "limit_train": 660, "limit_test": 200}
@@ -54,7 +56,7 @@ def config(name, folder, **changes):
 @pytest.fixture(scope="module")
 def runs(small_networks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("encapnet")
-    for name in NAMES:
+    for name in TRAINED:
         fit(config(name, folder / name))
     return folder
 
@@ -62,7 +64,7 @@ def runs(small_networks, tmp_path_factory):
 # Training
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_loss_falls_and_digits_are_recognized(runs, name):
     first, last = records(runs / name)
     assert last["train_loss"] < 0.85 * first["train_loss"]
@@ -70,9 +72,9 @@ def test_the_loss_falls_and_digits_are_recognized(runs, name):
     assert last["test_accuracy"] > 0.5  # chance is 0.1
 
 
-def test_the_three_are_trained_differently(runs):
-    losses = {name: [record["train_loss"] for record in records(runs / name)] for name in NAMES}
-    assert len({tuple(values) for values in losses.values()}) == 3
+def test_the_two_are_trained_differently(runs):
+    one, other = ([record["train_loss"] for record in records(runs / name)] for name in TRAINED)
+    assert one != other
 
 
 def state_of(folder):
@@ -155,7 +157,7 @@ def test_prediction(runs, tmp_path, monkeypatch, capsys):
 
 def test_export(runs, tmp_path):
     artifact = tmp_path / "network.stablehlo"
-    export(runs / "encapnet_plus", artifact)
+    export(runs / "encapnet_plus_plus", artifact)
     about = json.loads(artifact.with_name("network.stablehlo.json").read_text())
     assert about["output"]["what"] == "probabilities, of each class on its own"
     assert about["verified"]["largest_relative_difference"] < 1e-3
@@ -176,12 +178,12 @@ def test_weights_and_what_pytorch_cannot_have(runs, tmp_path):
 
 
 def test_the_run_says_what_it_is(runs):
-    found = RunFolder(runs / "encapnet_plus").read()
+    found = RunFolder(runs / "encapnet_plus_plus").read()
     saved, network = found.config, found.model_config
     assert (saved["optimizer"], network["model_type"], network["aide"]) == ("adam", "encapnet", True)
-    assert load_model(runs / "encapnet_plus").config.aide
-    assert json.loads((runs / "encapnet_plus" / "summary.json").read_text())["parameters"] == parameters(
-        PRESETS["encapnet_plus"]
+    assert load_model(runs / "encapnet_plus_plus").config.aide
+    assert json.loads((runs / "encapnet_plus_plus" / "summary.json").read_text())["parameters"] == parameters(
+        PRESETS["encapnet_plus_plus"]
     )
 
 
@@ -251,7 +253,7 @@ def test_the_table_has_the_talks_figures(small_networks, tmp_path):
 
 def test_studies_of_aggregation_refuse_it(runs, tmp_path):
     with pytest.raises(InputError, match="encapnet, which has no stages; give a run of a SEANet, SENet or ResNet"):
-        claims.analyze(runs / "encapnet", runs / "encapnet_plus", tmp_path / "out")
+        claims.analyze(runs / "encapnet", runs / "encapnet_plus_plus", tmp_path / "out")
     with pytest.raises(InputError, match="the operations of encapnet cannot be counted"):
         work("encapnet", 8, "train")
     assert not (tmp_path / "out").exists()
