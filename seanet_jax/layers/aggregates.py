@@ -142,9 +142,9 @@ class DenseAggregate(_ConvAggregate):
         rngs: nnx.Rngs,
     ):
         channels, factor = _divisible("DenseAggregate", channels, factor)
-        # The next layer draws from the same key, and its weights must be independent of these.
-        key = jax.random.fold_in(nnx.clone(rngs).params(), 1)
-        conv = Conv(channels, channels // factor, 1, method=method, rngs=nnx.Rngs(key))
+        # Rngs makes a key of its own from the one that the next layer draws, so that both are independent.
+        source = nnx.Rngs(nnx.clone(rngs).params())
+        conv = Conv(channels, channels // factor, 1, method=method, rngs=source)
         super().__init__(factor, conv, norm)
 
 
