@@ -16,8 +16,8 @@ ARMS = {
 }
 
 # The family of a network decides its color and marker, and its depth how dark the color is. The width decides the
-# dashes: solid as published, dashed if wide or narrow, dotted if small. The variant of an EncapNet and of the narrow
-# SEANet decides the dashes too.
+# dashes: solid as published, dashed if wide or narrow, dotted if small. The variant of an EncapNet decides its dashes,
+# and the arm of a SEANet its color and marker.
 _FAMILIES = {
     **{"seanet": ARMS["sum"], "senet": ARMS["none"], "preact_resnet": (PURPLE, "^"), "resnet": (GREEN, "o")},
     "encapnet": (ORANGE, "P"),
@@ -26,13 +26,6 @@ _DARKER = {"32": 0.2, "44": 0.4, "56": 0.6, "110": 0.8}
 _DASHES = {
     "_plus_plus": (1, 1),
     "_plus": (3, 1.5),
-    "_normalized_sum": (2, 1),
-    "_bn": (5, 1),
-    "_learned": (5, 1, 1, 1, 1, 1),
-    "_dense": (1, 2),
-    "_drop": (2, 3),
-    "_random": (3, 1, 1, 1),
-    "_stages12": (8, 2),
     "wide_": (6, 2),
     "narrow_": (3, 1.5),
     "_narrow": (3, 1.5),

@@ -10,7 +10,11 @@ def test_every_preset_has_a_line_style_its_own():
     assert len({(line["color"], line["linestyle"]) for line in lines.values()}) == len(PRESETS)
     assert all(lines[model] == line_style(model) for model in PRESETS)
     aggregates = {name for name, config in PRESETS.items() if getattr(config, "aggregate_placement", "none") != "none"}
-    assert {model for model, line in lines.items() if line["marker"] == "D"} == aggregates
+    markers = {marker for arm, (_, marker) in ARMS.items() if arm != "none"}
+    assert {model for model, line in lines.items() if line["marker"] in markers} == aggregates
+    assert {model for model in aggregates if lines[model]["marker"] != "D"} == {
+        f"seanet20_narrow_{arm}" for arm in ARMS if f"seanet20_narrow_{arm}" in PRESETS
+    }
     assert line_style("mine") == {"color": style.BLACK, "linestyle": "-", "marker": "."}
     assert line_style("seanet20")["color"] == style.VERMILION
 
