@@ -23,9 +23,8 @@ PREACTIVATED = SEANetConfig(
     **{"stage_sizes": (1,), "widths": (16,), "stem_width": 16, "preactivation": True},
     **{"aggregate_placement": "block", "aggregate_op": "random", "aggregate_norm": True},
 )
-ENCAPNET = EncapNetConfig(
-    widths=(8, 8, 8, 8), stem_width=8, groups=4, aide=True, agreement=True, image_size=8, batch_groups=2
-)
+# Without an aide, which tests/test_transforms.py has in CapsuleBlock, and which takes longest to compile.
+ENCAPNET = EncapNetConfig(widths=(8, 8, 8, 8), stem_width=8, groups=4, agreement=True, image_size=8, batch_groups=2)
 # (shape of x, shape of the kernel, stride, groups, method): a case of each custom gradient, and the others.
 CONVOLUTIONS = {
     "winograd": ((4, 8, 8, 16), (3, 3, 16, 16), 1, 1, "winograd4"),
