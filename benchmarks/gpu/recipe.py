@@ -30,8 +30,11 @@ def resume(options: "Options") -> int:
             folder = options.work / "resume" / name.replace(" ", "-")
             shutil.rmtree(folder, ignore_errors=True)
             for index, stop in enumerate(stops):
-                flags = ["--max-steps", str(stop), *(["--resume"] if index else [])]
-                _train(options, folder, flags, options.seconds)
+                # So that the stop comes between calls, as a stop by a signal does.
+                flags = ["--max-steps", str(stop), "--steps-per-call", str(steps // 60 or 3)]
+                flags += ["--resume"] if index else []
+                if not _train(options, folder, flags, options.seconds):
+                    raise RuntimeError(f"the time was over before the run in {name} was finished")
             states[name] = _state(folder)
         report.data(states=states)
         for name in ("the same again", "two goes"):
@@ -82,7 +85,8 @@ def _train(options: "Options", folder: Path, flags: list[str], seconds: float) -
                 status = process.wait()
         finally:
             process.kill()
-    if status in (0, 128 + signal.SIGTERM):
+    # A run that is asked before it takes steps ends by the signal itself.
+    if status in (0, 128 + signal.SIGTERM, -signal.SIGTERM):
         return status == 0
     lines = [line for line in log.read_text().splitlines() if line.strip()]
     raise RuntimeError(f"seanet train ended with status {status}: {lines[-1] if lines else 'it wrote nothing'}")

@@ -139,6 +139,10 @@ class TrainConfig(Recipe, _Task):
     checkpoint_steps: int | None = None
     """Optimizer steps between additional checkpoints inside epochs; None saves only at the ends of epochs."""
 
+    steps_per_call: int | None = None
+    """Optimizer steps in one call of the compiled program; None: 1 on a CPU, otherwise up to 16, as a faster device
+    would wait for Python. Another number may round differently."""
+
     on_nan: Literal["stop", "continue"] = "stop"
     """What to do if the training loss is NaN or infinite: stop, which keeps the last good checkpoint, or continue."""
 
@@ -163,7 +167,7 @@ class TrainConfig(Recipe, _Task):
             )
         for name in ("eval_batch_size", "log_every", "checkpoint_every"):
             self._require(name, "a positive integer", is_integer(getattr(self, name), minimum=1))
-        for name in ("max_steps", "checkpoint_steps", "image_size", "patience"):
+        for name in ("max_steps", "checkpoint_steps", "steps_per_call", "image_size", "patience"):
             value = getattr(self, name)
             self._require(name, "a positive integer or None", value is None or is_integer(value, minimum=1))
         self._require("on_nan", "stop or continue", self.on_nan in ("stop", "continue"))

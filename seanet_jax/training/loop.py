@@ -4,7 +4,8 @@ import collections
 import contextlib
 import math
 import time
-from typing import NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, NoReturn
 
 import jax
 
@@ -19,8 +20,8 @@ from seanet_jax.training.step import Metrics, TrainState
 from seanet_jax.training.tensorboard import Events
 from seanet_jax.training.trainer import Trainer, loss_and_accuracy
 
-# Number of steps that the host may be ahead of the device: enough that the device never waits for Python.
-_STEPS_AHEAD = 2
+# Number of calls that the host may be ahead of the device: enough that the device never waits for Python.
+_CALLS_AHEAD = 2
 
 # Longest time until a loss that is not finite is noticed. A device that takes hundreds of steps per second should not
 # wait for the host after each of them.
@@ -31,6 +32,35 @@ class TrainingDivergedError(RunError):
     """The training loss or a parameter became NaN or infinite."""
 
 
+class Call(NamedTuple):
+    """The steps that one call of a compiled program takes.
+
+    Attributes:
+        last: Number of its last step.
+        size: Number of its steps.
+        metrics: Metrics after each of its steps; with a leading axis if there are several.
+    """
+
+    last: int
+    size: int
+    metrics: Metrics
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of its steps."""
+        return range(self.last - self.size + 1, self.last + 1)
+
+    def steps(self) -> Iterator[tuple[int, Metrics]]:
+        """Returns the number of each step and the metrics after it. Waits for the device if there are several."""
+        if self.size == 1:
+            yield self.last, self.metrics
+            return
+        # Of a part of an array on the device, the index would be sent to the device.
+        metrics = jax.device_get(self.metrics)
+        for index, number in enumerate(self.numbers):
+            yield number, Metrics(*(total[index] for total in metrics))
+
+
 class Loop:
     """The training loop of one call of ``fit``.
 
@@ -39,7 +69,7 @@ class Loop:
 
     Args:
         trainer: The fixed parts of the run.
-        train_step: The compiled training step.
+        train_steps: The compiled training steps, by the number of steps in a call; see ``Trainer.calls``.
         stop: The request to stop, checked before each step.
         folder: The run's folder, for the records.
         checkpoints: The run's checkpoints, which all processes save together.
@@ -51,7 +81,7 @@ class Loop:
     def __init__(
         self,
         trainer: Trainer,
-        train_step: jax.stages.Compiled,
+        train_steps: Mapping[int, jax.stages.Compiled],
         stop: StopRequest,
         folder: RunFolder,
         checkpoints: Checkpoints,
@@ -60,7 +90,7 @@ class Loop:
         seconds: float | None = None,
     ):
         self._trainer = trainer
-        self._train_step = train_step
+        self._train_steps = train_steps
         self._stop = stop
         self._folder = folder
         self._checkpoints = checkpoints
@@ -130,39 +160,47 @@ class Loop:
         The metrics of a step are read only once later steps are on their way to the device, and only now and then.
         Reading them earlier would leave the device idle.
         """
-        running: collections.deque[tuple[int, Metrics]] = collections.deque()
-        finished: list[tuple[int, Metrics]] = []
+        running: collections.deque[Call] = collections.deque()
+        finished: list[Call] = []
         reported = time.perf_counter()
         while step < pause or running:
             if self._stop.requested():
                 pause = step
             if step < pause:
-                state, metrics = self._train_step(state, self._trainer.images, order, self._trainer.augment_key)
-                step += 1
-                running.append((step, metrics))
-            if running and (len(running) > _STEPS_AHEAD or step == pause):
-                finished.append(jax.block_until_ready(running.popleft()))
-                number = finished[-1][0]
+                several = self._trainer.steps_per_call
+                size = several if step + several <= pause else 1
+                program = self._train_steps[size]
+                state, metrics = program(state, self._trainer.images, order, self._trainer.augment_key)
+                step += size
+                running.append(Call(step, size, metrics))
+            if running and (len(running) > _CALLS_AHEAD or step == pause):
+                call = running.popleft()
+                jax.block_until_ready(call.metrics)
+                finished.append(call)
                 due = time.perf_counter() - reported >= _SECONDS_BETWEEN_REPORTS
-                if due or number == pause or self._progress.is_due(number):
+                if due or call.last == pause or any(map(self._progress.is_due, call.numbers)):
                     self._report(finished)
                     finished.clear()
                     reported = time.perf_counter()
         return state, step
 
-    def _report(self, steps: list[tuple[int, Metrics]]) -> None:
-        """Reports the progress at the last of some finished steps.
+    def _report(self, calls: Sequence[Call]) -> None:
+        """Reports the progress at the last step of some finished calls, and at those before it that are due.
 
         Raises:
             TrainingDivergedError: If the loss is not finite. Its message names the first step at which it was not.
         """
-        step, metrics = steps[-1]
+        *before, (step, metrics) = [pair for call in calls for pair in call.steps()]
         loss, accuracy = loss_and_accuracy(metrics)
         if math.isfinite(loss) or self._trainer.config.on_nan == "continue":
+            for number, of_step in before:
+                if self._progress.is_due(number):
+                    self._progress.step(number, *loss_and_accuracy(of_step))
             self._progress.step(step, loss, accuracy)
             return
         # The loss is a sum over the epoch: once it is not finite it stays so, and the last step shows it for all.
-        step, loss = next((n, lo) for n, m in steps if not math.isfinite(lo := loss_and_accuracy(m)[0]))
+        every = [*before, (step, metrics)]
+        step, loss = next((n, lo) for n, m in every if not math.isfinite(lo := loss_and_accuracy(m)[0]))
         self._diverged(step, f"the training loss is {loss}")
 
     def _diverged(self, step: int, what: str) -> NoReturn:

@@ -81,7 +81,7 @@ def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) ->
     trainer = Trainer(config, dataset, mesh, options)
     with processes.failing_together():
         folder.check_data(config, data_sha256, trainer.model_config.batch_groups)
-    lowered = trainer.lower_train_step()
+    lowered = {trainer.steps_per_call: trainer.lower_train_step(trainer.steps_per_call)}
     with StopRequest() as stop, contextlib.ExitStack() as stack:
         with processes.failing_together():
             if processes.is_first():
@@ -108,7 +108,9 @@ def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) ->
         seconds = history[-1]["seconds"] if history and not _is_epoch(history[-1], trainer) else None
         history = [record for record in history if _is_epoch(record, trainer)]
         started = time.perf_counter()
-        train_step = lowered.compile()
+        for steps in trainer.calls(0 if state is None else int(state.step)) - lowered.keys():
+            lowered[steps] = trainer.lower_train_step(steps)
+        train_steps = {steps: program.compile() for steps, program in lowered.items()}
         state = trainer.initial_state() if state is None else state
         print_once(f"compiled in {time.perf_counter() - started:.1f} s")
         with processes.failing_together():
@@ -119,7 +121,7 @@ def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) ->
                     history=history,
                 )
         with contextlib.closing(Events(folder.tensorboard, int(state.step))) as events:
-            history = Loop(trainer, train_step, stop, folder, checkpoints, events, history, seconds).run(state)
+            history = Loop(trainer, train_steps, stop, folder, checkpoints, events, history, seconds).run(state)
         checkpoints.close()
         return _conclude(trainer, folder, history)
 

@@ -283,7 +283,8 @@ def make_train_step(
 def several_steps(train_step: TrainStep, count: int) -> TrainStep:
     """Returns a function that takes several training steps in one call, and returns the metrics after each of them.
 
-    A device that is fast at a step otherwise waits for Python between steps.
+    A device that is fast at a step otherwise waits for Python between steps. XLA may fuse operations in a loop in
+    another way than outside of it, so that the results may differ in their rounding from those of single steps.
 
     Args:
         train_step: One training step, from ``make_train_step``.

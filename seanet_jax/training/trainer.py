@@ -1,5 +1,6 @@
 """The fixed parts of a run: network, data on the devices, compiled functions."""
 
+import collections
 import functools
 from collections.abc import Mapping
 from typing import Any, TypedDict
@@ -29,7 +30,15 @@ from seanet_jax.training.step import (
     epoch_order,
     make_eval_step,
     make_train_step,
+    several_steps,
 )
+
+# Evaluation steps that the host may be ahead of the device: enough that the device never waits for Python.
+_BATCHES_AHEAD = 2
+
+# Steps in a call that a device other than a CPU takes by default: as many as divide an epoch, so that one program is
+# enough, within these limits.
+_FEWEST_STEPS, _MOST_STEPS = 8, 16
 
 
 def loss_and_accuracy(metrics: Metrics) -> tuple[float, float]:
@@ -86,11 +95,15 @@ class Evaluation:
             stop: The request to stop, checked before each step.
         """
         metrics = self._zero()
+        running: collections.deque[EvalMetrics] = collections.deque()
         for batch in self._batches:
             if stop.requested():
                 return None
+            metrics = self._step(metrics, params, batch_stats, batch)
+            running.append(metrics)
             # Without waiting, all steps would be queued at once, and a request to stop would come too late.
-            metrics = jax.block_until_ready(self._step(metrics, params, batch_stats, batch))
+            if len(running) > _BATCHES_AHEAD:
+                jax.block_until_ready(running.popleft())
         loss, accuracy = loss_and_accuracy(metrics.total)
         correct, images = jax.device_get((metrics.correct, metrics.images))
         of_classes = correct[images > 0] / images[images > 0]
@@ -101,6 +114,14 @@ def _all_finite(state: TrainState) -> jax.Array:
     """Whether the network, the optimizer's state and the moving average are free of NaN and infinity."""
     leaves = jax.tree.leaves((state.params, state.batch_stats, state.opt_state, state.ema))
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
+
+
+def _default_steps_per_call(steps_per_epoch: int) -> int:
+    """Returns how many steps a call takes if the user does not say."""
+    if jax.default_backend() == "cpu":
+        return 1  # A step takes far longer than Python.
+    divisors = (steps for steps in range(_MOST_STEPS, _FEWEST_STEPS - 1, -1) if steps_per_epoch % steps == 0)
+    return next(divisors, _MOST_STEPS)
 
 
 class Trainer:
@@ -119,6 +140,7 @@ class Trainer:
         steps_per_epoch: Optimizer steps in one epoch.
         total_steps: Optimizer steps in all epochs.
         last_step: Optimizer step at which the run ends.
+        steps_per_call: Optimizer steps in one call of the compiled program, where so many are left.
         learning_rate: The jitted learning-rate schedule.
         parameters: Number of parameters of the network.
         images: The training images, sharded across the devices.
@@ -162,9 +184,14 @@ class Trainer:
 
         options = self.compiler_options
         jit = functools.partial(jax.jit, donate_argnums=0, out_shardings=placement, compiler_options=options)
-        self._train_step = jit(make_train_step(model, descent, dataset, mesh, config))
+        wanted = config.steps_per_call or _default_steps_per_call(self.steps_per_epoch)
+        self.steps_per_call = min(wanted, self.steps_per_epoch, config.checkpoint_steps or wanted)
+        train_step = make_train_step(model, descent, dataset, mesh, config)
+        self._train_step = jit(train_step)
+        self._train_steps = jit(several_steps(train_step, self.steps_per_call))
         size = sharding.round_up(config.eval_batch_size, mesh)
-        eval_step = jit(make_eval_step(model, dataset, mesh))
+        # Its metrics are not donated, as the host waits for earlier ones.
+        eval_step = jax.jit(make_eval_step(model, dataset, mesh), out_shardings=placement, compiler_options=options)
         splits = {"val": (dataset.val_images, dataset.val_labels), "test": (dataset.test_images, dataset.test_labels)}
         self.evaluations = {
             name: Evaluation(eval_step, images, labels, size, mesh, dataset.image_spec.num_classes)
@@ -188,10 +215,25 @@ class Trainer:
         """Returns the shapes, dtypes and shardings of the training state."""
         return self._placed(self._abstract_state)
 
-    def lower_train_step(self) -> jax.stages.Lowered:
-        """Traces the training step. ``.compile()`` of the result makes it callable."""
+    def calls(self, step: int) -> set[int]:
+        """Returns the numbers of steps in a call that the run needs programs for: 1, ``steps_per_call``, or both.
+
+        Args:
+            step: Optimizer step from which the run goes on.
+        """
+        # The steps at which calls end, those in between being multiples of one of them.
+        ends = (step, self.steps_per_epoch, self.last_step, self.config.checkpoint_steps or 0)
+        return {self.steps_per_call} | ({1} if any(end % self.steps_per_call for end in ends) else set())
+
+    def lower_train_step(self, steps: int = 1) -> jax.stages.Lowered:
+        """Traces the training step. ``.compile()`` of the result makes it callable.
+
+        Args:
+            steps: Steps in a call: 1 or ``steps_per_call``. The metrics of several have a leading axis.
+        """
         order = self._placed(self._order.eval_shape(self._order_key, 0, num_images=self._num_images))
-        return self._train_step.lower(self.abstract_state(), self.images, order, self.augment_key)
+        program = self._train_step if steps == 1 else self._train_steps
+        return program.lower(self.abstract_state(), self.images, order, self.augment_key)
 
     def _placed(self, abstract: Any) -> Any:
         return jax.tree.map(

@@ -220,15 +220,25 @@ def options(folder, **fields):
 @pytest.mark.parametrize("same", [True, False])
 def test_a_resumed_run_is_compared_with_one_in_one_go(same, tmp_path, monkeypatch):
     recipe, trained = script("recipe"), []
-    monkeypatch.setattr(recipe, "_train", lambda options, folder, flags, seconds: trained.append((folder.name, *flags)))
+    monkeypatch.setattr(recipe, "_train", lambda _, folder, flags, seconds: not trained.append((folder.name, *flags)))
     monkeypatch.setattr(recipe, "_state", lambda folder: "b" if folder.name == "two-goes" and not same else "a")
     assert recipe.resume(options(tmp_path)) == (0 if same else 1)
+    several = ("--steps-per-call", "3")
     assert trained == [
-        *(("one-go", "--max-steps", "6"), ("the-same-again", "--max-steps", "6")),
-        *(("two-goes", "--max-steps", "3"), ("two-goes", "--max-steps", "6", "--resume")),
+        *(("one-go", "--max-steps", "6", *several), ("the-same-again", "--max-steps", "6", *several)),
+        ("two-goes", "--max-steps", "3", *several),
+        ("two-goes", "--max-steps", "6", *several, "--resume"),
     ]
     different = ["different, parameters, statistics, momentum and losses after 6 steps: two goes, and one go"]
     assert results(tmp_path / "out")["Resume"]["failures"] == ([] if same else different)
+
+
+def test_a_run_that_the_time_cuts_short_is_not_compared(tmp_path, monkeypatch):
+    recipe = script("recipe")
+    monkeypatch.setattr(recipe, "_train", lambda *_: False)
+    assert recipe.resume(options(tmp_path)) == 1
+    (line,) = results(tmp_path / "out")["Resume"]["failures"]
+    assert line.endswith("the time was over before the run in one go was finished")
 
 
 def test_a_run_that_is_stopped_in_time_is_to_go_on_and_one_that_fails_says_why(tmp_path, monkeypatch):
@@ -236,6 +246,7 @@ def test_a_run_that_is_stopped_in_time_is_to_go_on_and_one_that_fails_says_why(t
     programs = {
         "finished": "print('done')",
         "stopped": "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); time.sleep(60)",
+        "starting": "import time; time.sleep(60)",
         "failed": "import sys; sys.exit('error: no such data set')",
     }
     real = recipe.subprocess.Popen
@@ -249,7 +260,7 @@ def test_a_run_that_is_stopped_in_time_is_to_go_on_and_one_that_fails_says_why(t
         except RuntimeError as error:
             found[name] = str(error)
     assert found == {
-        **{"finished": True, "stopped": False},
+        **{"finished": True, "stopped": False, "starting": False},
         "failed": "seanet train ended with status 1: error: no such data set",
     }
 

@@ -130,9 +130,10 @@ def forbid_transfers(monkeypatch):
     around_steps(monkeypatch, lambda *_: jax.transfer_guard_host_to_device("disallow_explicit"))
 
 
-def test_the_steps_of_an_epoch_send_nothing_to_the_device(tiny, monkeypatch):
+@pytest.mark.parametrize("several", [1, 3])
+def test_the_steps_of_an_epoch_send_nothing_to_the_device(several, tiny, monkeypatch):
     forbid_transfers(monkeypatch)
-    assert fit(tiny(log_every=1))["finished"]
+    assert fit(tiny(log_every=1, steps_per_call=several))["finished"]
 
 
 def test_images_sent_to_the_device_in_every_step_would_be_seen(tiny, monkeypatch):
@@ -178,10 +179,11 @@ def test_every_step_reads_the_same_uint8_images(tiny, monkeypatch):
     assert len(set(seen)) == 1
 
 
-def test_the_program_updates_all_of_the_state_in_place_and_does_not_copy_the_data_set(tiny):
-    trainer = Trainer(tiny(), LARGE, sharding.make_mesh(), {})
+@pytest.mark.parametrize("several", [1, 3])
+def test_the_program_updates_all_of_the_state_in_place_and_does_not_copy_the_data_set(several, tiny):
+    trainer = Trainer(tiny(steps_per_call=several), LARGE, sharding.make_mesh(), {})
     state = trainer.initial_state()
-    lowered = trainer.lower_train_step()
+    lowered = trainer.lower_train_step(several)
     images, *others = jax.tree.leaves(lowered.args_info[0][1:])
     assert (images.shape, images.dtype) == (LARGE.train_images.shape, jnp.uint8)
     assert max(math.prod(other.shape) for other in others) == len(LARGE.train_labels)
@@ -189,6 +191,16 @@ def test_the_program_updates_all_of_the_state_in_place_and_does_not_copy_the_dat
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert size <= memory.alias_size_in_bytes < size + LARGE.train_images.nbytes
     assert memory.temp_size_in_bytes < LARGE.train_images.nbytes
+
+
+def test_several_steps_in_a_call_are_one_loop_with_the_step_in_it_once(tiny):
+    trainer = Trainer(tiny(steps_per_call=3), made_dataset(), sharding.make_mesh(), {})
+    counts = {}
+    for several in (1, 3):
+        names = [operation.name for operation in operations(trainer.lower_train_step(several))]
+        counts[several] = {name: names.count(f"stablehlo.{name}") for name in ("convolution", "dot_general", "while")}
+    assert counts[3] == counts[1] | {"while": counts[1]["while"] + 1}
+    assert counts[1]["dot_general"] > 0
 
 
 def test_only_a_batch_becomes_floating_point():

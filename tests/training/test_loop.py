@@ -2,6 +2,8 @@ import dataclasses
 import functools
 import json
 import math
+import re
+import signal
 from types import SimpleNamespace
 
 import jax
@@ -9,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cpu_devices import on_devices
-from training_fixtures import newest, records
+from training_fixtures import assert_same_run, newest, raise_at, records
 
 from seanet_jax.inference.trained import load
 from seanet_jax.training.checkpoint import Checkpoints
-from seanet_jax.training.loop import Loop, TrainingDivergedError
+from seanet_jax.training.interrupt import StoppedError
+from seanet_jax.training.loop import Call, Loop, TrainingDivergedError
 from seanet_jax.training.run import fit
 from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.step import Metrics
@@ -78,16 +81,21 @@ def test_a_diverging_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny):
         fit(dataclasses.replace(config, epochs=2, resume=True))
 
 
-def test_the_step_that_diverged_is_named_though_steps_are_looked_at_together():
-    steps = [(step, Metrics(jnp.float32(loss), jnp.int32(0), jnp.int32(8))) for step, loss in ((11, 1), (12, "inf"))]
-    steps.append((13, Metrics(jnp.float32("nan"), jnp.int32(0), jnp.int32(8))))
+@pytest.mark.parametrize("together", [False, True])
+def test_the_step_that_diverged_is_named_though_steps_are_looked_at_together(together):
+    losses, zeros, images = np.array([2, np.inf, np.nan], "float32"), np.zeros(3, "int32"), np.full(3, 8, "int32")
+    calls = [Call(11, 1, Metrics(jnp.float32(1), jnp.int32(0), jnp.int32(8)))]
+    if together:
+        calls.append(Call(14, 3, Metrics(jnp.array(losses), jnp.array(zeros), jnp.array(images))))
+    else:
+        calls += [Call(12 + i, 1, Metrics(losses[i], zeros[i], images[i])) for i in range(3)]
     trainer = SimpleNamespace(
         steps_per_epoch=10, learning_rate=lambda step: step / 100, config=SimpleNamespace(on_nan="stop")
     )
     loop = SimpleNamespace(_trainer=trainer)
     loop._diverged = functools.partial(Loop._diverged, loop)
-    with pytest.raises(TrainingDivergedError, match=r"loss is inf in epoch 2 at step 12, learning rate 0\.11"):
-        Loop._report(loop, steps)
+    with pytest.raises(TrainingDivergedError, match=r"loss is inf in epoch 2 at step 13, learning rate 0\.12"):
+        Loop._report(loop, calls)
 
 
 def test_the_host_reads_metrics_only_now_and_then(tiny, monkeypatch):
@@ -136,3 +144,32 @@ def test_the_end_inside_an_epoch_is_best_only_where_no_epoch_is_whole(tiny, monk
         config = tiny(name, max_steps=stop)
         assert fit(config)["best"]["step"] == expected
         assert load(config.out).step == expected
+
+
+# Several steps in a call
+
+
+@pytest.mark.parametrize("fields", [{"steps_per_call": 5}, {"steps_per_call": 4, "checkpoint_steps": 3}])
+def test_several_steps_in_a_call_are_the_same_steps_but_for_rounding(fields, tiny, in_peace, capsys):
+    """Five steps an epoch: one call of five, or at most three in a call, with checkpoints at 3, 6, 9 and 12."""
+    config = tiny(log_every=1, **fields)
+    fit(config)
+    lines = re.findall(r"step \d/5: loss \S+ accuracy \S+", capsys.readouterr().out)
+    assert len(lines) == 15 and len(set(lines)) > 10  # a line for each step, with its own metrics
+    peace = in_peace()
+    for record, expected in zip(records(config.out), records(peace.out), strict=True):
+        assert record == pytest.approx(expected, rel=1e-4)
+    expected = newest(peace.out)[0]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), newest(config.out)[0], expected)
+
+
+def test_a_stop_comes_between_calls_and_the_resumed_run_is_equal_bit_for_bit(tiny, monkeypatch):
+    whole, config = (tiny(name, steps_per_call=2, log_every=1) for name in ("whole", "stopped"))
+    fit(whole)
+    with monkeypatch.context() as patch:
+        # The calls of the first epoch take the steps 2, 4 and 5. The fifth call takes the steps 8 and 9.
+        raise_at(patch, (jax.stages.Compiled, "__call__"), 5, signal.SIGTERM)
+        with pytest.raises(StoppedError, match="at step 9, of which a checkpoint is saved"):
+            fit(config)
+    fit(dataclasses.replace(config, resume=True))
+    assert_same_run(config, whole)

@@ -7,7 +7,7 @@ from training_fixtures import made_dataset
 
 from seanet_jax.training import sharding
 from seanet_jax.training.run import fit
-from seanet_jax.training.trainer import Evaluation, Trainer
+from seanet_jax.training.trainer import Evaluation, Trainer, _default_steps_per_call
 
 
 @pytest.mark.slow
@@ -61,3 +61,47 @@ def test_an_evaluation_ends_without_a_result_if_the_run_is_asked_to_stop():
     stop = SimpleNamespace(requested=lambda: len(steps) == 2)
     assert evaluation({}, {}, stop) is None
     assert steps == [10, 10]  # of three batches
+
+
+def test_an_evaluation_is_two_batches_ahead_of_the_device(monkeypatch):
+    events = []
+    dataset = made_dataset(test=50)
+    evaluation = Evaluation(None, dataset.test_images, dataset.test_labels, 10, sharding.make_mesh(), 2)
+    metrics = jax.tree.map(lambda leaf: leaf + 1, evaluation._zero())
+
+    def step(before, params, batch_stats, batch):
+        events.append("step")
+        return metrics
+
+    evaluation._step = step
+    real = jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda made: (events.append("wait"), real(made))[1])
+    evaluation({}, {}, SimpleNamespace(requested=lambda: False))
+    assert events == ["step"] * 2 + ["step", "wait"] * 3
+
+
+@pytest.mark.parametrize(
+    ("backend", "steps", "expected"), [("cpu", 780, 1), ("gpu", 780, 15), ("gpu", 781, 11), ("gpu", 787, 16)]
+)
+def test_a_gpu_takes_several_steps_in_a_call_by_default(backend, steps, expected, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert _default_steps_per_call(steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "several", "programs"),
+    [
+        ({}, 1, {1}),
+        ({"steps_per_call": 5}, 5, {5}),
+        ({"steps_per_call": 99}, 5, {5}),
+        ({"steps_per_call": 3}, 3, {3, 1}),
+        ({"steps_per_call": 5, "max_steps": 7}, 5, {5, 1}),
+        ({"steps_per_call": 5, "checkpoint_steps": 2}, 2, {2, 1}),
+        ({"steps_per_call": 5, "checkpoint_steps": 10}, 5, {5}),
+    ],
+)
+def test_as_few_programs_are_compiled_as_the_run_needs(fields, several, programs, tiny):
+    trainer = Trainer(tiny(**fields), made_dataset(), sharding.make_mesh(), {})
+    assert (trainer.steps_per_call, trainer.calls(0), trainer.calls(several)) == (several, programs, programs)
+    if several > 1:
+        assert trainer.calls(several + 1) == {several, 1}
