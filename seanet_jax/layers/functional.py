@@ -156,32 +156,30 @@ def batch_statistics(x: jax.Array, *, axis_name: str | tuple[str, ...] | None = 
     if x.ndim < 1 or not x.size:
         raise InputError(f"batch_statistics: x has shape {x.shape}; it must be [..., C] and not empty")
     x = x.astype(at_least_float32(x))
-    mean = _average(x, axis_name)
-    return mean, _variance(x, mean, axis_name)
+
+    def of_all_parts(own: jax.Array) -> jax.Array:
+        return own if axis_name is None else lax.pmean(own, axis_name)
+
+    mean = of_all_parts(x.mean(tuple(range(x.ndim - 1))))
+    return mean, of_all_parts(_mean_square_deviation(x, mean))
 
 
-def _average(x: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
-    own = x.mean(tuple(range(x.ndim - 1)))
-    return own if axis_name is None else lax.pmean(own, axis_name)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _variance(x: jax.Array, mean: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
+@jax.custom_jvp
+def _mean_square_deviation(x: jax.Array, mean: jax.Array) -> jax.Array:
     # Not mean(x^2) - mean(x)^2, which cancels when the mean is large beside the deviation.
-    return _average(jnp.square(x - per_channel(mean, x)), axis_name)
+    return jnp.square(x - per_channel(mean, x)).mean(tuple(range(x.ndim - 1)))
 
 
-@_variance.defjvp
-def _variance_jvp(
-    axis_name: str | tuple[str, ...] | None,
-    primals: tuple[jax.Array, jax.Array],
-    tangents: tuple[jax.Array, jax.Array],
+@_mean_square_deviation.defjvp
+def _mean_square_deviation_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    # The variance does not change with the mean to first order, because the deviations from the mean sum to zero. JAX
+    # The variance does not change with the mean to first order, because the deviations of all parts sum to zero. JAX
     # would compute that sum, which costs a pass over the map and an exchange between devices.
     x, mean = primals
     deviation = x - per_channel(mean, x)
-    return _variance(x, mean, axis_name), 2 * _average(deviation * tangents[0], axis_name)
+    change = 2 * (deviation * tangents[0]).mean(tuple(range(x.ndim - 1)))
+    return _mean_square_deviation(x, mean), change
 
 
 def batch_norm(
