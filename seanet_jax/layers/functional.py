@@ -155,31 +155,16 @@ def batch_statistics(x: jax.Array, *, axis_name: str | tuple[str, ...] | None = 
     """
     if x.ndim < 1 or not x.size:
         raise InputError(f"batch_statistics: x has shape {x.shape}; it must be [..., C] and not empty")
+    axes = tuple(range(x.ndim - 1))
     x = x.astype(at_least_float32(x))
 
-    def of_all_parts(own: jax.Array) -> jax.Array:
+    def average(values: jax.Array) -> jax.Array:
+        own = values.mean(axes)
         return own if axis_name is None else lax.pmean(own, axis_name)
 
-    mean = of_all_parts(x.mean(tuple(range(x.ndim - 1))))
-    return mean, of_all_parts(_mean_square_deviation(x, mean))
-
-
-@jax.custom_jvp
-def _mean_square_deviation(x: jax.Array, mean: jax.Array) -> jax.Array:
+    mean = average(x)
     # Not mean(x^2) - mean(x)^2, which cancels when the mean is large beside the deviation.
-    return jnp.square(x - per_channel(mean, x)).mean(tuple(range(x.ndim - 1)))
-
-
-@_mean_square_deviation.defjvp
-def _mean_square_deviation_jvp(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    # The variance does not change with the mean to first order, because the deviations of all parts sum to zero. JAX
-    # would compute that sum, which costs a pass over the map and an exchange between devices.
-    x, mean = primals
-    deviation = x - per_channel(mean, x)
-    change = 2 * (deviation * tangents[0]).mean(tuple(range(x.ndim - 1)))
-    return _mean_square_deviation(x, mean), change
+    return mean, average(jnp.square(x - per_channel(mean, x)))
 
 
 def batch_norm(

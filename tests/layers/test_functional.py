@@ -330,34 +330,14 @@ def test_batch_statistics_equal_numpy(shape):
     np.testing.assert_allclose(var, x.var(axes, dtype=np.float64), rtol=1e-5)
 
 
-def test_all_derivatives_of_the_statistics_are_those_of_their_formulas():
-    """Second ones too: the variance does not change with the mean to first order, but its gradient does."""
-    x = jnp.asarray(normal(0, 6, 2))
-    weights = jnp.asarray([[1.0, -2.0], [0.5, 3.0]])
+def test_the_gradient_of_the_variance_sums_to_zero_far_from_zero():
+    """The mean is rounded, so that the deviations from it do not sum to zero.
 
-    def of(statistics):
-        return lambda x: (jnp.stack(statistics(x)) * weights).sum()
-
-    def plain(x):
-        mean = x.mean(0)
-        return mean, ((x - mean[None]) ** 2).mean(0)
-
-    for derivative in (jax.grad, jax.jacfwd, jax.hessian, lambda f: jax.jacfwd(jax.grad(f))):
-        np.testing.assert_allclose(derivative(of(batch_statistics))(x), derivative(of(plain))(x), atol=1e-6)
-    pairs = jax.vmap(lambda x: jnp.stack(batch_statistics(x, axis_name="parts")), axis_name="parts")
-    expected = jax.grad(of(plain))(x)
-    actual = jax.grad(lambda x: (pairs(x.reshape(2, 3, 2))[0] * weights).sum())(x)
-    np.testing.assert_allclose(actual, expected, atol=1e-6)
-
-
-def test_the_gradient_of_the_statistics_sums_over_the_map_no_more_than_it_must():
-    """Once forward for each statistic. The gradients of both are one value per channel, spread over the map."""
-
-    def gradient(x):
-        return jax.grad(lambda x: sum(statistic.sum() for statistic in batch_statistics(x)))(x)
-
-    lowered = jax.jit(gradient).lower(jnp.ones((4, 5, 5, 3))).as_text()
-    assert sum("stablehlo.reduce(" in line and "dimensions = [0, 1, 2]" in line for line in lowered.splitlines()) == 1
+    A gradient without the term of their sum would be faster, and off by five parts in ten thousand here.
+    """
+    x = jnp.asarray(normal(0, 4096, 4) * 1e-2 + np.float32(100))
+    gradient = np.asarray(jax.grad(lambda x: batch_statistics(x)[1].sum())(x), np.float64)
+    assert np.abs(gradient.sum(0)).max() < 1e-4 * np.abs(gradient).sum(0).min()
 
 
 def test_variance_is_accurate_far_from_zero():
