@@ -150,6 +150,8 @@ class Recipe:
             self._unused(f"the optimizer is {self.optimizer}", "nesterov")
         if self.nesterov and not self.momentum:
             raise InputError("momentum is 0; Nesterov's momentum needs one above 0")
+        if self.decoupled_decay and not self.weight_decay:
+            raise InputError("weight_decay is 0, but decoupled_decay is True; give a weight_decay above 0")
 
     def _check_schedule(self) -> None:
         if self.schedule != "steps":
@@ -158,6 +160,8 @@ class Recipe:
                 raise InputError(
                     f"the schedule is {self.schedule}, but decay_every is {self.decay_every}; make decay_every None"
                 )
+        elif self.decay_every is None and not self.decay_at:
+            self._unused("the learning rate has no decay", "decay_factor")
         if self.schedule == "one_cycle":
             self._unused("the schedule one_cycle has its own warm-up", "warmup_epochs")
         if self.warmup_epochs > self.epochs:

@@ -25,6 +25,14 @@ WRONG = [
     # What nothing would follow.
     ({"optimizer": "adam", "nesterov": True}, "the optimizer is adam, but nesterov is True; it must be False"),
     ({"nesterov": True, "momentum": 0}, "momentum is 0; Nesterov's momentum needs one above 0"),
+    (
+        {"decoupled_decay": True, "weight_decay": 0},
+        "weight_decay is 0, but decoupled_decay is True; give a weight_decay above 0",
+    ),
+    (
+        {"decay_every": None, "decay_factor": 0.5},
+        "the learning rate has no decay, but decay_factor is 0.5; it must be 0.1",
+    ),
     ({"schedule": "cosine", "decay_every": 7}, "the schedule is cosine, but decay_every is 7; make decay_every None"),
     (
         {"schedule": "constant", "decay_every": None, "decay_at": (3,)},
