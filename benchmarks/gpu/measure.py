@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks that these use
 
-from report import Report
+from report import UNFINISHED, Report
 
 # The module of each part, in this order.
 PARTS = {
@@ -35,7 +35,6 @@ PARTS = {
     "resume": "recipe",
     "recipe": "recipe",
 }
-UNFINISHED = 3
 
 
 @dataclasses.dataclass(frozen=True)

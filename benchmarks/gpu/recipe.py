@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from report import Report
+from report import UNFINISHED, Report
 
 if TYPE_CHECKING:
     from measure import Options
 
-UNFINISHED = 3  # the exit status of a recipe that goes on
 _SAVING = 60  # seconds that a run has to end after it is asked to, before it is killed
 # Little enough for a CPU: two epochs of four steps.
 _QUICK = ("--batch-size", "16", "--limit-train", "64", "--limit-test", "32", "--epochs", "2")

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+UNFINISHED = 3  # the exit status of a recipe that goes on
+
 
 def card() -> str:
     """Returns the name, the driver and the memory of the GPU, or what there is in place of a GPU."""

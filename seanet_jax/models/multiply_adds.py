@@ -1,4 +1,4 @@
-"""Counts a network's parameters, and the multiply-adds that classify one image, from the model itself."""
+"""Counts a network's parameters and features, and the multiply-adds that classify one image, from the model itself."""
 
 import dataclasses
 import functools
@@ -66,6 +66,12 @@ def _products(equation: Any) -> int:
 def parameters(config: NetworkConfig) -> int:
     """Counts the trained parameters of a network."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(_abstract(config), nnx.Param)))
+
+
+@functools.cache
+def features(config: NetworkConfig) -> int:
+    """Returns the number of features of an image that a network's classifier sees."""
+    return _abstract(config).num_features
 
 
 def _abstract(config: NetworkConfig) -> Network:

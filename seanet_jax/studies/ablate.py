@@ -125,7 +125,7 @@ def _validation_error(study: Study, run: Run) -> float | str | None:
 
 def markdown(study: Study) -> str:
     """Returns the table as Markdown."""
-    rates = sorted({rate for variant in study.variants for rate in study.grid(variant)}, reverse=True)
+    rates = study.tried_rates()
     validation = [f"validation error at {rate:g}, %" for rate in rates]
     header = ["choice", "value", *validation, "learning rate", "test error, %"]
     lines = [f"| {' | '.join(header)} |", "|---|---" + "|---:" * (len(header) - 2) + "|"]

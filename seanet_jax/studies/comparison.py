@@ -6,17 +6,14 @@ selects on the test images themselves. The error at the last epoch has no such s
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypedDict
-
-from flax import nnx
 
 from seanet_jax.data import find_source
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.json_files import checked, read_json
-from seanet_jax.models import NetworkConfig, SEANetConfig, build
-from seanet_jax.models.multiply_adds import multiply_adds, parameters
+from seanet_jax.models import NetworkConfig, SEANetConfig
+from seanet_jax.models.multiply_adds import features, multiply_adds, parameters
 from seanet_jax.paths import exists
 from seanet_jax.studies.statistics import PairedDifference, detectable_difference, holm, paired_difference
 from seanet_jax.studies.study import Run, Study
@@ -111,12 +108,6 @@ def network(study: Study, variant: str) -> NetworkConfig:
 def _network(study: Study, variant: str, images: ImageSpec) -> NetworkConfig:
     config = study.config(Run(variant, study.rates(variant)[0], 0))
     return config.model_config(images.num_classes, in_channels=images.channels, image_size=images.height)
-
-
-@functools.cache
-def features(config: NetworkConfig) -> int:
-    """Returns the number of features of an image that a network's classifier sees."""
-    return nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0))).num_features
 
 
 def _images(study: Study) -> ImageSpec:

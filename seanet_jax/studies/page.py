@@ -17,6 +17,7 @@ from seanet_jax.durable import write_whole
 from seanet_jax.errors import InputError
 from seanet_jax.json_files import checked, read_json
 from seanet_jax.models import PRESETS, NetworkConfig, SEANetConfig
+from seanet_jax.models.multiply_adds import features
 from seanet_jax.paths import UserPath, exists, user_path
 from seanet_jax.studies import ablate, comparison, comparison_tables, recipes, widths
 from seanet_jax.studies.ablation_figure import ablation_figure
@@ -245,10 +246,10 @@ def text(results: Results, page: Path) -> str:
             matched_within=comparison.MATCHED_WITHIN,
             classes=networks[table[0].model].num_classes if table else None,
             factor=published.aggregate_factor,
-            published_features=comparison.features(published),
+            published_features=features(published),
             has_published_width=any(_widths(networks[row.model]) == published.widths for row in aggregated),
             edges=[variant for variant in study.variants if study.edge(variant)],
-            rates=_rates(study),
+            rates=study.tried_rates(),
             comparison_table=comparison_tables.markdown(study).strip(),
             learning_rates=_validation_errors(study),
             ablation=results.ablation,
@@ -257,7 +258,7 @@ def text(results: Results, page: Path) -> str:
             recipes_table=results.recipes and recipes.markdown(results.recipes).strip(),
             recipe_variants=_recipe_variants(results.recipes) if results.recipes else {},
             widths=results.widths,
-            widths_table=results.widths and widths.markdown(results.widths).strip(),
+            widths_table=results.widths and widths.markdown(widths.arms(results.widths)).strip(),
             analysis=results.analysis,
             analysis_folder=results.analysis_folder,
             commands=_commands(results),
@@ -284,7 +285,7 @@ def _validation_errors(study: Study) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for variant in study.variants:
         cells = found.setdefault(variant, [])
-        for rate in _rates(study):
+        for rate in study.tried_rates():
             run = Run(variant, rate, 0)
             outcome = study.outcome(run)
             if outcome == "finished" and "val_accuracy" in (last := study.records(run)[-1]):
@@ -293,11 +294,6 @@ def _validation_errors(study: Study) -> dict[str, list[str]]:
             else:
                 cells.append("diverged" if outcome == "diverged" else "—")
     return found
-
-
-def _rates(study: Study) -> list[float]:
-    """Returns the learning rates that any variant has tried, in descending order."""
-    return sorted({rate for variant in study.variants for rate in study.grid(variant)}, reverse=True)
 
 
 def _commands(results: Results) -> list[str]:

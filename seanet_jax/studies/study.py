@@ -205,6 +205,10 @@ class Study:
         """
         return tuple(self._search(variant).accuracies)
 
+    def tried_rates(self) -> list[float]:
+        """Returns the learning rates in the grid of any variant, in descending order."""
+        return sorted({rate for variant in self.variants for rate in self.grid(variant)}, reverse=True)
+
     def edge(self, variant: str) -> str | None:
         """Returns "smallest" or "largest" if the best rate of a variant is that of its grid, and None if it is inside.
 

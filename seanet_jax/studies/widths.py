@@ -111,9 +111,8 @@ def _interval(found: EqualError) -> str:
     return f" (95 % bootstrap interval over {found.seeds} seeds: {found.low:.2f} {high})"
 
 
-def markdown(study: Study) -> str:
+def markdown(found: Arms) -> str:
     """Returns the table of the networks and the distance at equal error as Markdown."""
-    found = arms(study)
     header = ["network", "aggregates", "multiply-adds, M", "parameters", "learning rate", "test error, %", "seeds"]
     lines = [f"| {' | '.join(header)} |", "|---|---" + "|---:" * (len(header) - 2) + "|"]
     for row in (*found.aggregated, *found.plain):
@@ -153,7 +152,7 @@ def write_tables(study: Study) -> None:
         }
         for row in (*found.aggregated, *found.plain)
     ]
-    write_together(study.folder, {"widths.md": markdown(study), "widths.csv": csv_text(cells)})
+    write_together(study.folder, {"widths.md": markdown(found), "widths.csv": csv_text(cells)})
 
 
 def draw(study: Study) -> None:

@@ -23,7 +23,6 @@ from seanet_jax.models import PRESETS, EncapNetConfig, NetworkConfig
 # Flags that replace those of a training command. Flags that need a GPU or a cluster are dropped.
 _TRAINING = {"--epochs": "1", "--limit-train": "40", "--limit-test": "20", "--batch-size": "8"}
 _COMPARE = _TRAINING | {"--seeds": "1", "--learning-rates": "0.1", "--extend-rates": "0"}
-_ABLATE = _COMPARE
 _ANALYZE = {"--images": "20", "--steps": "1"}
 # By program, or by the command of the package.
 _SMALLER = {
@@ -34,10 +33,10 @@ _SMALLER = {
     # It writes a run, and train --resume accepts no other recipe.
     "seanet convert": _TRAINING,
     "seanet compare": _COMPARE,
-    "seanet ablate": _ABLATE,
+    "seanet ablate": _COMPARE,
     "seanet analyze": _ANALYZE,
     "experiments/compare.py": _COMPARE,
-    "experiments/ablate.py": _ABLATE,
+    "experiments/ablate.py": _COMPARE,
     "benchmarks/inference.py": {"--models": "resnet20", "--batch-sizes": "2", "--rounds": "1", "--seconds": "0.01"},
     "experiments/analyze.py": _ANALYZE,
     "experiments/recipes.py": _TRAINING | {"--epochs": "2", "--seeds": "1"},
