@@ -25,6 +25,9 @@ from seanet_jax.training.run_folder import RunFolder
 # A baseline is parameter-matched if its number of parameters differs by at most this share.
 MATCHED_WITHIN = 0.1
 
+CONTROLS = ("learned", "dense", "drop")
+"""The aggregates that reduce channels without combining them by a fixed rule. They are controls of those that do."""
+
 LEVEL = 0.05
 """The level of significance of all tests of a study together."""
 
@@ -41,7 +44,8 @@ class Row:
 
     Attributes:
         model: The name of the network in the study.
-        aggregates: Whether the network has aggregate layers.
+        aggregates: Whether the network combines the channels of a group by a fixed rule, as the published one does. A
+            network that learns how to reduce channels, or drops some, does not: it is a baseline.
         parameters: The number of trained parameters.
         multiply_adds: The number of multiply-adds for one image.
         features: The number of features of an image that the classifier sees.
@@ -73,7 +77,7 @@ class Comparison:
 
     Attributes:
         aggregated: The name of the aggregated network.
-        baseline: The name of the baseline, which does not aggregate.
+        baseline: The name of the baseline, which learns how to reduce channels, drops some, or keeps them all.
         difference: The difference of the errors at the last epoch, aggregated minus baseline, in percentage points.
         adjusted_p_value: The p-value, adjusted by Holm's method for all comparisons of the study.
         detectable: The smallest difference that the test finds with the probability ``POWER``, in percentage points, at
@@ -132,7 +136,7 @@ def rows(study: Study) -> list[Row]:
         made.append(
             Row(
                 model=variant,
-                aggregates=isinstance(config, SEANetConfig) and config.aggregate_placement != "none",
+                aggregates=_aggregates(config),
                 parameters=parameters(config),
                 multiply_adds=multiply_adds(config, images.height, images.width),
                 features=features(config),
@@ -145,6 +149,12 @@ def rows(study: Study) -> list[Row]:
             )
         )
     return made
+
+
+def _aggregates(config: NetworkConfig) -> bool:
+    if not isinstance(config, SEANetConfig) or config.aggregate_placement == "none":
+        return False
+    return config.aggregate_op not in CONTROLS
 
 
 def _has_average(records: Sequence[Record]) -> bool:

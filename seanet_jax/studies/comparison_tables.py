@@ -81,9 +81,10 @@ def markdown(study: Study) -> str:
         )
     lines += [
         "",
-        "Paired t-tests over the seeds, of the errors at the last epoch. A baseline does not aggregate, and its number "
-        f"of parameters is within {MATCHED_WITHIN:.0%} of the aggregated network's. All differences are aggregated "
-        "network less baseline, so a negative one favors aggregation. The smallest detectable difference is the one "
+        "Paired t-tests over the seeds, of the errors at the last epoch. A baseline combines no channels by a fixed "
+        "rule: it keeps them all, drops some, or learns how to reduce them. Its number of parameters is within "
+        f"{MATCHED_WITHIN:.0%} of the aggregated network's. All differences are aggregated network less baseline, so "
+        "a negative one favors aggregation. The smallest detectable difference is the one "
         f"that a test finds with {POWER:.0%} power at a level of {LEVEL:.0%} over the number of tests, if the spread "
         "over the seeds is the true one. A few seeds give this spread only roughly.",
     ]

@@ -74,7 +74,8 @@ class Arms(NamedTuple):
 def arms(study: Study) -> Arms:
     """Returns the rows of the networks of a study of widths."""
     rows = sorted((row for row in comparison.rows(study) if row.last_errors), key=lambda row: row.multiply_adds)
-    return Arms([row for row in rows if row.aggregates], [row for row in rows if not row.aggregates])
+    plain = [row for row in rows if row.model.endswith(PLAIN)]
+    return Arms([row for row in rows if row not in plain], plain)
 
 
 def distance(found: Arms) -> EqualError | str:
@@ -118,7 +119,7 @@ def markdown(found: Arms) -> str:
     for row in (*found.aggregated, *found.plain):
         cells = [
             markdown_text(row.model.removesuffix(PLAIN)),
-            "yes" if row.aggregates else "no",
+            "yes" if row in found.aggregated else "no",
             f"{row.multiply_adds / 1e6:,.1f}",
             f"{row.parameters:,}",
             f"{row.learning_rate:g}",
@@ -144,7 +145,7 @@ def write_tables(study: Study) -> None:
     cells: list[dict[str, Any]] = [
         {
             "model": row.model.removesuffix(PLAIN),
-            "aggregates": row.aggregates,
+            "aggregates": row in found.aggregated,
             "multiply_adds": row.multiply_adds,
             "parameters": row.parameters,
             "learning_rate": row.learning_rate,

@@ -33,6 +33,20 @@ def test_a_row_has_what_the_runs_and_the_network_have(study):
     assert deep.last_errors == pytest.approx({0: 30})
 
 
+@pytest.mark.parametrize(
+    ("model", "aggregates"),
+    [
+        *(("seanet20_narrow", True), ("seanet20_narrow_normalized_sum", True), ("seanet20_narrow_bn", True)),
+        *(("seanet20_narrow_random", True), ("seanet20_narrow_stages12", True)),
+        *(("seanet20_narrow_learned", False), ("seanet20_narrow_dense", False), ("seanet20_narrow_drop", False)),
+        *(("narrow_senet20", False), ("encapnet", False)),
+    ],
+)
+def test_what_learns_how_to_reduce_channels_or_drops_some_is_a_baseline(tmp_path, model, aggregates):
+    study = Study(tmp_path, TrainConfig(dataset="cifar100", epochs=2), {model: {"model": model}})
+    assert [row.aggregates for row in comparison.rows(study)] == [aggregates]
+
+
 def test_the_costs_are_those_of_images_of_the_size_of_the_data_set(tmp_path):
     base = TrainConfig(dataset="folder", data_dir=tmp_path, image_size=64, epochs=1)
     study = Study(tmp_path / "study", base, {"resnet20": {"model": "resnet20"}})
