@@ -49,7 +49,7 @@ def shared_compilations():
 
 # Longest first, so that no process is left with one of these when the others have nothing to do any more.
 _LONGEST = (
-    *("transforms", "reported_faults", "documentation", "kill_and_resume", "encapnet_training", "processes"),
+    *("transforms", "documentation", "kill_and_resume", "encapnet_training", "processes"),
     *("crash_states", "power_cut", "recipes_matrix"),
     *("golden_encapnet", "encapnet", "golden", "study", "sharding", "train", "interrupt", "quickstart"),
     *("contributing", "run", "convolution", "claims", "fuzz", "convert", "conversion", "checkpoint", "seanet"),

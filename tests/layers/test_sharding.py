@@ -1,6 +1,6 @@
 """Sharded arrays. Here a mesh has one device, whose types JAX checks as those of many.
 
-``tests/test_reported_faults.py`` compares values and gradients on two devices with those on one.
+``tests/reported_faults/test_meshes_and_transforms.py`` compares values and gradients on two devices with those on one.
 """
 
 import jax

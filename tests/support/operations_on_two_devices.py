@@ -1,7 +1,7 @@
 """Computes operations and networks on two CPU devices, and prints how much they differ from one device, as JSON.
 
-Values and gradients are computed inside ``jax.shard_map`` with its checks of varying axes, or on a mesh of explicit
-axes. ``tests/test_reported_faults.py`` starts it with two devices. The networks are those that
+Values and gradients are computed inside ``jax.shard_map`` with its checks of varying axes, and on a mesh of explicit
+axes. ``tests/reported_faults/test_meshes_and_transforms.py`` starts it with two. The networks are those that
 ``tests/test_transforms.py`` leaves out under a mesh.
 """
 
@@ -73,17 +73,17 @@ def with_gradients(loss, count):
     return jax.jit(jax.value_and_grad(loss, tuple(range(count))))
 
 
-def in_shard_map():
+def in_shard_map(known, expected):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     found = {}
-    for name, loss, divided, whole in cases():
+    for name, loss, divided, whole in known:
         count, specs = len(divided) + len(whole), (*[DIVIDED] * len(divided), *[WHOLE] * len(whole))
 
         def summed(*arrays, loss=loss):
             return jax.lax.psum(loss(*arrays), "data")
 
         many = jax.shard_map(with_gradients(summed, count), mesh=mesh, in_specs=specs, out_specs=(WHOLE, specs))
-        found[name] = difference(jax.jit(many)(*divided, *whole), with_gradients(loss, count)(*divided, *whole))
+        found[name] = difference(jax.jit(many)(*divided, *whole), expected[name])
     x, y = normal(6, 3), normal(6, 3) + 1
     many = jax.shard_map(
         jax.grad(lambda x, y: jax.lax.psum(transport.transport_divergence(x, y), "data")),
@@ -95,7 +95,7 @@ def in_shard_map():
     return found | {"transport_divergence": difference(jax.jit(many)(x, y), np.concatenate(halves))}
 
 
-def under_an_explicit_mesh():
+def under_an_explicit_mesh(known, expected):
     x, y, images = normal(4, 3), normal(6, 3) + 1, np.arange(6 * 8 * 8 * 3).reshape(6, 8, 8, 3).astype(np.uint8)
     key = jax.random.key(0)
     others = {  # as functions of arrays that are all divided
@@ -105,11 +105,7 @@ def under_an_explicit_mesh():
         "augment": (lambda images: augment(key, images, flip=True), [images]),
         "train": (training, [normal(4, 8, 8, 3)]),
     }
-    known = list(cases())
-    expected = {
-        name: jax.device_get(with_gradients(loss, len(divided) + len(whole))(*divided, *whole))
-        for name, loss, divided, whole in known
-    } | {name: jax.device_get(function(*arrays)) for name, (function, arrays) in others.items()}
+    expected = expected | {name: jax.device_get(function(*arrays)) for name, (function, arrays) in others.items()}
     mesh = jax.make_mesh((2,), ("data",))
     assert mesh.axis_types == (jax.sharding.AxisType.Explicit,)
     jax.set_mesh(mesh)
@@ -144,5 +140,16 @@ def difference(found, expected):
     )
 
 
+def main():
+    known = list(cases())
+    expected = {
+        name: jax.device_get(with_gradients(loss, len(divided) + len(whole))(*divided, *whole))
+        for name, loss, divided, whole in known
+    }
+    # The mesh of explicit axes stays set.
+    found = {"shard_map": in_shard_map(known, expected), "explicit": under_an_explicit_mesh(known, expected)}
+    json.dump(found, sys.stdout)
+
+
 if __name__ == "__main__":
-    json.dump({"shard_map": in_shard_map, "explicit": under_an_explicit_mesh}[sys.argv[1]](), sys.stdout)
+    main()
