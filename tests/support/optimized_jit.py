@@ -4,5 +4,6 @@ import functools
 
 import jax
 
-# The default; conftest.py chooses another preset for the process.
-optimized_jit = functools.partial(jax.jit, compiler_options={"xla_cpu_opt_preset": "CPU_OPT_PRESET_DEFAULT"})
+# The defaults; conftest.py chooses others for the process.
+_OPTIONS = {"xla_cpu_opt_preset": "CPU_OPT_PRESET_DEFAULT", "xla_cpu_use_fusion_emitters": True}
+optimized_jit = functools.partial(jax.jit, compiler_options=_OPTIONS)
