@@ -10,7 +10,7 @@ import pytest
 from command_fixtures import run_here
 from folder_fixtures import image, two_classes
 from jax import export
-from training_fixtures import TINY
+from training_fixtures import TINIEST
 
 from seanet_jax.data.image_file import open_image, to_pixels
 from seanet_jax.inference.trained import load
@@ -22,7 +22,7 @@ TRAIN = ("--model", "tiny", "--epochs", "1", "--batch-size", "8", "--dataset", "
 @pytest.fixture
 def seanet(tmp_path, monkeypatch, capsys):
     """Runs a command in an empty folder, and returns its status, stdout and stderr."""
-    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    monkeypatch.setitem(PRESETS, "tiny", TINIEST)
     monkeypatch.setitem(PRESETS, "tiny_capsules", EncapNetConfig(widths=(4, 4, 8, 8), stem_width=4, groups=4))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.chdir(tmp_path)
@@ -30,8 +30,8 @@ def seanet(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [64, 96])
-def test_a_folder_of_images_of_any_size_becomes_a_network_that_serves(tmp_path, seanet, size):
+def test_a_folder_of_images_of_any_size_becomes_a_network_that_serves(tmp_path, seanet):
+    size = 96
     two_classes(tmp_path / "images", 15)
     status, _, error = seanet("train", *TRAIN, "--data-dir", "images", "--image-size", size, "--out", "run")
     assert status == 0, error
@@ -55,6 +55,18 @@ def test_a_folder_of_images_of_any_size_becomes_a_network_that_serves(tmp_path, 
     served = np.asarray(jax.jit(artifact.call)(pixels[None]))[0]
     np.testing.assert_allclose(served, [predicted["cat"], predicted["dog"]], atol=1e-5)
 
+    # Its images are found where they are now, unless they are others.
+    (tmp_path / "images").rename(tmp_path / "moved")
+    status, _, error = seanet("evaluate", "run")
+    assert status == 2 and "name the folder that holds it with --data-dir" in error
+    assert seanet("evaluate", "run", "--data-dir", "moved")[0] == 0
+    image(99).save(tmp_path / "moved/cat/new.png")
+    status, _, error = seanet("evaluate", "run", "--data-dir", "moved")
+    assert (
+        status == 2
+        and "error: run was trained on other images of the name folder, or they have changed since; name" in error
+    )
+
 
 @pytest.mark.slow
 def test_a_run_resumes_on_the_same_images_alone(tmp_path, seanet):
@@ -70,22 +82,6 @@ def test_a_run_resumes_on_the_same_images_alone(tmp_path, seanet):
     assert status == 2
     assert (
         "error: --resume: run was trained on other images of the name folder, or they have changed since; give" in error
-    )
-
-
-@pytest.mark.slow
-def test_a_run_is_evaluated_where_its_images_are_now(tmp_path, seanet):
-    two_classes(tmp_path / "images", 15)
-    assert seanet("train", *TRAIN, "--data-dir", "images", "--out", "run")[0] == 0
-    (tmp_path / "images").rename(tmp_path / "moved")
-    status, _, error = seanet("evaluate", "run")
-    assert status == 2 and "name the folder that holds it with --data-dir" in error
-    assert seanet("evaluate", "run", "--data-dir", "moved")[0] == 0
-    image(99).save(tmp_path / "moved/cat/new.png")
-    status, _, error = seanet("evaluate", "run", "--data-dir", "moved")
-    assert (
-        status == 2
-        and "error: run was trained on other images of the name folder, or they have changed since; name" in error
     )
 
 
