@@ -25,14 +25,10 @@ PREACTIVATED = SEANetConfig(
 )
 # Without an aide, which tests/test_transforms.py has in CapsuleBlock, and which takes longest to compile.
 ENCAPNET = EncapNetConfig(widths=(8, 8, 8, 8), stem_width=8, groups=4, agreement=True, image_size=8, batch_groups=2)
-# (shape of x, shape of the kernel, stride, groups, method): a case of each custom gradient, and the others.
+# (shape of x, shape of the kernel, groups, method). Other convolutions are in tests/test_transforms.py.
 CONVOLUTIONS = {
-    "winograd": ((4, 8, 8, 16), (3, 3, 16, 16), 1, 1, "winograd4"),
-    "3x3": ((4, 8, 8, 8), (3, 3, 8, 8), 2, 1, "patches"),
-    "5x5": ((4, 8, 8, 6), (5, 5, 6, 4), 1, 1, "patches"),
-    "1x1": ((4, 8, 8, 6), (1, 1, 6, 4), 2, 1, "patches"),
-    "wide groups": ((4, 8, 8, 16), (3, 3, 4, 16), 1, 4, "patches"),
-    "narrow groups": ((4, 8, 8, 16), (3, 3, 1, 16), 1, 16, "auto"),
+    "wide groups": ((4, 8, 8, 16), (3, 3, 4, 16), 4, "patches"),
+    "narrow groups": ((4, 8, 8, 16), (3, 3, 1, 16), 16, "auto"),
 }
 DIVIDED, WHOLE = P("data"), P()
 
@@ -43,18 +39,13 @@ def normal(*shape):
 
 def cases():
     """Yields the name of each case, its loss as a function of sharded and of unsharded arrays, and these arrays."""
-    for name, (of_x, of_kernel, stride, groups, method) in CONVOLUTIONS.items():
+    for name, (of_x, of_kernel, groups, method) in CONVOLUTIONS.items():
 
-        def convolution(x, kernel, stride=stride, groups=groups, method=method):
-            return jnp.sin(functional.conv2d(x, kernel, stride=stride, groups=groups, method=method)).sum()
+        def convolution(x, kernel, groups=groups, method=method):
+            return jnp.sin(functional.conv2d(x, kernel, groups=groups, method=method)).sum()
 
         yield f"conv2d {name}", convolution, [normal(*of_x)], [normal(*of_kernel)]
 
-    def transposed(x, kernel):
-        return jnp.sin(functional.conv_transpose2d(x, kernel, stride=2)).sum()
-
-    yield "conv_transpose2d", transposed, [normal(4, 4, 4, 8)], [normal(3, 3, 8, 8)]
-    yield "squeeze_excite", squeezed, [normal(4, 4, 4, 8)], [normal(8, 2), normal(2), normal(2, 8), normal(8)]
     model = build(PREACTIVATED, rngs=nnx.Rngs(0))
     model.eval()
     graphdef, params, stats = split_model(model)
@@ -63,10 +54,6 @@ def cases():
         return jax.nn.log_softmax(nnx.merge(graphdef, params, stats)(x))[:, 0].sum()
 
     yield "preactivated", network, [normal(4, 8, 8, 3)], [params]
-
-
-def squeezed(x, *arrays):
-    return jnp.sin(functional.squeeze_excite(x, *arrays)).sum()
 
 
 def with_gradients(loss, count):
