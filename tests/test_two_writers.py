@@ -1,7 +1,7 @@
 """Processes that write the same files at once get no error, and leave no files that do not belong together."""
 
 import pytest
-from hammer import KINDS, hammer
+from hammer import KINDS, hammer, writing
 
 
 def check(counts):
@@ -16,10 +16,17 @@ def check(counts):
 
 
 def test_two_evaluations_of_one_run_are_read_whole(tmp_path):
-    check(hammer("Evaluation", tmp_path, seconds=1.5))
+    with writing(2) as processes:
+        check(hammer("Evaluation", tmp_path, processes, seconds=1.5))
+
+
+@pytest.fixture(scope="module")
+def four():
+    with writing(4) as processes:
+        yield processes
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_four_processes_write_the_same_files_for_a_while(kind, tmp_path):
-    check(hammer(kind, tmp_path, seconds=4, writers=4))
+def test_four_processes_write_the_same_files_for_a_while(kind, tmp_path, four):
+    check(hammer(kind, tmp_path, four, seconds=2))

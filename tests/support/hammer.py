@@ -212,14 +212,21 @@ class Conversion:
 KINDS = {kind.__name__: kind for kind in (Weights, Artifact, Evaluation, FigureFiles, Cache, StudyFiles, Conversion)}
 
 
-def _write(kind, folder, first, step, seconds):
-    """Writes for some seconds, in a process of its own, and prints how many writes there were and what was raised."""
-    writer, errors, writes = KINDS[kind](folder), [], 0
+def _write_all(first, step):
+    """Is a writer, in a process of its own: each line of its input is a kind, the seconds and the folder."""
+    for line in sys.stdin:
+        kind, seconds, folder = line.rstrip("\n").split(" ", 2)
+        _write(KINDS[kind](Path(folder)), first, step, float(seconds))
+
+
+def _write(writer, first, step, seconds):
+    """Writes for some seconds, at least twice, and prints how many writes there were and what was raised."""
+    errors, writes = [], 0
     writer.write(first)
     print("ready", flush=True)
     sys.stdin.readline()
     until, key = time.monotonic() + seconds, first
-    while time.monotonic() < until:
+    while time.monotonic() < until or writes < 2:
         key = (key + step) % _KEYS
         writes += 1
         try:
@@ -229,32 +236,44 @@ def _write(kind, folder, first, step, seconds):
     print(json.dumps({"writes": writes, "errors": errors}), flush=True)
 
 
-def hammer(kind, folder, *, seconds, writers=2):
+@contextlib.contextmanager
+def writing(count):
+    """Processes that write, as many kinds of files as they are told one after another."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, __file__, "--write", f"{number}", f"{count}"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+                )
+            )
+            for number in range(count)
+        ]
+
+
+def _tell(processes, line):
+    for process in processes:
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
+
+
+def hammer(kind, folder, processes, *, seconds):
     """Returns the counts of writes, errors, reads, and reads of files that do not belong together.
 
     Args:
         kind: A name of KINDS.
         folder: An empty folder.
+        processes: Those of ``writing``.
         seconds: How long the processes write.
-        writers: How many processes write.
     """
-    command = [sys.executable, __file__, "--write", kind, folder]
-    processes = [
-        subprocess.Popen(
-            [*map(str, command), f"{number}", f"{writers}", f"{seconds}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        )
-        for number in range(writers)
-    ]
+    _tell(processes, f"{kind} {seconds} {folder}")
     for process in processes:
         assert process.stdout.readline() == "ready\n"
     reader, reads, torn = KINDS[kind](folder), 0, []
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
+    _tell(processes, "")
     until = time.monotonic() + seconds
 
     def read():
@@ -266,10 +285,10 @@ def hammer(kind, folder, *, seconds, writers=2):
             if len(keys) != 1:
                 torn.append(f"files of the writes {sorted(keys)}")
 
-    while time.monotonic() < until:
+    while time.monotonic() < until or reads < 2:
         reads += 1
         read()
-    counts = [json.loads(process.communicate()[0]) for process in processes]
+    counts = [json.loads(process.stdout.readline()) for process in processes]
     before = len(torn)
     read()  # what stays
     return {
@@ -284,12 +303,13 @@ def hammer(kind, folder, *, seconds, writers=2):
 
 if __name__ == "__main__":
     if sys.argv[1] == "--write":
-        _write(sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:6]), float(sys.argv[6]))
+        _write_all(int(sys.argv[2]), int(sys.argv[3]))
     else:
-        for name in KINDS:
-            place = Path(sys.argv[1]) / name
-            place.mkdir(parents=True)
-            counts = hammer(name, place, seconds=float(sys.argv[2]), writers=int([*sys.argv, 2][3]))
-            shown = {key: len(value) if isinstance(value, list) else value for key, value in counts.items()}
-            examples = {text[:150] for key in ("errors", "torn", "stays_torn") for text in counts[key][:3]}
-            print(name, shown, *sorted(examples), sep="\n  ", flush=True)
+        with writing(int([*sys.argv, 2][3])) as writers:
+            for name in KINDS:
+                place = Path(sys.argv[1]) / name
+                place.mkdir(parents=True)
+                counts = hammer(name, place, writers, seconds=float(sys.argv[2]))
+                shown = {key: len(value) if isinstance(value, list) else value for key, value in counts.items()}
+                examples = {text[:150] for key in ("errors", "torn", "stays_torn") for text in counts[key][:3]}
+                print(name, shown, *sorted(examples), sep="\n  ", flush=True)
