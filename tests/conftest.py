@@ -51,7 +51,7 @@ def shared_compilations():
 # Longest first, so that no process is left with one of these when the others have nothing to do any more.
 _LONGEST = (
     *("transforms", "documentation", "kill_and_resume", "encapnet_training", "processes"),
-    *("crash_states", "power_cut", "recipes_matrix"),
+    *("crash_states", "power_cut", "recipes_matrix", "meshes_and_transforms", "scripts_and_streams"),
     *("golden_encapnet", "encapnet", "golden", "study", "sharding", "train", "interrupt", "quickstart"),
     *("contributing", "run", "convolution", "claims", "fuzz", "convert", "conversion", "checkpoint", "seanet"),
     *("transport", "jax_settings"),

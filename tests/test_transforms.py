@@ -5,20 +5,17 @@ these. Each cell computes, in training and in evaluation, the results of two bat
 and the gradients of a loss with respect to the parameters and the images. It compares them with what one device
 computes without the transform.
 
-What needs two devices, or another copy of the package, is computed by processes that run this file.
+What needs two devices is computed by a process that runs this file.
 """
 
 import copy
 import functools
-import importlib.metadata
 import json
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +26,6 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-import seanet_jax
 from seanet_jax import Aggregate, EncapNet, EncapNetConfig, ResidualBlock, SEANet, SEANetConfig, SqueezeExcite
 from seanet_jax.layers.aggregates import LearnedAggregate, RandomAggregate
 from seanet_jax.layers.modules import BatchNorm, Conv, ConvTranspose, Linear
@@ -323,8 +319,7 @@ def check(name, found):
     assert worst < PARTS[name].bound, (worst, where)
 
 
-# Two devices, and a copy of the package: each in a process of its own. A function returns what it found for a part, and
-# what that must equal.
+# Two devices, in a process of their own. A function returns what it found for a part, and what that must equal.
 
 
 def varying(tree):
@@ -400,35 +395,28 @@ def on_a_mesh(axis_type):
     return computed
 
 
-def without_metadata(name):
-    """The package is a copy, of which no installer knows."""
-    with pytest.raises(importlib.metadata.PackageNotFoundError):
-        importlib.metadata.version("seanet-jax")
-    assert Path(seanet_jax.__file__).parents[1] == Path(os.environ["PYTHONPATH"]) and seanet_jax.__version__
-    return jax.jit(measured(name))(*given(name)), expected(name)
-
-
-COPY = "copy without metadata"
 PROCESSES = {
     "shard_map": in_shard_map,
     "gradient in shard_map": gradient_in_shard_map,
     "shard_map with axis_name": over_the_axis,
     "automatic mesh": on_a_mesh(AxisType.Auto),
     "explicit mesh": on_a_mesh(AxisType.Explicit),
-    COPY: without_metadata,
 }
 
 
 QUICK = ("BatchNorm", "SqueezeExcite")
 # These take as long to compile as all others together, and what they are made of has all columns, in rows of its own
 # or inside CapsuleBlock or SEANet. tests/support/operations_on_two_devices.py has two of them under an explicit mesh.
-SOME_COLUMNS = {"nnx.remat", "jax.vmap", *FLAGS, "gradient in shard_map", COPY}
+SOME_COLUMNS = {"nnx.remat", "jax.vmap", *FLAGS, "gradient in shard_map"}
 OF_SOME_COLUMNS = ("ResidualBlock", "SEANet preactivated", "SEANet bfloat16", "EncapNet")
 
 
 def is_cell(name, column):
     if name in OF_SOME_COLUMNS:
         return column in SOME_COLUMNS
+    # These compute on an automatic mesh in tests/training/test_sharding.py.
+    if column == "automatic mesh" and name in ("SEANet", "Agreement"):
+        return False
     # Over an axis of a mesh, statistics are of the whole batch, unlike what a part of a batch gives here.
     return PARTS[name].divides or column != "shard_map with axis_name"
 
@@ -508,44 +496,27 @@ def test_an_optimizer_of_flax_takes_the_step_of_the_gradient(name, _):
 
 
 @pytest.fixture(scope="module")
-def process_result(tmp_path_factory):
-    """Returns what a process found for a part: None, or what is wrong."""
-    copied = tmp_path_factory.mktemp("copied")
-    shutil.copytree(Path(seanet_jax.__file__).parent, copied / "seanet_jax")
-
-    @functools.cache
-    def results(copy):
-        variables = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
-        # All columns of two devices share what they are compared with.
-        processes = [process for process in PROCESSES if (process == COPY) == copy]
-        if copy:
-            variables["PYTHONPATH"] = str(copied)
-        command = [sys.executable, __file__, *processes]
-        return json.loads(subprocess.run(command, env=variables, stdout=subprocess.PIPE, check=True).stdout)
-
-    return lambda process, name: results(process == COPY)[process][name]
+def process_results():
+    """What a process of two devices found, by column and part: None, or what is wrong."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    command, variables = [sys.executable, __file__], os.environ | {"XLA_FLAGS": flags}
+    return json.loads(subprocess.run(command, env=variables, stdout=subprocess.PIPE, check=True).stdout)
 
 
 @pytest.mark.parametrize(("name", "process"), cells(PROCESSES))
-def test_devices_and_a_copy_change_nothing(name, process, process_result):
-    assert process_result(process, name) is None
+def test_devices_change_nothing(name, process, process_results):
+    assert process_results[process][name] is None
 
 
-def main(*processes):
-    """Prints, for each process and each part, null or what is wrong."""
-    if COPY in processes:
-        # The file that pip leaves beside a package says its version, and may lie on the path of this process.
-        def unknown(name):
-            raise importlib.metadata.PackageNotFoundError(name)
-
-        importlib.metadata.distribution = unknown
-    found = {process: {} for process in processes}
+def main():
+    """Prints, for each column of two devices and each part, null or what is wrong."""
+    found = {process: {} for process in PROCESSES}
     for name, part in PARTS.items():
-        for process in processes:
+        for process, computed in PROCESSES.items():
             if not is_cell(name, process):
                 continue
             try:
-                worst, where = difference(*PROCESSES[process](name))
+                worst, where = difference(*computed(name))
                 found[process][name] = None if worst < part.bound else f"{worst} {where}"
             except Exception as error:
                 found[process][name] = f"{type(error).__name__}: {error}"
@@ -553,4 +524,4 @@ def main(*processes):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

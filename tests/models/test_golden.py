@@ -46,7 +46,6 @@ VARIANTS = [
     ("cifar10", "float32", "lax"),
     # The dtype and the method that are the defaults on a CPU.
     ("cifar10", "float32", "auto"),
-    ("cifar100", "float32", "auto"),
 ]
 
 

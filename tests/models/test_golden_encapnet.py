@@ -14,6 +14,8 @@ from seanet_jax.models import PRESETS, EncapNet
 from seanet_jax.models.network import split_model
 
 pytestmark = pytest.mark.slow
+# Without XLA's optimizations, a training pass of these full networks takes longer than to compile it with them.
+optimized = pytest.mark.usefixtures("optimized")
 
 NAMES = ("encapnet", "encapnet_plus", "encapnet_plus_plus")
 GOLDEN = reference.load()
@@ -80,6 +82,7 @@ def test_scores_of_a_trained_network(name, same):
         np.testing.assert_allclose(scores, GOLDEN[f"{golden}/eval_scores"], rtol=1e-9)
 
 
+@optimized
 def test_a_training_pass_without_aides():
     with jax.enable_x64(True):
         ((scores, margin, agreement, norms),) = one_pass(network("encapnet", "float64"), [0], "float64")
@@ -89,6 +92,7 @@ def test_a_training_pass_without_aides():
     assert_gradients("encapnet", norms, 1e-9)
 
 
+@optimized
 def test_a_training_pass_with_aides_and_with_agreement():
     # Without the agreement EncapNet++ is EncapNet+.
     with jax.enable_x64(True):
@@ -100,6 +104,7 @@ def test_a_training_pass_with_aides_and_with_agreement():
         assert_gradients(name, norms, 1e-9)
 
 
+@optimized
 def test_a_training_pass_in_float32():
     ((scores, margin, _, norms),) = one_pass(network("encapnet", "float32", "auto"), [0], "float32")
     # The published network's own float32 results are not known. The bounds are wide, because an activation that
