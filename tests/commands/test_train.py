@@ -16,8 +16,7 @@ from seanet_jax.commands.cpu_tuning import XLA
 
 ON_GLIBC = platform.libc_ver()[0] == "glibc"
 ROOT = Path(__file__).parents[2]
-# The quickest of the named networks, on as little as shows everything.
-QUICK = ("--model", "resnet20", "--limit-train", "64", "--limit-test", "50", "--batch-size", "32", "--log-every", "1")
+TINY = ROOT / "tests" / "support" / "tiny_experiment.py"
 
 
 def run(folder, script, *arguments, **environment):
@@ -33,21 +32,21 @@ def run(folder, script, *arguments, **environment):
 
 
 @pytest.mark.slow
-def test_train_stop_and_resume(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
-    first = run(tmp_path, "digits.py", *QUICK, "--max-steps", "3", "--out", "run")
+def test_train_stop_and_resume(tmp_path):
+    flags = ("--log-every", "1", "--epochs", "2")
+    first = run(tmp_path, TINY, *flags, "--max-steps", "7", "--out", "run")
     assert first.returncode == 0, first.stderr
     assert "device: 1 x cpu" in first.stdout
-    assert "278,324" not in first.stdout and "272,474 parameters" in first.stdout
-    assert "step 2/2: loss" in first.stdout
+    assert "tiny on digits: 1,112 parameters" in first.stdout  # of two classes
+    assert "step 5/5: loss" in first.stdout
     assert "\r" not in first.stdout + first.stderr  # no progress bar where there is no terminal
-    again = run(tmp_path, "digits.py", *QUICK, "--epochs", "2", "--out", "run")
+    again = run(tmp_path, TINY, *flags, "--out", "run")
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr == "error: run holds a run already; --resume continues it, --out names another folder\n"
-    resumed = run(tmp_path, "digits.py", *QUICK, "--epochs", "2", "--out", "run", "--resume")
+    resumed = run(tmp_path, TINY, *flags, "--out", "run", "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    assert "resuming run at step 3" in resumed.stdout
-    whole = run(tmp_path, "digits.py", *QUICK, "--epochs", "2", "--out", "whole")
+    assert "resuming run at step 7" in resumed.stdout
+    whole = run(tmp_path, TINY, *flags, "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     assert records(tmp_path / "run") == records(tmp_path / "whole")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
