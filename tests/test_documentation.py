@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from documented import RECIPES, small_dataset, small_preset
 from flax import nnx
+from forks import serving
 from PIL import Image
 
 from seanet_jax.models import PRESETS, SEANet
@@ -57,11 +58,12 @@ for word in words[1:]:
 """
 
 # The programs that the shell finds in a document's folder, each a line of bash.
+_DOCUMENTED = f"exec {sys.executable} -S tests/support/forks.py forks"
 STAND_INS = {
-    ".venv/bin/python": f'exec {sys.executable} -W error tests/support/documented.py "$@"',
-    ".venv/bin/seanet": f'exec {sys.executable} -W error tests/support/documented.py -m seanet_jax "$@"',
+    ".venv/bin/python": f'{_DOCUMENTED} "$@"',
+    ".venv/bin/seanet": f'{_DOCUMENTED} -m seanet_jax "$@"',
     ".venv/bin/pip": f"exec {sys.executable} -c '{_PIP}' \"$@\"",
-    "bin/python": f'exec {sys.executable} -W error tests/support/documented.py "$@"',
+    "bin/python": f'{_DOCUMENTED} "$@"',
     "bin/python3": '[ "$1 $2" = "-m venv" ]',
     "bin/pip": f"exec {sys.executable} -c '{_PIP}' \"$@\"",
     # The command begins at the first word that is a program; the words before it are flags of the launcher.
@@ -90,9 +92,20 @@ def blocks(document):
     return found
 
 
+ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT}/tests/support"}
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """The socket of the process that runs documented commands."""
+    with serving(ENVIRONMENT) as path:
+        yield path
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, forks):
     """Returns a copy of the checkout with stand-ins and the images that documents use."""
+    (tmp_path / "forks").symlink_to(forks)
     for name in ("experiments", "tests", "examples", "benchmarks", "seanet_jax", "pyproject.toml", "requirements.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name, words in STAND_INS.items():
@@ -149,10 +162,7 @@ def write_checkpoint(path):
 
 
 def run(folder, block):
-    environment = os.environ | {
-        "PATH": f"{folder}/bin:{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT}:{ROOT}/tests/support",
-    }
+    environment = os.environ | ENVIRONMENT | {"PATH": f"{folder}/bin:{os.environ['PATH']}"}
     if block.language == "bash":
         command = ["bash", "-euo", "pipefail", "-c", block.code + "\nwait\n"]
     elif block.language == "python":
@@ -172,11 +182,7 @@ def run(folder, block):
 
 
 @pytest.mark.slow
-# The commands of the results, even on little data, take minutes more.
-@pytest.mark.parametrize(
-    "document",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name == "docs/results.md")) for name in DOCUMENTS],
-)
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_block_of_code_runs(document, folder, trained):
     for package, extra in NEEDED.get(document, {}).items():
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[{extra}]'")

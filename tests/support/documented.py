@@ -1,4 +1,4 @@
-"""Runs a documented command on small networks and little data. tests/test_documentation.py starts it.
+"""Runs a documented command on small networks and little data. tests/test_documentation.py starts it, by forks.py.
 
 What would take hours is made small from outside: every preset becomes a network of one narrow block, every data set
 becomes noise, and epochs and repetitions are few. Programs, flags, files and modules stay as they are.
@@ -8,7 +8,6 @@ import argparse
 import dataclasses
 import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -136,8 +135,9 @@ def main() -> None:
         # The tests that a document names run with the others; this checks that they exist.
         if not any(argument.startswith("tests/") for argument in arguments):
             sys.exit()  # All tests: this is one of them.
-        command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-n0", *arguments[1:]]
-        sys.exit(subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode)
+        import pytest
+
+        sys.exit(pytest.main(["--collect-only", "-qq", "-n0", *arguments[1:]]))
     # As if the process had restarted itself with malloc tuned; a restart would lose what is made small here.
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     if program == "-m":
