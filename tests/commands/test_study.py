@@ -59,14 +59,14 @@ def test_a_study_trains_every_rate_once_and_the_best_for_further_seeds(undisturb
     assert "| tiny | " in table and "| tiny_plain | " in table
 
 
-def test_killed_and_started_twice_it_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
+def test_started_twice_killed_and_started_again_it_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
     study = tmp_path / "study"
-    first = start(tmp_path)
+    first, second = (start(tmp_path) for _ in range(2))
     wait_for(lambda: any(study.glob("*/metrics.jsonl")), first)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     assert not (study / "table.md").exists()
-    together = [start(tmp_path) for _ in range(2)]
+    together = [second, start(tmp_path)]
     told = "".join(end(process) for process in together)
     assert runs(study) == runs(undisturbed)
     # The tables, but for what the runs' speeds are.
@@ -75,12 +75,6 @@ def test_killed_and_started_twice_it_ends_as_if_nothing_had_happened(undisturbed
         assert told.count(f"everything is in study/{name}\n") <= 1
     again = end(start(tmp_path))
     assert "everything is in" not in again
-
-
-def test_started_twice_at_once_it_ends_too(undisturbed, tmp_path):
-    for process in [start(tmp_path) for _ in range(2)]:
-        end(process)
-    assert runs(tmp_path / "study") == runs(undisturbed)
 
 
 def test_told_to_stop_it_says_that_the_same_command_goes_on(tmp_path):
