@@ -10,11 +10,20 @@ from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import Network, NetworkConfig, weights
 from seanet_jax.models.families import from_saved
-from seanet_jax.paths import UserPath, user_path
+from seanet_jax.paths import UserPath, is_file, user_path
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.optimizer import optimizer
 from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.step import TrainState, abstract_state
+
+_NAME_A_FOLDER = "name the folder of a run or of pretrained weights"
+# What to do with a file that holds a network in another form, by its suffix.
+_CONVERT = "convert it into the folder of a run by seanet convert FILE FOLDER"
+_REMEDIES = {
+    **dict.fromkeys((".pt", ".pth", ".tar"), f"PyTorch's checkpoints have this suffix: {_CONVERT}"),
+    ".safetensors": f"{_NAME_A_FOLDER}, the one that holds this file",
+    ".stablehlo": f"an exported artifact runs by the lines in its .json, without this package; here, {_NAME_A_FOLDER}",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +55,8 @@ def load(folder: UserPath, which: str = "best") -> Trained:
     """
     start_devices()
     folder = user_path(folder)
+    if is_file(folder):
+        raise InputError(f"{folder} is a file; {_REMEDIES.get(folder.suffix, _NAME_A_FOLDER)}")
     if not weights.is_folder(folder):
         run = RunFolder(folder)
         images = run.read_images()
@@ -61,6 +72,24 @@ def load(folder: UserPath, which: str = "best") -> Trained:
     model = from_saved(saved)
     _check_fit(saved.images, model.config, folder)
     return Trained(model, saved.images)
+
+
+def network_of(folder: UserPath) -> tuple[NetworkConfig, int, int]:
+    """Returns the config of the network of a run or of pretrained weights, and the height and width of its images.
+
+    Args:
+        folder: The folder of a run, or of pretrained weights that have an image specification.
+
+    Raises:
+        InputError: If the folder is neither, is damaged, or has no image specification.
+    """
+    folder = user_path(folder)
+    if weights.is_folder(folder):
+        trained = load(folder)
+        return trained.model.config, trained.images.height, trained.images.width
+    run = RunFolder(folder)
+    images = run.read_images()
+    return run.read_network_config(), images.height, images.width
 
 
 def _check_fit(images: ImageSpec, network: NetworkConfig, folder: Path) -> None:

@@ -47,7 +47,12 @@ def multiply_adds(config: NetworkConfig, height: int = 32, width: int = 32) -> i
     graphdef, state = nnx.split(model)
     image = jax.ShapeDtypeStruct((1, height, width, config.in_channels), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda state, image: nnx.merge(graphdef, state)(image))(state, image)
-    return sum(_products(equation) for equation in equations(jaxpr.jaxpr))
+    return jaxpr_multiply_adds(jaxpr.jaxpr)
+
+
+def jaxpr_multiply_adds(jaxpr: Any) -> int:
+    """Counts the multiply-adds of the convolutions and matrix products in a jaxpr and in those inside it."""
+    return sum(_products(equation) for equation in equations(jaxpr))
 
 
 def _products(equation: Any) -> int:
