@@ -1,8 +1,10 @@
-"""Texts of others, such as names in a file, made safe for a terminal and for one line."""
+"""Texts of others, such as names in a file, made safe for a terminal, for one line and for a spreadsheet."""
 
 from collections.abc import Sequence
 
 _MOST_LISTED, _LONGEST_LISTED = 20, 300
+# A spreadsheet takes a cell that begins with one of these for a formula, which can start programs.
+_FORMULA = ("=", "+", "-", "@")
 
 
 def printable_list(texts: Sequence[str], separator: str = ", ") -> str:
@@ -47,6 +49,16 @@ def printable_lines(text: str) -> str:
         text: The text.
     """
     return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def printable_cell(text: str) -> str:
+    """Returns a printable text for a cell of a CSV file. An apostrophe marks one that would be a formula.
+
+    Args:
+        text: The text.
+    """
+    shown = printable(text)  # a tab before it hides a formula from this check, but not from a spreadsheet
+    return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
 def shortened(text: object, longest: int = 120) -> str:

@@ -31,7 +31,7 @@ TEST_FRACTION = 0.2
 """Fraction of the images that are test images, if no folder holds them and no fraction is given."""
 
 # Part of the key of every cached folder. Increase it when the same files give other arrays.
-_FORMAT = 1
+_FORMAT = 2
 _CHANNELS = 3
 # Enough to see what is wrong, and few enough to read.
 _SHOWN = 3
@@ -189,7 +189,7 @@ def _decode(files: Sequence[FolderFile], image_size: int, report: Callable[[int]
         with reading(path), path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
         try:
-            with open_image(path, budget) as image:
+            with open_image(path, budget, smallest=image_size) as image:
                 images[index] = np.asarray(fit_image(image, (image_size, image_size)))
         except InputError as error:
             return b"", str(error)

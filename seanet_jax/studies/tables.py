@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seanet_jax.printable import printable, shortened
+from seanet_jax.printable import printable_cell, shortened
 
 # What begins markup inside a line. An underscore inside a word begins none, and preset names have many.
 _MARKUP = re.compile(r"[\\`*\[\]<>&|~$#!]|(?<![^\W_])_|_(?![^\W_])")
-# A spreadsheet takes a cell that begins with one of these for a formula, which can start programs.
-_FORMULA = ("=", "+", "-", "@")
 
 
 def markdown_text(name: str, longest: int = 120) -> str:
@@ -34,12 +32,8 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     if rows:
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({column: _cell(value) for column, value in row.items()} for row in rows)
+        writer.writerows(
+            {column: printable_cell(value) if isinstance(value, str) else value for column, value in row.items()}
+            for row in rows
+        )
     return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    shown = printable(value)  # a tab before it hides a formula from this check, but not from a spreadsheet
-    return f"'{shown}" if shown.startswith(_FORMULA) else shown

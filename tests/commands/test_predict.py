@@ -1,5 +1,6 @@
 """The command ``seanet predict``: its output, its errors and its sheet."""
 
+import csv
 import dataclasses
 import json
 import subprocess
@@ -15,6 +16,7 @@ from training_fixtures import made_dataset
 
 from seanet_jax import InputError
 from seanet_jax.commands import predict
+from seanet_jax.data.image_file import ImageSource
 from seanet_jax.errors import RunError
 from seanet_jax.inference.classifier import Classifier
 from seanet_jax.inference.contact_sheet import MOST, SIDE
@@ -83,22 +85,12 @@ def test_it_prints_lines_that_cannot_command_a_terminal(folder, pictures, expect
     assert printable("a\nb\udcff é") == r"a\nb\udcff é"
 
 
-def test_one_broken_file_that_is_named_is_an_error_before_any_prediction(folder, pictures, tmp_path):
-    broken = pictures / "deeper/3.png"
-    broken.write_bytes((pictures / "3.png").read_bytes()[:80])
-    done = run(folder, pictures, broken, "--sheet", "sheet.png", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"error: {pictures}/deeper/3.png cannot be read as an image (")
-    assert done.stderr.endswith("); name another file, or leave it out\n")
-    assert not (tmp_path / "sheet.png").exists()
-
-
-def test_one_broken_file_in_a_folder_does_not_end_the_others(folder, pictures, expected, tmp_path, monkeypatch, capsys):
+def test_a_broken_file_does_not_end_the_others(folder, pictures, expected, tmp_path, monkeypatch, capsys):
     broken = pictures / "2.png"
     broken.write_bytes(broken.read_bytes()[:80])
     with pytest.raises(RunError, match=r"^1 of 7 images could not be read; the others were classified$"):
-        here(monkeypatch, folder, pictures, "--top", 1, "--json", "--sheet", tmp_path / "sheet.png")
+        named = [pictures / f"{number}.png" for number in range(5)]  # like those of a folder
+        here(monkeypatch, folder, *named, pictures / "deeper", "--top", 1, "--json", "--sheet", tmp_path / "sheet.png")
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert [Path(entry["path"]).stem for entry in found] == list("0123456")
@@ -153,15 +145,72 @@ def test_what_cannot_be_classified_is_refused(folder, pictures, tmp_path, monkey
         ([folder, good, "--sheet", "sheet.jpg"], "no name of a PNG file"),
         ([folder, good, "--sheet", good], "is one of the images"),
         ([folder, good, "--which", "first"], "invalid choice"),
+        ([folder, good, "--output", "a.txt"], "a.txt is no name of a table; give one that ends in .csv or .jsonl"),
+        ([folder, good, "--output", "a.csv", "--json"], "not allowed with argument"),
         ([folder], "the following arguments are required: images"),
         ([tmp_path, good], "holds no run"),
     ]:
         with pytest.raises(InputError, match=words):
             here(monkeypatch, *arguments)
-    monkeypatch.setattr(predict, "_find", lambda given: [good] * (MOST + 1))
+    monkeypatch.setattr(predict, "_find", lambda given: [ImageSource(good)] * (MOST + 1))
     with pytest.raises(InputError, match="a sheet holds 1,000 at most"):
         here(monkeypatch, folder, good, "--sheet", tmp_path / "sheet.png")
     monkeypatch.undo()
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="could not be written"):
-        here(monkeypatch, folder, good, "--sheet", tmp_path / "file/sheet.png")
+    for flag, name in (("--sheet", "sheet.png"), ("--output", "table.csv")):
+        with pytest.raises(RunError, match=f"^{flag}: .*could not be written"):
+            here(monkeypatch, folder, good, flag, tmp_path / "file" / name)
+
+
+def test_a_table_has_a_row_for_each_class_and_for_each_file_that_cannot_be_read(
+    folder, pictures, expected, tmp_path, monkeypatch, capsys
+):
+    (pictures / "2.png").write_bytes(b"no image")
+    rows = {}
+    for suffix in (".csv", ".jsonl"):
+        table = tmp_path / "made" / f"table{suffix}"
+        with pytest.raises(RunError, match=r"^1 of 7 images could not be read"):
+            here(monkeypatch, folder, pictures, "--top", 2, "--output", table)
+        assert capsys.readouterr().out == f"{table}: 6 images\n"
+        text = table.read_text()
+        rows[suffix] = (
+            list(csv.DictReader(text.splitlines())) if suffix == ".csv" else list(map(json.loads, text.splitlines()))
+        )
+    for number, (first, second) in enumerate(zip(rows[".csv"], rows[".jsonl"], strict=True)):
+        assert {name: value for name, value in first.items() if value} == {
+            name: printable(value) for name, value in second.items()
+        }, number
+    found = rows[".jsonl"]
+    assert len(found) == 2 * 6 + 1
+    assert found[4].keys() == {"file", "error"} and "2.png cannot be read as an image (" in found[4]["error"]
+    assert [row["rank"] for row in found[:4]] == [1, 2, 1, 2]
+    likeliest = expected[0].argmax()
+    assert (found[0]["file"], found[0]["class"]) == (str(pictures / "0.png"), SPEC.class_names[likeliest])
+    assert found[0]["probability"] == pytest.approx(expected[0][likeliest], abs=1e-5)
+
+
+def test_an_image_is_read_from_standard_input(folder, pictures, tmp_path):
+    command = [sys.executable, "-W", "error", "-m", "seanet_jax", "predict", str(folder), "-", "--json"]
+    with (pictures / "1.png").open("rb") as image:
+        done = subprocess.run(command, cwd=tmp_path, stdin=image, capture_output=True, text=True, check=True)
+    (found,) = json.loads(done.stdout)
+    (same,) = json.loads(run(folder, pictures / "1.png", "--json", cwd=tmp_path).stdout)
+    assert found == same | {"path": "-"}
+    done = subprocess.run(command, cwd=tmp_path, input="", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: - cannot be read as an image (its format is none of ")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("net.pth", "convert it into the folder of a run by seanet convert FILE FOLDER"),
+        ("net.stablehlo", "an exported artifact runs by the lines in its .json"),
+        ("model.safetensors", "the one that holds this file"),
+        ("net", "name the folder of a run or of pretrained weights"),
+    ],
+)
+def test_a_file_in_place_of_a_folder_is_told_what_to_do_with_it(pictures, tmp_path, monkeypatch, name, remedy):
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=f"{name} is a file; .*{remedy}"):
+        here(monkeypatch, tmp_path / name, pictures)

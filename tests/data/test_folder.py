@@ -160,10 +160,10 @@ def test_settings_of_the_process_are_as_before(tmp_path, monkeypatch):
     """Threads that change settings of Pillow and of warnings at the same time may leave them changed."""
     filters, limit = list(warnings.filters), PngImagePlugin.MAX_TEXT_CHUNK
 
-    def leaving_settings(path, budget):
+    def leaving_settings(path, budget, **keywords):
         warnings.simplefilter("ignore")
         PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-        return open_image(path, budget)
+        return open_image(path, budget, **keywords)
 
     monkeypatch.setattr(folder, "open_image", leaving_settings)
     load_folder(two_classes(tmp_path))

@@ -5,6 +5,7 @@ import os
 import struct
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from predict_fixtures import IMAGES, SPEC
 
 from seanet_jax import ImageSpec, InputError
 from seanet_jax.data import image_file
-from seanet_jax.data.image_file import find_images, fit_image, open_image, preview, to_pixels
+from seanet_jax.data.image_file import ImageSource, find_images, fit_image, open_image, preview, to_pixels
 
 FORMATS = "AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF and WebP"
 RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
@@ -322,3 +323,31 @@ def test_an_image_is_read_from_a_pipe(tmp_path):
     with open_image(f"/dev/fd/{reader}") as image:
         assert image.tobytes() == made.tobytes()
     os.close(reader)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_smaller_and_gives_nearly_the_same_pixels(tmp_path, orientation):
+    # Smooth, as photos are: waves of several lengths in each color.
+    y, x = np.mgrid[:600, :800] / 100
+    waves = np.stack([np.sin(x * (2 + color) + y) + np.cos(y * 3 - color * x) for color in range(3)], axis=-1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray((128 + 60 * waves).astype(np.uint8)).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    with open_image(tmp_path / "a.jpg") as image, open_image(tmp_path / "a.jpg", smallest=32) as reduced:
+        assert (image.size, reduced.size) == ((800, 600), (200, 150))  # 1/8 would leave 75 rows, fewer than 4 x 32
+        whole, found = (np.asarray(fit_image(one, (32, 32)), np.int32) for one in (image, reduced))
+    assert np.abs(whole - found).max() <= 8 and np.abs(whole - found).mean() < 1
+    for suffix, smallest in ((".jpg", 200), (".png", 8)):  # too small to be halved, and no JPEG
+        Image.fromarray((128 + 60 * waves).astype(np.uint8)).save(tmp_path / f"b{suffix}")
+        with open_image(tmp_path / f"b{suffix}", smallest=smallest) as image:
+            assert image.size == (800, 600)
+
+
+def test_an_image_in_memory_is_named_in_errors():
+    with open_image(ImageSource(Path("standard input"), b"P6 1 1 255 abc")) as image:
+        assert image.getpixel((0, 0)) == (97, 98, 99)
+    with (
+        pytest.raises(InputError, match=r"^standard input cannot be read as an image"),
+        open_image(ImageSource(Path("standard input"), b"P6")),
+    ):
+        pass
