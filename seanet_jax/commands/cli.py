@@ -77,11 +77,17 @@ def command(action: Callable[[], None]) -> NoReturn:
 class Process:
     """This process as its command knows it.
 
+    Args:
+        again: Description of the command that continues the work, for the message after an interruption.
+
     Attributes:
+        again: The same. An action that finds a shorter command puts it here.
         together: Whether it trains together with other processes.
     """
 
-    together = False
+    def __init__(self, again: str):
+        self.again = again
+        self.together = False
 
 
 def run_and_exit(action: Callable[[Process], None], again: str, *, trains: bool = True) -> NoReturn:
@@ -99,7 +105,7 @@ def run_and_exit(action: Callable[[Process], None], again: str, *, trains: bool 
         restart_tuned()
     # Without a home folder that it can write, matplotlib works too, but warns in two long lines.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    process = Process()
+    process = Process(again)
     try:
         action(process)
     except InputError as error:
@@ -107,13 +113,13 @@ def run_and_exit(action: Callable[[Process], None], again: str, *, trains: bool 
     except RunError as error:
         _exit(1, f"error: {error}", process)
     except KeyboardInterrupt:
-        hint = f"; {again} continues from the last checkpoint, if one was saved" if trains else ""
+        hint = f"; {process.again} continues from the last checkpoint, if one was saved" if trains else ""
         _exit(130, f"interrupted{hint}", process)
     except Exception as error:
         # Looked up in place of imported, which is slow: if the module is not loaded, it cannot have raised the error.
         interrupt = sys.modules.get("seanet_jax.training.interrupt")
         if interrupt is not None and isinstance(error, interrupt.StoppedError):
-            _exit(128 + error.signal, f"{error}; {again} continues from there", process)
+            _exit(128 + error.signal, f"{error}; {process.again} continues from there", process)
         if sentence := _missing_package(error):
             _exit(2, f"error: {sentence}", process)
         if not process.together:

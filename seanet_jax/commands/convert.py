@@ -79,7 +79,7 @@ def convert(command: "ConversionCommand") -> None:
         )
         print_result(_describe(converted))
         print_result(f"to evaluate: {shlex.join(['seanet', 'evaluate', str(target)])}")
-        print_result(f"to resume training: {_resume_command(converted)}")
+        print_result(f"to resume training: {shlex.join(['seanet', 'train', '--resume', str(target)])}")
         return
     write = conversion.convert_to_pytorch if to_file else conversion.convert_to_weights
     print_result(f"{target}: {_count_parameters(write(source, target, which))} parameters")
@@ -123,15 +123,6 @@ def _describe(converted: "ConvertedRun") -> str:
         f"{converted.config.out}: {network} on {converted.config.dataset}, {_count_parameters(converted.model)} "
         f"parameters, step {converted.step}, {momentum}"
     )
-
-
-def _resume_command(converted: "ConvertedRun") -> str:
-    from seanet_jax.training.config import TrainConfig
-    from seanet_jax.training.flags import as_flags
-
-    dataset = converted.config.dataset
-    flags = as_flags(converted.config, TrainConfig(dataset=dataset))
-    return shlex.join(["seanet", "train", "--dataset", dataset, "--resume", *flags])
 
 
 def _count_parameters(model: "Network") -> str:

@@ -1,7 +1,7 @@
 """Train one network on one data set.
 
     seanet train --dataset digits --model seanet20_narrow --epochs 12
-    seanet train --dataset cifar100 --resume
+    seanet train --resume runs/digits-seanet20_narrow-seed0
 
 The defaults are the published recipe: SEANet-20 on CIFAR-100, 200 epochs. A network that was published with another
 recipe (EncapNet) gets that recipe.
@@ -10,19 +10,34 @@ Writes the folder of a run, by default runs/DATASET-MODEL-seedSEED: config.json,
 curves, TensorBoard events and checkpoints.
 
 Exit status: 0 if training finished, 1 if it failed, 2 if a flag is wrong (nothing was written), 129, 130 or 143 if
-SIGHUP, SIGINT or SIGTERM stopped it (the same command with --resume continues).
+SIGHUP, SIGINT or SIGTERM stopped it (seanet train --resume FOLDER continues).
 """
 
 import os
+import shlex
 import sys
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from seanet_jax.commands.cli import Process, keep_what_is_compiled, run_and_exit
-from seanet_jax.commands.cpu_tuning import compiler_options
+from seanet_jax.commands.cpu_tuning import XLA, compiler_options
 
 # XLA's option that guarantees, on a GPU, the same result in each run of a program: it leaves out operations whose sums
 # depend on the order of threads, and chooses algorithms by rule, not by timing them, which may end differently.
 DETERMINISTIC = {"xla_gpu_deterministic_ops": "True"}
+
+
+def switches(environment: Mapping[str, str]) -> dict[str, bool]:
+    """Returns the flags --deterministic and --tune-cpu of a saved run, which change how its numbers are rounded.
+
+    Args:
+        environment: What ``seanet_jax.environment.rounding`` returned in the run.
+    """
+    on_cpu = " x cpu" in environment.get("device", "")
+    return {
+        "deterministic": DETERMINISTIC.items() <= environment.items(),
+        "tune_cpu": not on_cpu or XLA.items() <= environment.items(),
+    }
 
 
 def main(description: str = str(__doc__), **defaults: Any) -> NoReturn:
@@ -37,7 +52,7 @@ def main(description: str = str(__doc__), **defaults: Any) -> NoReturn:
         from seanet_jax.training.config import TrainConfig
         from seanet_jax.training.flags import parse
 
-        command = parse(TrainConfig(**defaults), description, sys.argv[1:])
+        command = parse(TrainConfig(**defaults), description, sys.argv[1:], switches)
         if command.compilation_cache:
             keep_what_is_compiled()
         if command.processes is not None:
@@ -45,6 +60,9 @@ def main(description: str = str(__doc__), **defaults: Any) -> NoReturn:
 
             processes.start(command.processes)
             process.together = True
+        else:
+            program = sys.argv[0].split() if sys.argv[0].startswith("seanet ") else ["python", sys.argv[0]]
+            process.again = shlex.join([*program, "--resume", str(command.config.run_folder)])
         # Imported late, so that --help and a wrong flag need not wait for the training stack.
         from seanet_jax.training.run import fit
 

@@ -9,19 +9,22 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from seanet_jax.data import DATASETS
 from seanet_jax.errors import InputError
 from seanet_jax.layers.functional import AggregateOp
+from seanet_jax.paths import user_path
 from seanet_jax.training.config import TrainConfig, published_recipe
 from seanet_jax.training.processes import ProcessGroup
 from seanet_jax.training.recipe import Recipe
 from seanet_jax.training.recipe_presets import RECIPES, recipe
+from seanet_jax.training.run_folder import RunFolder
 
 _FlagsT = TypeVar("_FlagsT", bound=Recipe)
 
@@ -30,6 +33,22 @@ _KNOWN_DATASETS = tyro.conf.arg(metavar=f"{{{','.join(DATASETS)}}}")
 
 # Any text, so that a wrong name is refused in the words of ``recipe``.
 _KNOWN_RECIPES = tyro.conf.arg(metavar=f"{{{','.join(RECIPES)}}}")
+
+
+def _one_folder_or_none(values: list[str]) -> Path | bool:
+    """Reads the values of --resume: True if there are none."""
+    if len(values) > 1:
+        raise ValueError("--resume takes one folder at most")
+    return Path(values[0]) if values else True
+
+
+_FOLDER_TO_RESUME = PrimitiveConstructorSpec[Path | bool](
+    nargs="*",
+    metavar="[FOLDER]",
+    instance_from_str=_one_folder_or_none,
+    is_instance=lambda value: isinstance(value, Path | bool),
+    str_from_instance=lambda value: [str(value)],
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +134,10 @@ class _ProcessFlags(TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class _Flags(_ProcessFlags):
+    resume: Annotated[Any, _FOLDER_TO_RESUME] = False
+    """Continue a run from its latest checkpoint: the run in FOLDER, whose settings are saved there, so that no other
+    flag is needed. Without FOLDER, the run in --out, with the flags that it was started with."""
+
     deterministic: bool = False
     """On a GPU, use deterministic operations alone and choose them without timing them. Slower."""
 
@@ -174,22 +197,36 @@ class _ConversionFlags(Recipe):
     """Aggregation of the network, which a PyTorch checkpoint does not say; None is sum, as published."""
 
 
-def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Command:
+def parse(
+    defaults: TrainConfig,
+    description: str,
+    arguments: list[str],
+    switches: Callable[[Mapping[str, str]], Mapping[str, bool]] = lambda environment: {},
+) -> Command:
     """Reads the flags of a training run.
 
     Args:
-        defaults: Values of the flags that are not given. The recipe that --recipe names takes their place or, without
-            that flag, the one of the network that --model names, if it was published with another recipe.
+        defaults: Values of the flags that are not given. If --resume names a folder, those of the run in it take their
+            place. So does the recipe that --recipe names or, without these flags, the one of the network that --model
+            names, if it was published with another recipe.
         description: Text that --help shows above the flags.
         arguments: Command line without the program's name.
+        switches: Function that returns the flags beside the run's configuration with which a saved run was started,
+            as its environment tells; see ``seanet_jax.environment.rounding``.
 
     Raises:
-        InputError: If a flag is unknown or its value cannot work.
+        InputError: If a flag is unknown or its value cannot work, or the folder to resume holds no run.
         SystemExit: After --help, with status 0.
     """
-    name = _named(arguments, "--recipe")
-    own = published_recipe(_named(arguments, "--model") or defaults.model) if name is None else recipe(name)
+    name, folder = _named(arguments, "--recipe"), _named(arguments, "--resume")
+    own = {} if name is None else recipe(name)
+    if folder is not None:
+        own = _saved(user_path(folder, name="--resume"), switches) | own
+    elif name is None:
+        own = published_recipe(_named(arguments, "--model") or defaults.model)
     config, parsed = _read(_Flags(**(_fields(defaults) | own)), description, arguments)
+    if folder is not None and config.out != own["out"]:
+        raise InputError(f"--out is {config.out}, but --resume names {own['out']}; leave --out out")
     explicit = (parsed.coordinator, parsed.num_processes, parsed.process_id)
     together = parsed.distributed or explicit != (None, None, None)
     return Command(
@@ -199,6 +236,23 @@ def parse(defaults: TrainConfig, description: str, arguments: list[str]) -> Comm
         parsed.deterministic,
         processes=ProcessGroup(*explicit) if together else None,
     )
+
+
+def _saved(folder: Path, switches: Callable[[Mapping[str, str]], Mapping[str, bool]]) -> dict[str, Any]:
+    """Returns the flags with which the run in a folder goes on."""
+    run = RunFolder(folder)
+    if run.was_started() and not run.has_begun():
+        raise InputError(
+            f"--resume: {folder} is of a run that was stopped before it began; "
+            "repeat the command that started it, with --resume at its end"
+        )
+    environment = run.read().environment
+    return {
+        **_fields(run.read_config()),
+        **({} if environment is None else switches(environment)),
+        "out": folder,
+        "resume": True,
+    }
 
 
 def parse_study(
@@ -338,7 +392,10 @@ def _read(
         if error.code == 0:
             raise
         raise InputError(_in_one_line(complaint.getvalue())) from None
-    return TrainConfig(**_fields(parsed, of)), parsed
+    fields = _fields(parsed, of)
+    if "resume" in fields:
+        fields["resume"] = bool(fields["resume"])  # it may be a folder
+    return TrainConfig(**fields), parsed
 
 
 def _in_one_line(box: str) -> str:

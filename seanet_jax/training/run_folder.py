@@ -96,7 +96,7 @@ class RunFolder:
         if self._lock.is_symlink():  # a link of others, whose target would be emptied
             raise InputError(f"{self._lock} is a link; remove it, or name another folder with --out")
         if config.resume:
-            if self._has_begun() and (differences := config.differences(self.read().config)):
+            if self.has_begun() and (differences := config.differences(self.read().config)):
                 raise InputError(
                     f"--resume: {self.path} holds another run ({'; '.join(differences)}); "
                     "give the saved values, or name another folder with --out"
@@ -111,7 +111,7 @@ class RunFolder:
             if not harmless.issuperset(others):
                 raise InputError(f"--out: {self.path} is not empty and not a run; name a new or empty folder")
 
-    def _has_begun(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether there is more than a lock. A run killed that early is resumed by starting it."""
         # config.json is written before the records. If only these are there, it was lost.
         return exists(self._config) or exists(self._metrics) or not exists(self._lock)
@@ -217,7 +217,7 @@ class RunFolder:
         Raises:
             InputError: If the images or the number of groups differ from the saved ones.
         """
-        if not config.resume or not self._has_begun():
+        if not config.resume or not self.has_begun():
             return
         saved = self.read()
         if (saved_groups := saved.model_config.get("batch_groups", 1)) != batch_groups:

@@ -49,16 +49,13 @@ def test_pretrained_weights_become_a_run_and_come_back(tmp_path):
     model.save_pretrained(tmp_path / "weights")
     done = run(tmp_path / "weights", tmp_path / "new" / "run", "--epochs", "3", "--batch-size", "32")
     assert (done.returncode, done.stderr) == (0, "")
-    command = (
-        "seanet train --dataset cifar100 --resume --model senet20 --reduction 16 --epochs 3 --batch-size 32 --out "
-    )
     assert done.stdout == (
         f"{tmp_path}/new/run: senet20 reduction=16 on cifar100, 280,697 parameters, step 0, momentum zero\n"
         f"to evaluate: seanet evaluate {tmp_path}/new/run\n"
-        f"to resume training: {command}{tmp_path}/new/run\n"
+        f"to resume training: seanet train --resume {tmp_path}/new/run\n"
     )
     about = json.loads((tmp_path / "new" / "run" / "config.json").read_text())
-    RunFolder(tmp_path / "new" / "run").check(parse(TrainConfig(), "", shlex.split(done.stdout)[-11:]).config)
+    RunFolder(tmp_path / "new" / "run").check(parse(TrainConfig(), "", shlex.split(done.stdout)[-2:]).config)
     assert about["data_sha256"] is None and about["config"]["epochs"] == 3
     for which in ("best", "latest"):
         of_run = load(tmp_path / "new" / "run", which)

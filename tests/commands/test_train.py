@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from training_fixtures import records
 
 from seanet_jax.commands import train
 from seanet_jax.commands.cpu_tuning import XLA
+from seanet_jax.training.interrupt import StoppedError
 
 ON_GLIBC = platform.libc_ver()[0] == "glibc"
 ROOT = Path(__file__).parents[2]
@@ -43,9 +46,9 @@ def test_train_stop_and_resume(tmp_path):
     again = run(tmp_path, TINY, *flags, "--out", "run")
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr == "error: run holds a run already; --resume continues it, --out names another folder\n"
-    resumed = run(tmp_path, TINY, *flags, "--out", "run", "--resume")
+    resumed = run(tmp_path, TINY, "--resume", "run", "--max-steps", "None")
     assert resumed.returncode == 0, resumed.stderr
-    assert "resuming run at step 7" in resumed.stdout
+    assert "resuming run at step 7" in resumed.stdout and "rounded differently" not in resumed.stdout
     whole = run(tmp_path, TINY, *flags, "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     assert records(tmp_path / "run") == records(tmp_path / "whole")
@@ -92,6 +95,31 @@ def test_real_cifar100(tmp_path):
     done = run(tmp_path, "cifar100.py", *quick)
     assert done.returncode == 0, done.stderr
     assert "278,324 parameters" in done.stdout and "1562 an epoch" in done.stdout
+
+
+def test_a_saved_run_tells_which_flags_rounded_its_numbers():
+    tuned, plain = train.XLA | {"device": "1 x cpu (2 cores)"}, {"device": "1 x cpu (2 cores)"}
+    assert train.switches(tuned) == {"deterministic": False, "tune_cpu": True}
+    assert train.switches(plain) == {"deterministic": False, "tune_cpu": False}
+    assert train.switches(train.DETERMINISTIC | {"device": "1 x H100"}) == {"deterministic": True, "tune_cpu": True}
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [("seanet train", "seanet train"), ("my experiments/run.py", "python 'my experiments/run.py'")],
+)
+def test_a_stopped_run_says_how_it_goes_on(tmp_path, monkeypatch, capsys, program, command):
+    def stop(config, compiler_options):
+        raise StoppedError(signal.SIGTERM, "stopped by SIGTERM")
+
+    monkeypatch.setattr("seanet_jax.training.run.fit", stop)
+    quiet = ["--no-tune-cpu", "--no-compilation-cache"]
+    monkeypatch.setattr("sys.argv", [program, "--dataset", "digits", *quiet, "--out", str(tmp_path / "my run")])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 128 + signal.SIGTERM
+    folder = shlex.quote(str(tmp_path / "my run"))
+    assert capsys.readouterr().err == f"stopped by SIGTERM; {command} --resume {folder} continues from there\n"
 
 
 def test_deterministic_operations_are_an_option_that_xla_knows(monkeypatch):

@@ -9,6 +9,7 @@ from seanet_jax.training.flags import Command, as_flags, parse, parse_conversion
 from seanet_jax.training.processes import ProcessGroup
 from seanet_jax.training.recipe import Recipe
 from seanet_jax.training.recipe_presets import recipe
+from seanet_jax.training.run_folder import RunFolder
 
 DEFAULTS = TrainConfig(dataset="digits", model="seanet20_narrow", epochs=20)
 
@@ -82,7 +83,46 @@ def test_a_study_extends_its_rates_only_where_a_flag_says_so():
     assert parse_study(DEFAULTS, ("resnet20",), (0.1, 0.02), "A study.", ["--extend-rates", "3"]).extend_rates == 3
 
 
+def test_a_folder_to_resume_brings_its_own_settings(in_peace, tmp_path):
+    config = in_peace(schedule="constant", decay_every=None)
+    saved = dataclasses.replace(config, resume=True)
+    folder = str(config.out)
+    assert parsed("--resume", folder).config == parsed(f"--resume={folder}").config == saved
+    longer = parsed("--epochs", "9", "--resume", folder, "--log-every", "7", "--out", folder).config
+    assert longer == dataclasses.replace(saved, epochs=9, log_every=7)
+    RunFolder(folder).check(longer)
+    other = parsed("--resume", folder, "--batch-size", "4", "--recipe", "published").config
+    with pytest.raises(InputError, match=r"holds another run \(batch_size: 8 was saved, 4 is asked; .*give the saved"):
+        RunFolder(folder).check(other)
+    environments = []
+
+    def switches(environment):
+        environments.append(environment)
+        return {"deterministic": True}
+
+    assert parse(DEFAULTS, "", ["--resume", folder], switches).deterministic
+    assert environments == [RunFolder(folder).read().environment]
+    assert not parse(DEFAULTS, "", ["--resume", folder, "--no-deterministic"], switches).deterministic
+
+
+def test_a_folder_to_resume_that_holds_no_run_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere holds no run: there is no config\.json in it"):
+        parsed("--resume", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"--out is .*other, but --resume names .*run; leave --out out"):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.json").write_text(
+            '{"config": {}, "model_config": {}, "data_sha256": "", "resumed": []}'
+        )
+        parsed("--resume", str(tmp_path / "run"), "--out", str(tmp_path / "other"))
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "lock").touch()
+    with pytest.raises(InputError, match="stopped before it began; repeat the command that started it, with --resume"):
+        parsed("--resume", str(tmp_path / "killed"))
+
+
 WRONG = {
+    ("--resume", "one", "two"): "--resume",
+    ("--resume", "gs://bucket/run"): "--resume: gs:/+bucket/run is a URL; only local folders and files can be used",
     ("--recipe", "modem"): r"recipe is 'modem'; it must be one of published, .*; did you mean modern\?",
     ("--recipe",): "Missing value.*--recipe",
     ("--epochs", "x"): "--epochs.*'x'",
