@@ -30,8 +30,18 @@ def progress_bar(message: str, total: int, progress: bool) -> Iterator[tqdm]:
     Yields:
         The bar, to be updated by the number of processed images. It is invisible if there is no terminal.
     """
-    visible = shows_bar(progress)
-    if not visible:
+    if not shows_bar(progress):
         print_error(message)
-    with tqdm(total=total, desc=message, unit=" images", file=console.stderr, disable=not visible) as bar:
+    with bar_on_terminal(message, total, progress) as bar:
         yield bar
+
+
+def bar_on_terminal(message: str, total: int, progress: bool = True) -> tqdm:
+    """Returns a progress bar that is shown if stderr is a terminal. Otherwise nothing is printed.
+
+    Args:
+        message: Text beside the bar.
+        total: Number of images to process.
+        progress: Whether a progress bar is wanted.
+    """
+    return tqdm(total=total, desc=message, unit=" images", file=console.stderr, disable=not shows_bar(progress))

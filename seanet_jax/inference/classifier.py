@@ -1,5 +1,7 @@
 """Classifies images in memory with a trained network, in batches of one shape."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,11 +43,12 @@ class Classifier:
             lambda params, batch_stats, batch: nnx.merge(graphdef, params, batch_stats)(images.normalize(batch))
         )
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray, advance: Callable[[int], object] = lambda images: None) -> np.ndarray:
         """Computes the scores of any number of images.
 
         Args:
             images: Images of the size that the network was trained on, uint8 ``[N, H, W, C]``.
+            advance: Function that is called with the number of images of each batch once they are done.
 
         Returns:
             Scores, float32 ``[N, classes]``.
@@ -66,6 +69,7 @@ class Classifier:
             filled = np.zeros((self._batch_size, *expected), np.uint8)
             filled[: len(batch)] = batch
             found.append(np.asarray(self._scores(*self._state, jnp.asarray(filled)))[: len(batch)])
+            advance(len(batch))
         scores = np.concatenate(found)
         if not np.isfinite(scores).all():
             raise InputError(

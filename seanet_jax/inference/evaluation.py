@@ -16,6 +16,7 @@ from PIL import Image
 from seanet_jax import jax_settings, style
 from seanet_jax.data import DATASETS, Dataset, find_source
 from seanet_jax.data.arrays import NAME as ARRAYS
+from seanet_jax.data.progress import bar_on_terminal
 from seanet_jax.durable import make_folders, write_together
 from seanet_jax.environment import versions
 from seanet_jax.errors import InputError, RunError
@@ -242,8 +243,10 @@ def _recorded(records: Sequence[Record], step: int | None, which: str) -> dict[s
 
 def _measure(classifier: Classifier, dataset: Dataset, names: Sequence[str], *, mirror_tta: bool) -> dict[str, Any]:
     """Returns the metrics of a classifier on the test images, in the form of ``evaluation.json``."""
-    scores, labels = classifier(dataset.test_images), dataset.test_labels
-    averaged = classifier.average(scores, classifier(dataset.test_images[:, :, ::-1])) if mirror_tta else None
+    images, labels = dataset.test_images, dataset.test_labels
+    with bar_on_terminal("evaluating", len(images) * (2 if mirror_tta else 1)) as bar:
+        scores = classifier(images, bar.update)
+        averaged = classifier.average(scores, classifier(images[:, :, ::-1], bar.update)) if mirror_tta else None
     probabilities = classifier.probabilities(scores)
     confusion = metrics.confusion_matrix(scores, labels)
     found = metrics.reliability(probabilities, labels, _BINS)

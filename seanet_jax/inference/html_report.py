@@ -46,7 +46,8 @@ def html_report(
     environment.filters |= {"name": shortened, "percent": "{:.2%}".format, "whole_percent": "{:.0%}".format}
     template = (resources.files("seanet_jax.inference") / "report.html.jinja").read_text(encoding="utf-8")
     bins = about["calibration"]
-    columns = [column for column in _COLUMNS if records and column[1] in records[-1]]
+    # Not every epoch is evaluated.
+    columns = [column for column in _COLUMNS if any(column[1] in record for record in records)]
     page = environment.from_string(template).render(
         about=about,
         facts=_facts(about, config, summary, is_trained_here=bool(records)),
@@ -56,7 +57,7 @@ def html_report(
         columns=[name for name, _, _ in columns],
         records=[
             {
-                "cells": [form.format(record[key]) for _, key, form in columns],
+                "cells": [form.format(record[key]) if key in record else "—" for _, key, form in columns],
                 "mark": record["step"] == about["step"],
             }
             for record in records

@@ -19,7 +19,7 @@ from seanet_jax.studies.statistics import PairedDifference, detectable_differenc
 from seanet_jax.studies.study import Run, Study
 from seanet_jax.studies.talk_errors import TALK_ERRORS
 from seanet_jax.training.images import read_dataset
-from seanet_jax.training.records import Record
+from seanet_jax.training.records import Record, is_evaluated
 from seanet_jax.training.run_folder import RunFolder
 
 # A baseline is parameter-matched if its number of parameters differs by at most this share.
@@ -52,7 +52,7 @@ class Row:
         images_per_second: The training speed in each round of the measurement; empty if it is not measured yet.
         learning_rate: The chosen learning rate, or None if it is not chosen yet or every rate diverged.
         last_errors: The test error at the last epoch in percent, by seed.
-        best_errors: The smallest test error of all epochs in percent, by seed.
+        best_errors: The smallest test error of all evaluated epochs in percent, by seed.
         average_errors: The test error of the moving average at the last epoch in percent, by seed; empty if the recipe
             keeps none.
         talk_error: The error that the talk reports in percent, or None if it reports none.
@@ -131,7 +131,10 @@ def rows(study: Study) -> list[Row]:
     made = []
     for variant in study.variants:
         config, results = _network(study, variant, images), study.results(variant)
-        errors = {seed: [100 * (1 - record["test_accuracy"]) for record in found] for seed, found in results.items()}
+        errors = {
+            seed: [100 * (1 - record["test_accuracy"]) for record in found if is_evaluated(record)]
+            for seed, found in results.items()
+        }
         averages = {seed: found[-1]["ema_test_accuracy"] for seed, found in results.items() if _has_average(found)}
         made.append(
             Row(

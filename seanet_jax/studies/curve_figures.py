@@ -197,17 +197,19 @@ def _curve(model: str, runs: Runs, quantity: str, *, error: bool) -> _Curve:
         error: Whether the curve is of the error, 100 % minus the accuracy.
 
     Raises:
-        InputError: If the runs have different epochs, or a record lacks the quantity.
+        InputError: If the runs have different epochs, or the quantity of different epochs.
     """
     epochs = [[record["epoch"] for record in records] for records in runs]
     if not all(epochs) or any(one != epochs[0] for one in epochs):
         ends = ", ".join(f"{one[-1]:g}" if one else "none" for one in epochs)
         raise InputError(f"runs of {model} have different last epochs: {ends}; give finished runs of one recipe")
-    if any(quantity not in record for records in runs for record in records):
-        raise InputError(f"a record of {model} has no {quantity}; give runs whose every record has one")
-    values = 100 * np.array([[record[quantity] for record in records] for records in runs])
+    # Not every epoch is evaluated.
+    measured = [{record["epoch"]: record[quantity] for record in records if quantity in record} for records in runs]
+    if any(not one or one.keys() != measured[0].keys() for one in measured):
+        raise InputError(f"records of {model} have no {quantity}; give runs that have one of the same epochs")
+    values = 100 * np.array([list(one.values()) for one in measured])
     values = 100 - values if error else values
-    return _Curve(np.array(epochs[0]), values.mean(0), values.min(0), values.max(0), len(runs))
+    return _Curve(np.array(list(measured[0])), values.mean(0), values.min(0), values.max(0), len(runs))
 
 
 def _plot(axes: "Axes", model: str, curve: _Curve, *, markers: bool = True) -> Any:

@@ -29,10 +29,11 @@ from seanet_jax.paths import UserPath, exists, make_folder, user_path
 from seanet_jax.printable import short_repr
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.loop import TrainingDivergedError
-from seanet_jax.training.progress import print_once
+from seanet_jax.training.progress import format_duration, print_once
 from seanet_jax.training.records import Record, has_stalled, selection_accuracy
 from seanet_jax.training.run import fit
 from seanet_jax.training.run_folder import RunFolder, RunInUseError
+from seanet_jax.training.stopwatch import spent_seconds
 from seanet_jax.version import __version__
 
 _SECONDS_BETWEEN_CHECKS = 5
@@ -381,7 +382,8 @@ class Study:
         waiting, told = False, set[Run]()
         while runs := self.pending():
             told |= self._tell_of_extensions(runs, told)
-            run = next((run for run in runs if not RunFolder(self.folder / run.name).in_use()), None)
+            in_use = [run for run in runs if RunFolder(self.folder / run.name).in_use()]
+            run = next((run for run in runs if run not in in_use), None)
             if run is None:
                 if not waiting:
                     print_once(f"waiting for another process to train {', '.join(run.name for run in runs)}")
@@ -389,7 +391,7 @@ class Study:
                 time.sleep(_SECONDS_BETWEEN_CHECKS)
                 continue
             waiting = False
-            print_once(f"training {run.name}; {len(runs)} runs can be trained now")
+            print_once(f"training {run.name}: {self.progress(len(in_use))}")
             resume = RunFolder(self.folder / run.name).was_started()
             try:
                 fit(dataclasses.replace(self.config(run), resume=resume), compiler_options=compiler_options)
@@ -407,6 +409,37 @@ class Study:
                         f"{variant}: {self.chosen_rate(variant):g} is still the {edge} of its learning rates after "
                         f"{self.extend_rates} further ones; a larger --extend-rates goes on"
                     )
+
+    def progress(self, others: int = 0) -> str:
+        """Describes the run that is trained next, such as ``run 3 of 12, about 2 h 10 min left``.
+
+        The time is that of the finished runs of this study, for as many epochs as are left. It is not told before one
+        is finished. A network without finished runs counts like the others. Extensions of a grid are not foreseen.
+
+        Args:
+            others: The number of runs that other processes train now, and will go on to do.
+        """
+        done, finished, left = 0, dict[str, tuple[float, float]](), dict[str, int]()
+        for variant in self.variants:
+            runs = self.runs_of(variant)
+            outcomes = {run: self.outcome(run) for run in runs}
+            done += sum(map(bool, outcomes.values()))
+            ended = [self.summary(run) for run, outcome in outcomes.items() if outcome == "finished"]
+            seconds = sum(spent_seconds(summary) for summary in ended if summary is not None)
+            finished[variant] = seconds, sum(summary["last"]["epoch"] for summary in ended if summary is not None)
+            # Seeds whose learning rate is not chosen yet are runs to come. If every rate diverged, there are none.
+            open_runs = list(outcomes.values()).count("")
+            unknown = self.seeds - 1 if open_runs and not any(run.seed for run in runs) else 0
+            left[variant] = open_runs + unknown
+        total_seconds, total_epochs = (sum(column) for column in zip(*finished.values(), strict=True))
+        words = f"run {done + 1} of {done + sum(left.values())}"
+        if not total_epochs:
+            return words
+        work = 0.0
+        for variant, count in left.items():
+            seconds, epochs = finished[variant] if finished[variant][1] else (total_seconds, total_epochs)
+            work += count * self.config(Run(variant, self.rates(variant)[0], 0)).epochs * seconds / epochs
+        return f"{words}, about {format_duration(work / (1 + others))} left"
 
     def _tell_of_extensions(self, runs: Sequence[Run], told: Collection[Run]) -> set[Run]:
         """Prints a line for each run at a learning rate beyond those asked for that is not told yet; returns them."""

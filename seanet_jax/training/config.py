@@ -39,6 +39,7 @@ _FREE_ON_RESUME = (
     "out",
     "require_gpu",
     "log_every",
+    "eval_every",
     "checkpoint_every",
     "checkpoint_steps",
     "on_nan",
@@ -115,7 +116,8 @@ class TrainConfig(Recipe, _Task):
     """Fraction of training images, the last ones, held out to choose the best epoch; 0 chooses on the test images."""
 
     patience: int | None = None
-    """Stop once the accuracy on validation images has not risen for this many epochs; None trains all epochs."""
+    """Stop once the accuracy on validation images has not risen for this many evaluations, which are epochs unless
+    --eval-every says otherwise; None trains all epochs."""
 
     data_dir: Path | None = None
     """Folder of the data set. CIFAR is there as prepared by TFDS or as the original files; None: TFDS_DATA_DIR, or
@@ -132,6 +134,10 @@ class TrainConfig(Recipe, _Task):
 
     log_every: int = 50
     """Steps between progress lines when the output is not a terminal."""
+
+    eval_every: int = 1
+    """Epochs between evaluations on the test images, and on validation images if there are any. The best epoch is one
+    that was evaluated. The end of the run is always evaluated."""
 
     checkpoint_every: int = 1
     """Epochs between checkpoints. The end of the run is always saved."""
@@ -165,7 +171,7 @@ class TrainConfig(Recipe, _Task):
             raise InputError(
                 f"batch_statistics is {short_repr(self.batch_statistics)}; it must be one of {', '.join(known)}"
             )
-        for name in ("eval_batch_size", "log_every", "checkpoint_every"):
+        for name in ("eval_batch_size", "log_every", "eval_every", "checkpoint_every"):
             self._require(name, "a positive integer", is_integer(getattr(self, name), minimum=1))
         for name in ("max_steps", "checkpoint_steps", "steps_per_call", "image_size", "patience"):
             value = getattr(self, name)

@@ -17,6 +17,7 @@ from seanet_jax.training.progress import Progress
 from seanet_jax.training.records import Record, best_record, has_stalled
 from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.step import Metrics, TrainState
+from seanet_jax.training.stopwatch import Stopwatch
 from seanet_jax.training.tensorboard import Events
 from seanet_jax.training.trainer import Trainer, loss_and_accuracy
 
@@ -75,6 +76,7 @@ class Loop:
         checkpoints: The run's checkpoints, which all processes save together.
         events: The run's TensorBoard events.
         history: Records of the epochs before.
+        stopwatch: Measures the time since the last record.
         seconds: If the run continues inside an epoch, the seconds that its earlier steps took; None if unknown.
     """
 
@@ -87,6 +89,7 @@ class Loop:
         checkpoints: Checkpoints,
         events: Events,
         history: list[Record],
+        stopwatch: Stopwatch,
         seconds: float | None = None,
     ):
         self._trainer = trainer
@@ -96,6 +99,7 @@ class Loop:
         self._checkpoints = checkpoints
         self._events = events
         self._records = list(history)
+        self._stopwatch = stopwatch
         self._seconds_before = seconds
         self._saved: tuple[int, int] | None = None  # step of the newest checkpoint and its number of records
 
@@ -121,6 +125,7 @@ class Loop:
             steps_per_epoch=trainer.steps_per_epoch,
             batch_size=config.batch_size,
             log_every=config.log_every,
+            eval_every=config.eval_every,
         )
         self._saved = (step, len(self._records)) if step else None
         with contextlib.closing(self._progress):
@@ -214,8 +219,9 @@ class Loop:
         if self._saved != (step, len(self._records)):
             records = list(self._records)
             if not records or records[-1]["step"] != step:
-                records.append({"step": step, "seconds": self._progress.seconds})
-            self._checkpoints.save(step, state, records)
+                records.append({"step": step, "seconds": self._progress.seconds, **self._stopwatch.so_far()})
+            with self._stopwatch.part("saving"):
+                self._checkpoints.save(step, state, records)
             self._saved = (step, len(self._records))
 
     def _check_finite(self, state: TrainState, step: int) -> None:
@@ -247,21 +253,15 @@ class Loop:
         # A network that was trained elsewhere comes without metrics of its last epoch.
         if int(state.metrics.num_images):
             record["train_loss"], record["train_accuracy"] = loss_and_accuracy(state.metrics)
-        networks = {"": (state.params, state.batch_stats)} | ({} if state.ema is None else {"ema_": state.ema})
-        for prefix, network in networks.items():
-            for split, evaluation in trainer.evaluations.items():
-                if (found := evaluation(*network, self._stop)) is None:
-                    self._stop_if_asked(state, step)
-                else:
-                    record |= {f"{prefix}{split}_{name}": value for name, value in found.items()}
-        if trainer.config.class_weights == "balanced":
-            split = next(iter(trainer.evaluations))
-            record["selection_accuracy"] = record[f"{split}_mean_class_accuracy"]
-        record |= timing
+        if step == trainer.last_step or step % (trainer.steps_per_epoch * trainer.config.eval_every) == 0:
+            with self._stopwatch.part("evaluation"):
+                record |= self._evaluate(state, step)
 
         # Earlier checkpoints are written before this epoch is recorded, so records of two epochs prove that there was a
         # checkpoint (see RunFolder.check_records). An epoch is long enough to write one, so this rarely waits.
-        self._checkpoints.wait()
+        with self._stopwatch.part("saving"):
+            self._checkpoints.wait()
+        record |= timing | self._stopwatch.lap()
         self._records.append(record)
         if processes.is_first():
             self._folder.append(record)
@@ -273,3 +273,20 @@ class Loop:
         if is_due or best_record(self._records) is record:
             self._save(state, step)
         self._stop_if_asked(state, step)
+
+    def _evaluate(self, state: TrainState, step: int) -> Record:
+        """Returns what the network, and its moving average, get right."""
+        trainer, found = self._trainer, Record()
+        networks = {"": (state.params, state.batch_stats)} | ({} if state.ema is None else {"ema_": state.ema})
+        for prefix, network in networks.items():
+            for split, evaluation in trainer.evaluations.items():
+                with self._progress.evaluating(evaluation.num_images) as advance:
+                    metrics = evaluation(*network, self._stop, advance)
+                if metrics is None:
+                    self._stop_if_asked(state, step)
+                else:
+                    found |= {f"{prefix}{split}_{name}": value for name, value in metrics.items()}
+        if trainer.config.class_weights == "balanced":
+            split = next(iter(trainer.evaluations))
+            found["selection_accuracy"] = found[f"{split}_mean_class_accuracy"]
+        return found

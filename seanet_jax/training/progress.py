@@ -1,6 +1,8 @@
 """The output of a run while it trains: lines of text, and a progress bar on a terminal."""
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
@@ -39,14 +41,19 @@ class Progress:
         steps_per_epoch: Optimizer steps in one epoch.
         batch_size: Images per step.
         log_every: Steps between lines.
+        eval_every: Epochs between evaluations. The last epoch is always evaluated.
     """
 
-    def __init__(self, *, step: int, last_step: int, steps_per_epoch: int, batch_size: int, log_every: int):
+    def __init__(
+        self, *, step: int, last_step: int, steps_per_epoch: int, batch_size: int, log_every: int, eval_every: int = 1
+    ):
         self._last_step = last_step
         self._steps_per_epoch = steps_per_epoch
         self._epochs = -(-last_step // steps_per_epoch)
         self._batch_size = batch_size
         self._log_every = log_every
+        self._steps_per_evaluation = eval_every * steps_per_epoch
+        self._evaluation = 0.0  # seconds after the steps of the last epoch that was evaluated
         self._step = self._run_began = step
         self._bar: tqdm | None = None
         self._ended: float | None = None  # time at which the epoch's clock was stopped
@@ -62,16 +69,8 @@ class Progress:
         self._started, self._ended = time.perf_counter() - (seconds or 0.0), None
         whole = (stop - 1) // self._steps_per_epoch * self._steps_per_epoch
         self._first_step = self._step if seconds is None else whole
-        if console.stdout.isatty() and processes.is_first():
-            epoch = self._step // self._steps_per_epoch + 1
-            self._bar = tqdm(
-                total=stop - self._step,
-                desc=f"epoch {epoch}/{self._epochs}",
-                unit="step",
-                file=console.stdout,
-                leave=False,
-                dynamic_ncols=True,
-            )
+        epoch = self._step // self._steps_per_epoch + 1
+        self._bar = _new_bar(f"epoch {epoch}/{self._epochs}", stop - self._step, "step")
 
     def is_due(self, step: int) -> bool:
         """Whether a line is due after this step. A bar never needs a step: it shows those that it is given."""
@@ -117,6 +116,22 @@ class Progress:
             self._bar.close()
             self._bar = None
 
+    @contextlib.contextmanager
+    def evaluating(self, images: int) -> Iterator[Callable[[int], object]]:
+        """A context with a bar of the images that are evaluated, if the output is a terminal.
+
+        Args:
+            images: Number of images.
+
+        Yields:
+            Function that is called with the number of images that are done.
+        """
+        if (bar := _new_bar("evaluating", images, " images")) is None:
+            yield lambda done: None
+            return
+        with bar:
+            yield bar.update
+
     def end_epoch(self, record: Record) -> None:
         """Prints the epoch's results and the time left, which includes evaluations."""
         parts = [f"epoch {record['epoch']:.4g}/{self._epochs}", f"lr {record['learning_rate']:g}"]
@@ -127,7 +142,24 @@ class Progress:
                 parts.append(f"moving average {record[f'ema_{name}_accuracy']:.2%}")
         # There were no steps if the run was stopped after the epoch's last step and is resumed for its evaluation.
         if steps := self._step - self._first_step:
-            overall = (time.perf_counter() - self._started) / steps
+            ended = time.perf_counter() if self._ended is None else self._ended
+            if "test_loss" in record:
+                self._evaluation = time.perf_counter() - ended
+            left = (ended - self._started) / steps * (self._last_step - self._step)
+            left += self._evaluation * self._evaluations_left()
             parts.append(f"{record['images_per_second']:.0f} images/s")
-            parts.append(f"{format_duration(overall * (self._last_step - self._step))} left")
+            parts.append(f"{format_duration(left)} left")
         print_once(", ".join(parts))
+
+    def _evaluations_left(self) -> int:
+        if self._step == self._last_step:
+            return 0
+        every = self._steps_per_evaluation
+        return (self._last_step - 1) // every - self._step // every + 1
+
+
+def _new_bar(what: str, total: int, unit: str) -> tqdm | None:
+    """Returns a bar in the first process, which vanishes at its end; None if the output is no terminal."""
+    if not console.stdout.isatty() or not processes.is_first():
+        return None
+    return tqdm(total=total, desc=what, unit=unit, file=console.stdout, leave=False, dynamic_ncols=True)

@@ -3,7 +3,10 @@
 import contextlib
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import jax
 
 from seanet_jax import jax_settings
 from seanet_jax.data import Dataset
@@ -18,10 +21,11 @@ from seanet_jax.training.curves import draw_curves
 from seanet_jax.training.images import check_images, load_in_turn
 from seanet_jax.training.interrupt import StopRequest
 from seanet_jax.training.loop import Loop
-from seanet_jax.training.progress import format_duration, print_once
+from seanet_jax.training.progress import print_once
 from seanet_jax.training.records import Record, best_record, has_stalled
 from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.step import TrainState
+from seanet_jax.training.stopwatch import Stopwatch, describe_time, time_spent
 from seanet_jax.training.tensorboard import Events
 from seanet_jax.training.trainer import Trainer
 
@@ -65,6 +69,7 @@ def fit(
 
 
 def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) -> dict[str, Any]:
+    stopwatch = Stopwatch()
     # The data may be in different folders on different machines. load_in_turn and check_images compare the images.
     asked = {name: value for name, value in config.to_json().items() if name != "data_dir"}
     processes.check_same(**asked, **options, **jax_settings.recorded(), **versions())
@@ -81,7 +86,8 @@ def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) ->
     trainer = Trainer(config, dataset, mesh, options)
     with processes.failing_together():
         folder.check_data(config, data_sha256, trainer.model_config.batch_groups)
-    lowered = {trainer.steps_per_call: trainer.lower_train_step(trainer.steps_per_call)}
+    with stopwatch.part("compiling"):
+        lowered = {trainer.steps_per_call: trainer.lower_train_step(trainer.steps_per_call)}
     with StopRequest() as stop, contextlib.ExitStack() as stack:
         with processes.failing_together():
             if processes.is_first():
@@ -93,7 +99,7 @@ def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) ->
         last = history[-1] if history else {}
         ended = "epoch" in last and (last["step"] == trainer.last_step or has_stalled(history, config.patience))
         if state is not None and ended and last["step"] == int(state.step):
-            return _finished(trainer, folder, history)
+            return _finished(trainer, folder, history, stopwatch)
         print_once(
             f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, {trainer.last_step} steps, "
             f"{trainer.steps_per_epoch} an epoch, in {folder.path}"
@@ -105,12 +111,17 @@ def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) ->
                 print_once(f"results may be rounded differently from here on ({'; '.join(changes)})")
             print_once(f"resuming {folder.path} at step {0 if state is None else int(state.step)}")
         # The record of a stop inside an epoch is dropped: the continued run records that epoch as a whole.
-        seconds = history[-1]["seconds"] if history and not _is_epoch(history[-1], trainer) else None
+        seconds = None
+        if history and not _is_epoch(history[-1], trainer):
+            seconds = history[-1]["seconds"]
+            stopwatch.carry(history[-1])
         history = [record for record in history if _is_epoch(record, trainer)]
+        print_once(_compiling())
         started = time.perf_counter()
-        for steps in trainer.calls(0 if state is None else int(state.step)) - lowered.keys():
-            lowered[steps] = trainer.lower_train_step(steps)
-        train_steps = {steps: program.compile() for steps, program in lowered.items()}
+        with stopwatch.part("compiling"):
+            for steps in trainer.calls(0 if state is None else int(state.step)) - lowered.keys():
+                lowered[steps] = trainer.lower_train_step(steps)
+            train_steps = {steps: program.compile() for steps, program in lowered.items()}
         state = trainer.initial_state() if state is None else state
         print_once(f"compiled in {time.perf_counter() - started:.1f} s")
         with processes.failing_together():
@@ -121,9 +132,23 @@ def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) ->
                     history=history,
                 )
         with contextlib.closing(Events(folder.tensorboard, int(state.step))) as events:
-            history = Loop(trainer, train_steps, stop, folder, checkpoints, events, history, seconds).run(state)
-        checkpoints.close()
-        return _conclude(trainer, folder, history)
+            loop = Loop(trainer, train_steps, stop, folder, checkpoints, events, history, stopwatch, seconds)
+            history = loop.run(state)
+        with stopwatch.part("saving"):
+            checkpoints.close()
+        return _conclude(trainer, folder, history, stopwatch)
+
+
+def _compiling() -> str:
+    """Says what the start waits for, and whether it is kept for the next start."""
+    how_long = "compiling, which takes about 20 to 60 s"
+    cache = jax.config.values["jax_compilation_cache_dir"] if jax.config.values["jax_enable_compilation_cache"] else ""
+    if not cache:
+        return f"{how_long} at every start, as what is compiled is not kept"
+    # Its files have the names of the programs. That one was compiled does not mean that it is of this run.
+    if any(Path(cache).glob("jit_train_step*")):
+        return f"{how_long}, or a few seconds if it was compiled before"
+    return f"{how_long} the first time; it is kept for the next start"
 
 
 def _is_epoch(record: Record, trainer: Trainer) -> bool:
@@ -145,16 +170,16 @@ def _restore(trainer: Trainer, folder: RunFolder, checkpoints: Checkpoints) -> t
     return state, history
 
 
-def _finished(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dict[str, Any]:
+def _finished(trainer: Trainer, folder: RunFolder, records: list[Record], stopwatch: Stopwatch) -> dict[str, Any]:
     """Returns the summary of a run with no step left. Writes it if the run was killed just before that."""
     summary, step = folder.read_summary(), records[-1]["step"]
     if summary is None or summary["last"] != json_value(records[-1]):
-        return _conclude(trainer, folder, records)
+        return _conclude(trainer, folder, records, stopwatch)
     print_once(f"{folder.path} is at step {step} already: nothing to do")
     return summary
 
 
-def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dict[str, Any]:
+def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record], stopwatch: Stopwatch) -> dict[str, Any]:
     """Writes the curves and the summary of a finished run, and prints its results."""
     config, last = trainer.config, records[-1]
     best = best_record(records)
@@ -171,6 +196,7 @@ def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
         "best": best,
         "best_chosen_on": "validation" if "val" in trainer.evaluations else "test",
         "training_seconds": round(sum(record["seconds"] for record in records), 3),
+        "time": time_spent(records, stopwatch.so_far()),
         "environment": process_settings(trainer.compiler_options),
         "device": sharding.describe_devices(),
         "versions": versions(),
@@ -182,10 +208,10 @@ def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record]) -> dic
             draw_curves(records, folder.curves, kind, title=title, dataset=config.dataset, epochs=config.epochs)
         folder.write_summary(summary)
     if stopped_early:
-        print_once(f"stopped early: the last {config.patience} epochs did not raise the validation accuracy")
+        print_once(f"stopped early: the last {config.patience} evaluations did not raise the validation accuracy")
     for name, record in (("last", last), (f"best on {summary['best_chosen_on']} images", best)):
         print_once(f"test accuracy {record['test_accuracy']:.2%} at epoch {record['epoch']:.4g} ({name})")
     if "ema_test_accuracy" in last:
         print_once(f"test accuracy {last['ema_test_accuracy']:.2%} of the moving average at the last epoch")
-    print_once(f"{format_duration(summary['training_seconds'])} of training; everything is in {folder.path}")
+    print_once(f"it took {describe_time(summary['time'])}; everything is in {folder.path}")
     return dict(json_value(summary))

@@ -13,7 +13,7 @@ from seanet_jax.image_spec import ImageSpec
 from seanet_jax.json_files import check_fields, checked, json_value, parse_json, read_json, with_nan
 from seanet_jax.paths import exists, read_bytes
 from seanet_jax.training.config import TrainConfig
-from seanet_jax.training.records import Record
+from seanet_jax.training.records import Record, is_evaluated
 
 
 class Resumed(TypedDict):
@@ -72,7 +72,9 @@ class _RecordLine(TypedDict):
 
     Those of validation are there if the run has validation images, those that begin with ``ema`` if it keeps a moving
     average, and ``selection_accuracy`` if it weights its classes. Those of training are not if the epoch was trained
-    elsewhere, as the last one of a converted network was. Version 0.1.0 recorded no mean of the classes' accuracies.
+    elsewhere, as the last one of a converted network was. Those of test and validation are not if --eval-every left out
+    the epoch's evaluation. Version 0.1.0 recorded no mean of the classes' accuracies, and no time but that of the
+    training steps.
     """
 
     epoch: float
@@ -83,8 +85,8 @@ class _RecordLine(TypedDict):
     val_loss: NotRequired[float | None]
     val_accuracy: NotRequired[float | None]
     val_mean_class_accuracy: NotRequired[float | None]
-    test_loss: float | None
-    test_accuracy: float | None
+    test_loss: NotRequired[float | None]
+    test_accuracy: NotRequired[float | None]
     test_mean_class_accuracy: NotRequired[float | None]
     ema_val_loss: NotRequired[float | None]
     ema_val_accuracy: NotRequired[float | None]
@@ -95,9 +97,19 @@ class _RecordLine(TypedDict):
     selection_accuracy: NotRequired[float]
     seconds: float
     images_per_second: float
+    evaluation_seconds: NotRequired[float]
+    compiling_seconds: NotRequired[float]
+    saving_seconds: NotRequired[float]
+    total_seconds: NotRequired[float]
 
 
 _OF_VALIDATION = {"val_loss", "val_accuracy"}
+_OF_TEST = {"test_loss", "test_accuracy"}
+_OF_EVALUATION = {
+    name
+    for name in _RecordLine.__annotations__
+    if name.startswith(("val_", "test_", "ema_")) or name == "selection_accuracy"
+}
 
 
 class _SummaryFile(TypedDict):
@@ -107,6 +119,7 @@ class _SummaryFile(TypedDict):
     last: dict[str, Any]
     parameters: int
     training_seconds: float
+    time: NotRequired[dict[str, float]]
     device: str
     versions: dict[str, str]
 
@@ -165,8 +178,14 @@ def read_records(path: Path) -> list[Record]:
         checked(record, _RecordLine, where=where, remedy=remedy)
         if any(record[name] <= (records[-1][name] if records else 0) for name in ("epoch", "step")):
             raise InputError(f"{where} is damaged (its epoch or step is not after the one before); {remedy}")
-        if records and record.keys() & _OF_VALIDATION != records[0].keys() & _OF_VALIDATION:
-            raise InputError(f"{where} is damaged (its validation metrics are not those of line 1); {remedy}")
+        if record.keys() & _OF_TEST not in (_OF_TEST, set()):
+            raise InputError(f"{where} is damaged (it has only one of {' and '.join(sorted(_OF_TEST))}); {remedy}")
+        if not is_evaluated(record) and (others := record.keys() & _OF_EVALUATION):
+            raise InputError(f"{where} is damaged (it has {min(others)}, but no test_accuracy); {remedy}")
+        first = next(filter(is_evaluated, records), record)
+        if is_evaluated(record) and record.keys() & _OF_VALIDATION != first.keys() & _OF_VALIDATION:
+            number = 1 + records.index(first)
+            raise InputError(f"{where} is damaged (its validation metrics are not those of line {number}); {remedy}")
         records.append(record)
     return [with_nan(record) for record in records]
 

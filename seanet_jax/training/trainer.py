@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 import jax
@@ -73,10 +73,14 @@ class Evaluation:
         size: Images per step, a multiple of the number of devices. The last batch is padded to this size.
         mesh: The device mesh.
         num_classes: Number of classes.
+
+    Attributes:
+        num_images: Number of images.
     """
 
     def __init__(self, step: EvalStep, images: np.ndarray, labels: np.ndarray, size: int, mesh: Mesh, num_classes: int):
         self._step = step
+        self.num_images, self._size = len(images), size
         self._batches = [
             Images(
                 sharding.pad_and_shard(images[start : start + size], mesh, rows=size, fill=0),
@@ -86,13 +90,16 @@ class Evaluation:
         ]
         self._zero = jax.jit(lambda: EvalMetrics.zero(num_classes), out_shardings=sharding.replicated(mesh))
 
-    def __call__(self, params: Any, batch_stats: Any, stop: StopRequest) -> Evaluated | None:
+    def __call__(
+        self, params: Any, batch_stats: Any, stop: StopRequest, advance: Callable[[int], object] = lambda images: None
+    ) -> Evaluated | None:
         """Returns the loss and the accuracies of a network, or None if the run was asked to stop meanwhile.
 
         Args:
             params: The network's parameters.
             batch_stats: The network's running means and variances.
             stop: The request to stop, checked before each step.
+            advance: Function that is called with the number of images of each batch once the device is done with it.
         """
         metrics = self._zero()
         running: collections.deque[EvalMetrics] = collections.deque()
@@ -104,6 +111,7 @@ class Evaluation:
             # Without waiting, all steps would be queued at once, and a request to stop would come too late.
             if len(running) > _BATCHES_AHEAD:
                 jax.block_until_ready(running.popleft())
+                advance(self._size)
         loss, accuracy = loss_and_accuracy(metrics.total)
         correct, images = jax.device_get((metrics.correct, metrics.images))
         of_classes = correct[images > 0] / images[images > 0]

@@ -39,6 +39,17 @@ def test_on_a_terminal_a_bar_counts_images(monkeypatch):
     assert "Decoding: 100%" in terminal.getvalue() and "20/20" in terminal.getvalue()
 
 
+def test_some_bars_leave_nothing_where_there_is_no_terminal(capsys, monkeypatch):
+    with progress.bar_on_terminal("evaluating", 20) as bar:
+        bar.update(20)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with progress.bar_on_terminal("evaluating", 20) as bar:
+        bar.update(20)
+    assert "evaluating: 100%" in terminal.getvalue()
+
+
 def test_without_stderr_there_is_neither_a_bar_nor_an_error(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert not progress.shows_bar(True)

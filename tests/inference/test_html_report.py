@@ -126,6 +126,15 @@ def test_the_epoch_that_is_evaluated_is_marked():
     assert "highlighted row" in made() and "highlighted row" not in made(about_of() | {"epoch": None, "step": 15})
 
 
+def test_an_epoch_that_was_not_evaluated_has_dashes():
+    first, last = record(1), record(2)
+    bare = {name: value for name, value in first.items() if not name.startswith("test")}
+    for rows in ([bare, last], [last, bare | {"epoch": 3, "step": 30}]):
+        about = about_of()
+        page = html_report(about, rows, CONFIG, SUMMARY, FIGURES, [PICTURE] * len(about["mistakes"]))
+        assert "2.0000 25.00% — — 9.0" in Elements(page).text() and "1.5000 37.50% 9.0" in Elements(page).text()
+
+
 def test_many_epochs_are_folded_away():
     assert '<details class="card" open>' in made(epochs=12) and '<details class="card" open>' not in made(epochs=13)
 

@@ -75,6 +75,22 @@ def test_a_line_is_the_mean_over_the_seeds_and_its_band_their_range(error_curves
     assert axes.get_xlim() == (0, 10.2) and axes.get_yscale() == "linear"
 
 
+def test_epochs_that_were_not_evaluated_are_left_out_of_a_line():
+    sparse = [
+        [{k: v for k, v in record.items() if k != "test_accuracy" or record["epoch"] % 5 == 0} for record in one]
+        for one in runs(30.0)
+    ]
+    figure = curve_figures.error_curves({"resnet20": sparse}, epochs=10)
+    drawn = line(figure.axes[0], "resnet20")
+    expected = 100 - 100 * np.mean([[record["test_accuracy"] for record in one[4::5]] for one in runs(30.0)], 0)
+    np.testing.assert_array_equal(drawn.get_xdata(), [5, 10])
+    np.testing.assert_allclose(drawn.get_ydata(), expected)
+    with pytest.raises(
+        InputError, match="records of resnet20 have no test_accuracy; give runs that have one of the same"
+    ):
+        curve_figures.error_curves({"resnet20": [sparse[0], runs(30.0)[1]]}, epochs=10)
+
+
 def test_lines_are_named_at_their_ends_in_their_order(error_curves):
     (axes,) = error_curves.axes
     error_curves.draw_without_rendering()

@@ -62,6 +62,34 @@ def test_seed_0_of_every_rate_comes_first_and_further_seeds_are_trained_at_the_b
     assert sorted(study.results("sum")) == [0, 1, 2]
 
 
+def test_each_run_is_told_with_its_number_and_the_time_that_is_left(study, trained, capsys):
+    study.run()
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("training ")]
+    # A run takes a second for its two epochs.
+    assert told[:2] == [
+        "training plain-lr0.1-seed0: run 1 of 8",
+        "training plain-lr0.02-seed0: run 2 of 8, about 7 s left",
+    ]
+    assert told[-1] == "training sum-lr0.02-seed2: run 8 of 8, about 1 s left"
+
+
+def test_the_time_left_is_that_of_the_same_network_and_shared_by_processes(study, trained):
+    leave_run(study, study.config(Run("plain", 0.1, 0)))
+    leave_run(study, study.config(Run("plain", 0.02, 0)))
+    assert study.progress() == "run 3 of 8, about 6 s left"
+    leave_run(study, study.config(Run("sum", 0.1, 0)))
+    path = study.folder / "sum-lr0.1-seed0" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"time": {"total": 100.0}}))
+    assert study.progress() == "run 4 of 8, about 5 min 02 s left"  # 3 of sum and 2 of plain
+    assert study.progress(others=1) == "run 4 of 8, about 2 min 31 s left"
+    (study.folder / "sum-lr0.02-seed0").mkdir()
+    for rate in (0.1, 0.02):
+        shutil.rmtree(study.folder / f"sum-lr{rate}-seed0")
+        (study.folder / f"sum-lr{rate}-seed0").mkdir()
+        (study.folder / f"sum-lr{rate}-seed0" / "diverged.txt").touch()
+    assert study.progress() == "run 5 of 6, about 2 s left"  # no rate of sum is left for further seeds
+
+
 # Validation accuracies by learning rate: the best one lies beyond the grid 0.1, 0.02, then two steps below it.
 PEAKS = {
     "plain": {0.1: 0.7, 0.02: 0.6, 0.5: 0.8, 2.5: 0.1},

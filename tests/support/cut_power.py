@@ -184,7 +184,7 @@ class Training:
     def _epochs_of(self, history: Records) -> Records:
         varying = ("seconds", "images_per_second")
         whole = [record for record in history if "epoch" in record]
-        return [{name: value for name, value in record.items() if name not in varying} for record in whole]
+        return [{name: value for name, value in record.items() if not name.endswith(varying)} for record in whole]
 
 
 # Moments of the training: the line after which the power is cut, and the longest time in seconds between both.

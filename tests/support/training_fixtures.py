@@ -113,7 +113,7 @@ def records(folder, timing=False):
     """Returns a run's records, without the times unless ``timing``, as they differ from run to run."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     varying = () if timing else ("seconds", "images_per_second")
-    return [{name: value for name, value in line.items() if name not in varying} for line in lines]
+    return [{name: value for name, value in line.items() if not name.endswith(varying)} for line in lines]
 
 
 def made_record(epoch, **more):

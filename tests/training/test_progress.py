@@ -2,6 +2,7 @@ import errno
 import io
 import sys
 import time
+import types
 
 import pytest
 from training_fixtures import made_record
@@ -42,6 +43,38 @@ def test_plain_lines_come_every_so_many_steps(capsys, monkeypatch):
     assert lines[3].startswith("epoch 1/2, lr 0.1, train loss 2.000 accuracy 50.00%, test loss 3.000 accuracy 40.00%, ")
     assert lines[3].endswith(", 10 images/s, 5 s left")
     assert timing == {"seconds": 4, "images_per_second": 10.0}
+
+
+def test_the_time_left_has_the_evaluations_that_are_left(capsys, monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    progress = Progress(step=0, last_step=20, steps_per_epoch=4, batch_size=10, log_every=99, eval_every=2)
+    left = []
+    for epoch in (1, 2, 3, 4, 5):
+        progress.begin_epoch(4 * epoch)
+        clock.now += 4
+        progress.step(4 * epoch, 1.5, 0.25)
+        timing = progress.end_steps()
+        record = made_record(epoch) | timing
+        if epoch % 2 and epoch < 5:
+            del record["test_loss"]
+        else:
+            clock.now += 10
+        progress.end_epoch(record)
+        left.append(capsys.readouterr().out.rpartition(", ")[2])
+    # Four seconds for an epoch, ten for an evaluation: after epochs 2, 4 and, because it is the last, 5.
+    assert left == ["16 s left\n", "32 s left\n", "28 s left\n", "14 s left\n", "0 s left\n"]
+
+
+def test_an_evaluation_has_a_bar_on_a_terminal_alone(capsys, monkeypatch):
+    progress = Progress(step=0, last_step=8, steps_per_epoch=8, batch_size=10, log_every=1)
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        with progress.evaluating(30) as advance:
+            advance(30)
+        shown = capsys.readouterr()
+        assert ("evaluating:   0%" in shown.out and "0/30" in shown.out) if terminal else not shown.out
+        assert not shown.err
 
 
 def test_a_line_that_cannot_be_printed_is_dropped(monkeypatch):

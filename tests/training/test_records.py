@@ -20,6 +20,10 @@ def epoch(number, test, **more):
         # A run that ends inside an epoch.
         ([epoch(1, 0.2), epoch(1.75, 0.9)], 1),
         ([epoch(0.75, 0.9)], 0.75),
+        # An epoch that was not evaluated.
+        ([{"epoch": 1, "step": 4}, epoch(2, 0.5), {"epoch": 3, "step": 12}], 2),
+        ([{"epoch": 1, "step": 4}, epoch(1.75, 0.9)], 1.75),
+        ([{"epoch": 1, "step": 4}], None),
     ],
 )
 def test_the_best_is_the_first_whole_epoch_of_the_highest_accuracy(records, best):
@@ -42,3 +46,5 @@ def test_a_run_stops_early_if_its_best_epoch_is_as_long_ago_as_its_patience(accu
     records = [epoch(number, 0.9 - accuracy, val_accuracy=accuracy) for number, accuracy in enumerate(accuracies, 1)]
     assert has_stalled(records, 2) == has_stalled([*records, {"step": 99, "seconds": 1.0}], 2) == stalled
     assert not has_stalled(records, None)
+    # Epochs that were not evaluated do not count.
+    assert has_stalled([*records, *({"epoch": 9, "step": 36},) * 2], 2) == stalled

@@ -7,14 +7,14 @@ import signal
 import jax
 import numpy as np
 import pytest
-from training_fixtures import assert_same_run, made_dataset, newest, one_second_per_step, raise_at, records
+from training_fixtures import assert_same_run, made_dataset, newest, one_second_per_step, raise_at, read_points, records
 
 from seanet_jax.errors import InputError
 from seanet_jax.inference.trained import load_model
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.interrupt import StoppedError
 from seanet_jax.training.loop import Loop
-from seanet_jax.training.run import fit
+from seanet_jax.training.run import _compiling, fit
 from seanet_jax.training.trainer import Evaluation
 
 STEPS_PER_EPOCH = 5  # 40 images in batches of 8
@@ -68,6 +68,83 @@ def test_a_resumed_run_equals_one_never_stopped(tiny, stop):
     resumed = fit(dataclasses.replace(parts, max_steps=None, resume=True))
     assert resumed["finished"]
     assert_same_run(whole, parts)
+
+
+def evaluated(config):
+    return ["test_accuracy" in line for line in records(config.out)]
+
+
+def test_only_some_epochs_are_evaluated_and_the_rest_is_the_same(tiny, in_peace, capsys):
+    config, every = tiny(eval_every=2), in_peace()
+    summary = fit(config)
+    assert evaluated(config) == [False, True, True]  # the last one always
+    assert [line | more for line, more in zip(records(config.out), records(every.out), strict=True)] == records(
+        every.out
+    )
+    jax.tree.map(np.testing.assert_array_equal, newest(config.out)[0], newest(every.out)[0])
+    assert summary["best"]["epoch"] in (2, 3) and summary["last"]["epoch"] == 3
+    told = capsys.readouterr().out
+    assert "epoch 1/3, lr 0.05, train loss" in told and told.count("test loss") == 2
+    tags = {tag for tag, step in read_points(config.out) if step == STEPS_PER_EPOCH}
+    assert "loss/train" in tags and "loss/test" not in tags
+
+
+@pytest.mark.parametrize("stop", [((Loop, "_report"), 2), ((Evaluation, "__call__"), 1), ((Loop, "_end_epoch"), 1)])
+def test_a_run_that_evaluates_some_epochs_resumes_bit_for_bit(tiny, monkeypatch, stop):
+    whole, parts = tiny("whole", eval_every=2), tiny("parts", eval_every=2, checkpoint_steps=2)
+    fit(whole)
+    with monkeypatch.context() as patch:
+        raise_at(patch, *stop, signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            fit(parts)
+    fit(dataclasses.replace(parts, resume=True))
+    assert_same_run(whole, parts)
+    fit(tiny("whole", eval_every=1, epochs=4, resume=True))  # how often it is evaluated makes no other run
+    assert evaluated(whole) == [False, True, True, True]
+
+
+def test_a_run_stopped_early_counts_evaluations(tiny):
+    config = tiny(epochs=12, eval_every=2, patience=1, validation_fraction=0.2, learning_rate=1e-30)
+    summary = fit(config)
+    assert summary["stopped_early"] and summary["last"]["epoch"] == 4 and summary["best"]["epoch"] == 2
+
+
+def test_a_run_says_what_it_waits_for_and_what_took_the_time(tiny, tmp_path, monkeypatch, capsys):
+    kept = {"on": tmp_path / "kept", "off": None}
+    (tmp_path / "kept").mkdir()
+    for name, cache in kept.items():
+        with monkeypatch.context() as patch:
+            patch.setitem(jax.config.values, "jax_compilation_cache_dir", cache and str(cache))
+            fit(tiny(name, max_steps=1))
+        told = capsys.readouterr().out
+        waiting = "compiling, which takes about 20 to 60 s"
+        assert f"{waiting} the first time; it is kept for the next start\n" in told or name == "off"
+        assert f"{waiting} at every start, as what is compiled is not kept\n" in told or name == "on"
+        assert told.splitlines()[-1].startswith("it took ") and "everything is in" in told
+    (tmp_path / "kept" / "jit_train_step-0a-cache").touch()
+    with monkeypatch.context() as patch:
+        patch.setitem(jax.config.values, "jax_compilation_cache_dir", str(tmp_path / "kept"))
+        assert _compiling() == f"{waiting}, or a few seconds if it was compiled before"
+
+
+def test_the_time_of_a_run_is_told_by_part_and_includes_all_its_processes(tiny, monkeypatch):
+    config = tiny(checkpoint_steps=2)
+    with monkeypatch.context() as patch:
+        raise_at(patch, (Loop, "_report"), 2, signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            fit(config)
+    before = newest(config.out)[1][-1]
+    assert before["compiling_seconds"] > 0 and before["total_seconds"] > before["compiling_seconds"]
+    summary = fit(dataclasses.replace(config, resume=True))
+    first, *others = records(config.out, timing=True)
+    assert first["compiling_seconds"] > before["compiling_seconds"]
+    assert first["total_seconds"] > before["total_seconds"]
+    assert all("compiling_seconds" not in record and record["evaluation_seconds"] > 0 for record in others)
+    spent = summary["time"]
+    assert set(spent) == {"training", "evaluation", "compiling", "saving", "other", "total"}
+    assert spent["training"] == pytest.approx(summary["training_seconds"])
+    assert spent["total"] == pytest.approx(sum(seconds for part, seconds in spent.items() if part != "total"), abs=0.01)
+    assert spent["total"] > sum(record["total_seconds"] for record in (first, *others)) - 0.01
 
 
 def test_a_stop_inside_an_epoch_is_recorded_until_the_epoch_is_whole(tiny):

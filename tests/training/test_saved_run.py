@@ -123,6 +123,29 @@ def test_any_value_in_any_place_of_the_records_and_the_summary_is_read_or_refuse
                     assert found["last"] == lines[-1] and isinstance(found["parameters"], int)
 
 
+def test_records_without_an_evaluation_are_read_but_not_half_of_one(saved):
+    folder, _ = saved
+    bare = {name: value for name, value in made_record(1).items() if not name.startswith("test")}
+    lines = [
+        bare,
+        made_record(2, val_loss=1.0, val_accuracy=0.5),
+        bare | {"epoch": 3, "step": 12, "total_seconds": 2.0},
+    ]
+
+    def read(*lines):
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return read_records(folder / "metrics.jsonl")
+
+    assert read(*lines) == lines
+    with pytest.raises(InputError, match=r"line 1 .* is damaged \(it has only one of test_accuracy and test_loss\)"):
+        read(bare | {"test_loss": 1.0})
+    for name in ("val_accuracy", "ema_test_loss", "selection_accuracy"):
+        with pytest.raises(InputError, match=rf"is damaged \(it has {name}, but no test_accuracy\)"):
+            read(bare | {name: 1.0})
+    with pytest.raises(InputError, match=r"line 3 .* \(its validation metrics are not those of line 2\)"):
+        read(*lines[:2], made_record(3))
+
+
 def test_the_summary_of_another_run_is_none(saved):
     folder, _ = saved
     lines = [made_record(epoch) for epoch in (1, 2, 3)]

@@ -58,6 +58,7 @@ def test_an_evaluation_ends_without_a_result_if_the_run_is_asked_to_stop():
         return metrics
 
     evaluation = Evaluation(step, dataset.test_images, dataset.test_labels, 10, sharding.make_mesh(), 2)
+    assert evaluation.num_images == 23
     stop = SimpleNamespace(requested=lambda: len(steps) == 2)
     assert evaluation({}, {}, stop) is None
     assert steps == [10, 10]  # of three batches
