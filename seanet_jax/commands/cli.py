@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import traceback
@@ -88,6 +89,16 @@ class Process:
     def __init__(self, again: str):
         self.again = again
         self.together = False
+
+
+def program() -> list[str]:
+    """Returns the words by which a user starts this program, such as ``seanet train`` or ``python script.py``."""
+    return sys.argv[0].split() if sys.argv[0].startswith("seanet ") else ["python", sys.argv[0]]
+
+
+def command_line() -> str:
+    """Returns the command line of this process, as a shell reads it."""
+    return shlex.join([*program(), *sys.argv[1:]])
 
 
 def run_and_exit(action: Callable[[Process], None], again: str, *, trains: bool = True) -> NoReturn:

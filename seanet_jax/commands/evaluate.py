@@ -24,11 +24,9 @@ Writes into FOLDER:
 Exit status: 0 if the evaluation was written, 1 if writing failed, 2 if an argument, the folder or its images are wrong.
 """
 
-import shlex
-import sys
 from typing import NoReturn
 
-from seanet_jax.commands.cli import Arguments, add_which, command, keep_what_is_compiled
+from seanet_jax.commands.cli import Arguments, add_which, command, command_line, keep_what_is_compiled
 from seanet_jax.console import print_result
 
 
@@ -50,8 +48,9 @@ def run() -> None:
     # Imported late, so that --help and a wrong argument need not wait for JAX.
     keep_what_is_compiled()
     from seanet_jax.inference.evaluation import evaluate, text
+    from seanet_jax.provenance import without_home
 
-    print_result(text(evaluate(**vars(arguments), command=shlex.join(["seanet", "evaluate", *sys.argv[1:]]))))
+    print_result(text(evaluate(**vars(arguments), command=without_home(command_line()))))
 
 
 def main() -> NoReturn:

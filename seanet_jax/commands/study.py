@@ -1,11 +1,12 @@
 """What the study commands share: they parse the same flags and train the missing runs of a study."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from seanet_jax.commands.cli import Process, keep_what_is_compiled, run_and_exit
+from seanet_jax.commands.cli import Process, command_line, keep_what_is_compiled, run_and_exit
 from seanet_jax.commands.cpu_tuning import compiler_options
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def study(
         from seanet_jax.training.flags import parse_study
 
         command = parse_study(TrainConfig(**defaults), models, learning_rates, description, sys.argv[1:])
+        command = dataclasses.replace(command, command_line=command_line())
         if command.compilation_cache:
             keep_what_is_compiled()
         run_study(command, compiler_options(os.environ) if command.tune_cpu else {})

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from seanet_jax.commands.cli import Process, keep_what_is_compiled, run_and_exit
+from seanet_jax.commands.cli import Process, command_line, keep_what_is_compiled, program, run_and_exit
 from seanet_jax.commands.cpu_tuning import XLA, compiler_options
 
 # XLA's option that guarantees, on a GPU, the same result in each run of a program: it leaves out operations whose sums
@@ -61,12 +61,12 @@ def main(description: str = str(__doc__), **defaults: Any) -> NoReturn:
             processes.start(command.processes)
             process.together = True
         else:
-            program = sys.argv[0].split() if sys.argv[0].startswith("seanet ") else ["python", sys.argv[0]]
-            process.again = shlex.join([*program, "--resume", str(command.config.run_folder)])
+            process.again = shlex.join([*program(), "--resume", str(command.config.run_folder)])
         # Imported late, so that --help and a wrong flag need not wait for the training stack.
         from seanet_jax.training.run import fit
 
         options = compiler_options(os.environ) if command.tune_cpu else {}
-        fit(command.config, compiler_options=options | (DETERMINISTIC if command.deterministic else {}))
+        options |= DETERMINISTIC if command.deterministic else {}
+        fit(command.config, compiler_options=options, command=command_line())
 
     run_and_exit(train, "the same command with --resume")

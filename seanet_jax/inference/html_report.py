@@ -9,8 +9,10 @@ import jinja2
 
 from seanet_jax.inference.table_rows import best_and_worst, describe_sizes, ranked, summary_rows
 from seanet_jax.printable import shortened
+from seanet_jax.provenance import without_home
 from seanet_jax.training.progress import format_duration
 from seanet_jax.training.records import Record
+from seanet_jax.training.stopwatch import describe_time
 
 # With more classes than this, the page shows only the best and the worst, and folds the full table away.
 _MOST_CLASSES = 20
@@ -74,7 +76,8 @@ def html_report(
             {**mistake, "uri": _uri(picture, "image/png")}
             for mistake, picture in zip(about["mistakes"], pictures, strict=True)
         ],
-        config=config,
+        config={name: without_home(value) if isinstance(value, str) else value for name, value in config.items()},
+        provenance=_provenance(summary),
         versions=_versions(about, summary),
     )
     # A path may hold bytes that are no text, which Python keeps as lone surrogates. UTF-8 has none.
@@ -103,7 +106,7 @@ _COLUMNS = (
 def _facts(
     about: Mapping[str, Any], config: Mapping[str, Any], summary: Mapping[str, Any] | None, *, is_trained_here: bool
 ) -> list[str]:
-    facts = [about["network"]]
+    facts = [without_home(about["network"])]
     if is_trained_here:
         facts.append(f"seed {config['seed']}")
     if summary is not None:
@@ -182,6 +185,25 @@ def _versions(about: Mapping[str, Any], summary: Mapping[str, Any] | None) -> li
     trained = {} if summary is None else summary["versions"] | {"device": summary["device"]}
     evaluated = about["versions"] | {"device": about["device"]}
     return [{"name": name, "trained": trained.get(name, "—"), "evaluated": value} for name, value in evaluated.items()]
+
+
+def _provenance(summary: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """Returns the rows that say where a run comes from; none if the run is not finished, or of version 0.1.0."""
+    rows = {}
+    if summary is not None and "provenance" in summary:
+        found = summary["provenance"]
+        changed = "" if found["clean"] else ", with changes that are not committed"
+        rows = {
+            "started": found["started"] or "not recorded",
+            "ended": found["ended"],
+            "command": found["command"] or "none: a program called fit",
+            "code": f"commit {found['commit']}{changed}" if found["commit"] else "no checkout of git",
+            "host": found["host"],
+            "processor": found["processor"],
+        }
+    if summary is not None and "time" in summary:
+        rows["time"] = describe_time(summary["time"])
+    return [{"name": name, "value": value} for name, value in rows.items()]
 
 
 def _figure(svg: bytes, alt: str) -> dict[str, str]:

@@ -60,7 +60,7 @@ def run_ablation(command: StudyCommand, compiler_options: Mapping[str, str]) -> 
     variants = {name: {"model": model} | fields for name, fields in VARIANTS.items()}
     study = Study(folder, command.config, variants, command.seeds, command.learning_rates, command.extend_rates)
     _check_base(study)
-    study.run(compiler_options)
+    study.run(compiler_options, command=command.command_line)
     study = Study.read(folder)
     with study.locked():
         write_tables(study)

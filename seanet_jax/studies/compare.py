@@ -32,7 +32,7 @@ def run_comparison(command: StudyCommand, compiler_options: Mapping[str, str]) -
     folder = command.config.out or Path("runs") / f"compare-{command.config.data_name}"
     variants = {model: {"model": model, **own} for model, own in command.models.items()}
     study = Study(folder, command.config, variants, command.seeds, command.learning_rates, command.extend_rates)
-    study.run(compiler_options)
+    study.run(compiler_options, command=command.command_line)
     study = Study.read(folder, data_dir=command.config.data_dir)
     _measure_speeds(study, compiler_options)
     with study.locked():

@@ -37,7 +37,7 @@ def run_recipes(command: StudyCommand, compiler_options: Mapping[str, str]) -> N
     found = variants(tuple(command.models), command.config.epochs)
     # Each recipe has one learning rate, so the study refuses to extend them.
     study = Study(folder, command.config, found, command.seeds, extend_rates=command.extend_rates)
-    study.run(compiler_options)
+    study.run(compiler_options, command=command.command_line)
     study = Study.read(folder, data_dir=command.config.data_dir)
     with study.locked():
         write_tables(study)

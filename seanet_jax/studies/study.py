@@ -364,13 +364,14 @@ class Study:
         """Returns a context that locks the files of the study, but not its runs, against other processes."""
         return filelock.FileLock(self.folder / "study.lock")
 
-    def run(self, compiler_options: Mapping[str, str] | None = None) -> None:
+    def run(self, compiler_options: Mapping[str, str] | None = None, *, command: str = "") -> None:
         """Trains all runs that are missing. A run that diverges is marked, and the study goes on with the next one.
 
         If other processes train all the remaining runs, it waits for them: further runs may depend on their results.
 
         Args:
             compiler_options: The options of XLA; see ``fit``.
+            command: The command line of the study, which its runs record.
 
         Raises:
             InputError: If ``fit`` does, or the folder holds another study or another run.
@@ -394,7 +395,8 @@ class Study:
             print_once(f"training {run.name}: {self.progress(len(in_use))}")
             resume = RunFolder(self.folder / run.name).was_started()
             try:
-                fit(dataclasses.replace(self.config(run), resume=resume), compiler_options=compiler_options)
+                config = dataclasses.replace(self.config(run), resume=resume)
+                fit(config, compiler_options=compiler_options, command=command)
             except RunInUseError:
                 continue
             except TrainingDivergedError as error:

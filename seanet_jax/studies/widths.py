@@ -51,7 +51,7 @@ def run_widths(command: StudyCommand, compiler_options: Mapping[str, str]) -> No
         network = comparison.network(study, model)
         if not isinstance(network, SEANetConfig) or network.aggregate_placement == "none":
             raise InputError(f"--models names {model}, which does not aggregate; name networks that do")
-    study.run(compiler_options)
+    study.run(compiler_options, command=command.command_line)
     study = Study.read(folder, data_dir=command.config.data_dir)
     with study.locked():
         write_tables(study)

@@ -82,6 +82,7 @@ class StudyCommand:
         tune_cpu: Whether to tune malloc and XLA, if the CPU is the only device.
         compilation_cache: Whether to keep compiled programs on disk.
         extend_rates: Largest number of learning rates to try beyond those given.
+        command_line: The command line, which the runs record.
     """
 
     config: TrainConfig
@@ -91,6 +92,7 @@ class StudyCommand:
     tune_cpu: bool
     compilation_cache: bool
     extend_rates: int = 0
+    command_line: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from seanet_jax import jax_settings
+from seanet_jax import jax_settings, provenance
 from seanet_jax.data import Dataset
 from seanet_jax.data.class_counts import describe_class_counts
 from seanet_jax.environment import process_settings, rounding, start_devices, versions
@@ -31,7 +31,11 @@ from seanet_jax.training.trainer import Trainer
 
 
 def fit(
-    config: TrainConfig, *, dataset: Dataset | None = None, compiler_options: Mapping[str, str] | None = None
+    config: TrainConfig,
+    *,
+    dataset: Dataset | None = None,
+    compiler_options: Mapping[str, str] | None = None,
+    command: str = "",
 ) -> dict[str, Any]:
     """Trains a network and writes the folder of the run.
 
@@ -50,6 +54,7 @@ def fit(
             Every process gives the same ones, and so does a resumed run.
         compiler_options: Options of XLA for the training step and the evaluation step. They are recorded in
             ``summary.json``.
+        command: The command line of this process, which ``summary.json`` records.
 
     Returns:
         The contents of ``summary.json``.
@@ -65,11 +70,12 @@ def fit(
     with jax_settings.fixed(), processes.reporting_lost_process():
         for name, (value, used) in overruled.items():
             print_once(f"{name} is {value} in this process; every run trains with {used}")
-        return _fit(config, dataset, dict(compiler_options or {}))
+        return _fit(config, dataset, dict(compiler_options or {}), command)
 
 
-def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) -> dict[str, Any]:
-    stopwatch = Stopwatch()
+def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str], command: str) -> dict[str, Any]:
+    stopwatch, began = Stopwatch(), provenance.now()
+    provenance.checkout()  # asked now, as the files may change while the run trains
     # The data may be in different folders on different machines. load_in_turn and check_images compare the images.
     asked = {name: value for name, value in config.to_json().items() if name != "data_dir"}
     processes.check_same(**asked, **options, **jax_settings.recorded(), **versions())
@@ -99,7 +105,7 @@ def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) ->
         last = history[-1] if history else {}
         ended = "epoch" in last and (last["step"] == trainer.last_step or has_stalled(history, config.patience))
         if state is not None and ended and last["step"] == int(state.step):
-            return _finished(trainer, folder, history, stopwatch)
+            return _finished(trainer, folder, history, stopwatch, command)
         print_once(
             f"{config.model} on {config.dataset}: {trainer.parameters:,} parameters, {trainer.last_step} steps, "
             f"{trainer.steps_per_epoch} an epoch, in {folder.path}"
@@ -130,13 +136,14 @@ def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str]) ->
                     *(config, trainer.model_config, dataset.image_spec, data_sha256, environment),
                     step=int(state.step),
                     history=history,
+                    started=began,
                 )
         with contextlib.closing(Events(folder.tensorboard, int(state.step))) as events:
             loop = Loop(trainer, train_steps, stop, folder, checkpoints, events, history, stopwatch, seconds)
             history = loop.run(state)
         with stopwatch.part("saving"):
             checkpoints.close()
-        return _conclude(trainer, folder, history, stopwatch)
+        return _conclude(trainer, folder, history, stopwatch, command)
 
 
 def _compiling() -> str:
@@ -170,16 +177,20 @@ def _restore(trainer: Trainer, folder: RunFolder, checkpoints: Checkpoints) -> t
     return state, history
 
 
-def _finished(trainer: Trainer, folder: RunFolder, records: list[Record], stopwatch: Stopwatch) -> dict[str, Any]:
+def _finished(
+    trainer: Trainer, folder: RunFolder, records: list[Record], stopwatch: Stopwatch, command: str
+) -> dict[str, Any]:
     """Returns the summary of a run with no step left. Writes it if the run was killed just before that."""
     summary, step = folder.read_summary(), records[-1]["step"]
     if summary is None or summary["last"] != json_value(records[-1]):
-        return _conclude(trainer, folder, records, stopwatch)
+        return _conclude(trainer, folder, records, stopwatch, command)
     print_once(f"{folder.path} is at step {step} already: nothing to do")
     return summary
 
 
-def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record], stopwatch: Stopwatch) -> dict[str, Any]:
+def _conclude(
+    trainer: Trainer, folder: RunFolder, records: list[Record], stopwatch: Stopwatch, command: str
+) -> dict[str, Any]:
     """Writes the curves and the summary of a finished run, and prints its results."""
     config, last = trainer.config, records[-1]
     best = best_record(records)
@@ -197,6 +208,7 @@ def _conclude(trainer: Trainer, folder: RunFolder, records: list[Record], stopwa
         "best_chosen_on": "validation" if "val" in trainer.evaluations else "test",
         "training_seconds": round(sum(record["seconds"] for record in records), 3),
         "time": time_spent(records, stopwatch.so_far()),
+        "provenance": provenance.collect(folder.read().started, command),
         "environment": process_settings(trainer.compiler_options),
         "device": sharding.describe_devices(),
         "versions": versions(),

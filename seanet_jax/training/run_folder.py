@@ -255,6 +255,7 @@ class RunFolder:
         step: int,
         history: list[Record],
         converted_from: str | None = None,
+        started: str | None = None,
     ) -> None:
         """Writes ``config.json``, and rewrites ``metrics.jsonl`` to end at the checkpoint to continue from.
 
@@ -268,6 +269,7 @@ class RunFolder:
             step: Optimizer steps done. Recorded if the run is resumed.
             history: Records of the epochs up to this step.
             converted_from: Name of the file or folder from which the network was converted. A resumed run keeps it.
+            started: When the training began; see ``seanet_jax.provenance.now``. A resumed run keeps it.
 
         Raises:
             RunError: If a file cannot be written.
@@ -279,6 +281,8 @@ class RunFolder:
             changed += self.environment_changes(environment or {})
             resumed = [*saved.resumed, Resumed(step=step, changed=changed)]
             converted_from = saved.converted_from
+            if not saved.is_trained_elsewhere:
+                started = saved.started
         about = {
             "version": __version__,
             "config": config.to_json(),
@@ -288,6 +292,7 @@ class RunFolder:
             "environment": environment,
             "converted_from": converted_from,
             "resumed": resumed,
+            "started": started,
         }
         with self.writing(self._config):
             write_whole(self._config, json_text(about))

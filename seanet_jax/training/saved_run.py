@@ -12,6 +12,7 @@ from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.json_files import check_fields, checked, json_value, parse_json, read_json, with_nan
 from seanet_jax.paths import exists, read_bytes
+from seanet_jax.provenance import Provenance
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.records import Record, is_evaluated
 
@@ -36,6 +37,7 @@ class SavedConfig:
             version wrote the file, or the network was trained elsewhere.
         converted_from: Name of the file or folder from which the network was converted; None for other runs.
         resumed: For each time the run was resumed, the step and the changes to the configuration.
+        started: When the training began, in UTC; None if it has not, or an earlier version wrote the file.
         version: The version of seanet_jax that wrote the file; None if an earlier version did, which did not say.
     """
 
@@ -46,6 +48,7 @@ class SavedConfig:
     environment: dict[str, str] | None
     converted_from: str | None
     resumed: list[Resumed]
+    started: str | None
     version: str | None
 
     @property
@@ -65,6 +68,7 @@ class _ConfigFile(TypedDict):
     environment: NotRequired[dict[str, str] | None]
     converted_from: NotRequired[str | None]
     resumed: list[Resumed]
+    started: NotRequired[str | None]
 
 
 class _RecordLine(TypedDict):
@@ -112,6 +116,17 @@ _OF_EVALUATION = {
 }
 
 
+class _TimeSpent(TypedDict):
+    """The seconds of a run by part; see ``seanet_jax.training.stopwatch.time_spent``."""
+
+    training: float
+    evaluation: float
+    compiling: float
+    saving: float
+    other: float
+    total: float
+
+
 class _SummaryFile(TypedDict):
     """The fields of ``summary.json`` that are read."""
 
@@ -119,7 +134,8 @@ class _SummaryFile(TypedDict):
     last: dict[str, Any]
     parameters: int
     training_seconds: float
-    time: NotRequired[dict[str, float]]
+    time: NotRequired[_TimeSpent]
+    provenance: NotRequired[Provenance]
     device: str
     versions: dict[str, str]
 
@@ -149,6 +165,7 @@ def read_config(path: Path) -> SavedConfig:
         environment=about.get("environment"),
         converted_from=about.get("converted_from"),
         resumed=about["resumed"],
+        started=about.get("started"),
         version=version,
     )
 

@@ -109,7 +109,7 @@ def test_a_saved_run_tells_which_flags_rounded_its_numbers():
     [("seanet train", "seanet train"), ("my experiments/run.py", "python 'my experiments/run.py'")],
 )
 def test_a_stopped_run_says_how_it_goes_on(tmp_path, monkeypatch, capsys, program, command):
-    def stop(config, compiler_options):
+    def stop(config, compiler_options, command):
         raise StoppedError(signal.SIGTERM, "stopped by SIGTERM")
 
     monkeypatch.setattr("seanet_jax.training.run.fit", stop)
@@ -124,7 +124,9 @@ def test_a_stopped_run_says_how_it_goes_on(tmp_path, monkeypatch, capsys, progra
 
 def test_deterministic_operations_are_an_option_that_xla_knows(monkeypatch):
     options = []
-    monkeypatch.setattr("seanet_jax.training.run.fit", lambda _, compiler_options: options.append(compiler_options))
+    monkeypatch.setattr(
+        "seanet_jax.training.run.fit", lambda _, compiler_options, command: options.append(compiler_options)
+    )
     for flags in ([], ["--deterministic"]):
         quiet = ["--no-tune-cpu", "--no-compilation-cache"]
         monkeypatch.setattr("sys.argv", ["seanet train", "--dataset", "digits", *quiet, *flags])

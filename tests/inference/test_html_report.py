@@ -126,6 +126,28 @@ def test_the_epoch_that_is_evaluated_is_marked():
     assert "highlighted row" in made() and "highlighted row" not in made(about_of() | {"epoch": None, "step": 15})
 
 
+def test_the_page_says_where_the_run_comes_from(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert "Where the run comes from" not in made()  # a run of version 0.1.0
+    found = {
+        **{"started": None, "ended": "2026-05-31T14:03:07Z", "command": "seanet train --model '<b>'", "host": "<i>"},
+        **{"commit": "0a1b", "clean": False, "processor": "AMD"},
+    }
+    spent = {"training": 61.0, "evaluation": 30.0, "compiling": 0.0, "saving": 0.1, "other": 9.0, "total": 100.1}
+    page = made(summary=SUMMARY | {"provenance": found, "time": spent}, config={"data_dir": "/home/ada/images"})
+    text = Elements(page).text()
+    assert "command seanet train --model '<b>'" in text and "host <i>" in text and "<i>" not in page
+    assert "started not recorded ended 2026-05-31T14:03:07Z" in text
+    assert "code commit 0a1b, with changes that are not committed" in text
+    assert "time 1 min 40 s: 1 min 01 s of training, 30 s of evaluation, 9 s of the rest" in text
+    assert "data_dir ~/images" in text and "/home/ada" not in page
+    clean = found | {"clean": True}
+    assert "code commit 0a1b host" in Elements(made(summary=SUMMARY | {"provenance": clean})).text()
+    none = found | {"commit": None, "clean": None, "command": ""}
+    text = Elements(made(summary=SUMMARY | {"provenance": none})).text()
+    assert "command none: a program called fit code no checkout of git" in text
+
+
 def test_an_epoch_that_was_not_evaluated_has_dashes():
     first, last = record(1), record(2)
     bare = {name: value for name, value in first.items() if not name.startswith("test")}

@@ -34,7 +34,7 @@ def trained(monkeypatch, study):
     """Runs that were trained, in order: in place of ``fit``, which writes what a run leaves."""
     order = []
 
-    def fit(config, compiler_options):
+    def fit(config, compiler_options, command=""):
         order.append(config.out.name)
         leave_run(study, config)
 
@@ -177,7 +177,7 @@ def test_a_run_that_ends_between_two_looks_chooses_no_rate_at_an_edge(extending,
 def test_where_every_rate_diverges_a_smaller_one_is_tried(extending, monkeypatch):
     tried = []
 
-    def fit(config, compiler_options):
+    def fit(config, compiler_options, command=""):
         tried.append(config.learning_rate)
         leave_run(extending, config)
         if config.learning_rate > 0.003:
@@ -230,7 +230,7 @@ def test_a_run_that_stopped_early_is_finished_unless_it_is_given_more_patience(s
 def test_a_run_that_was_begun_is_resumed(monkeypatch, study):
     resumed = {}
 
-    def fit(config, compiler_options):
+    def fit(config, compiler_options, command=""):
         resumed[config.out.name] = config.resume
         leave_run(study, config)
 
@@ -243,7 +243,7 @@ def test_a_run_that_was_begun_is_resumed(monkeypatch, study):
 def test_a_run_that_diverged_is_noted_and_not_tried_again(monkeypatch, study, trained):
     leave = module.fit
 
-    def fit(config, compiler_options):
+    def fit(config, compiler_options, command=""):
         leave(config, compiler_options)
         if config.learning_rate == 0.1:
             raise TrainingDivergedError("the training loss is nan")
@@ -259,7 +259,7 @@ def test_a_run_that_diverged_is_noted_and_not_tried_again(monkeypatch, study, tr
 
 
 def test_a_variant_that_diverges_everywhere_has_no_rate_and_no_results(monkeypatch, study):
-    def fit(config, compiler_options):
+    def fit(config, compiler_options, command=""):
         config.out.mkdir(parents=True)
         raise TrainingDivergedError("the training loss is nan")
 

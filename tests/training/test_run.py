@@ -147,6 +147,21 @@ def test_the_time_of_a_run_is_told_by_part_and_includes_all_its_processes(tiny, 
     assert spent["total"] > sum(record["total_seconds"] for record in (first, *others)) - 0.01
 
 
+def test_a_summary_says_where_the_run_comes_from(tiny, monkeypatch):
+    times = iter([f"2026-05-31T14:0{minute}:00Z" for minute in range(9)])
+    monkeypatch.setattr("seanet_jax.provenance.now", lambda: next(times))
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = tiny(max_steps=5)
+    found = fit(config, command="seanet train --out /home/ada/run")["provenance"]
+    assert (found["started"], found["ended"]) == ("2026-05-31T14:00:00Z", "2026-05-31T14:01:00Z")
+    assert found["command"] == "seanet train --out ~/run"
+    resumed = fit(dataclasses.replace(config, max_steps=None, resume=True), command="seanet train --resume run")
+    found = resumed["provenance"]
+    assert (found["started"], found["ended"]) == ("2026-05-31T14:00:00Z", "2026-05-31T14:03:00Z")
+    assert found["command"] == "seanet train --resume run"
+    assert json.loads((config.out / "config.json").read_text())["started"] == "2026-05-31T14:00:00Z"
+
+
 def test_a_stop_inside_an_epoch_is_recorded_until_the_epoch_is_whole(tiny):
     config = tiny(max_steps=7)
     fit(config)

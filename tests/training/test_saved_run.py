@@ -104,7 +104,9 @@ def test_any_value_in_any_place_of_config_json_is_read_or_refused_in_a_sentence(
 def test_any_value_in_any_place_of_the_records_and_the_summary_is_read_or_refused(saved):
     folder, _ = saved
     lines = [made_record(epoch, val_loss=1.0, val_accuracy=0.5) for epoch in (1, 2)]
-    summary = made_summary(lines)
+    provenance = {"started": "", "ended": "", "command": "", "commit": "", "clean": True, "host": "", "processor": ""}
+    spent = dict.fromkeys(("training", "evaluation", "compiling", "saving", "other", "total"), 1.0)
+    summary = made_summary(lines, provenance=provenance, time=spent)
     for file, content in (("metrics.jsonl", lines), ("summary.json", summary)):
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (folder / "summary.json").write_text(json.dumps(summary))
