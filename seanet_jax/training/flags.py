@@ -5,13 +5,16 @@ has the fields of ``Recipe`` alone. The fields' docstrings are the text of --hel
 """
 
 import argparse
+import ast
 import contextlib
 import dataclasses
+import inspect
 import io
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
@@ -28,11 +31,41 @@ from seanet_jax.training.run_folder import RunFolder
 
 _FlagsT = TypeVar("_FlagsT", bound=Recipe)
 
-# Any text is accepted, so that a plugin's data set can be named; --help lists the known ones.
-_KNOWN_DATASETS = tyro.conf.arg(metavar=f"{{{','.join(DATASETS)}}}")
+# What --help shows for flags that accept any text: a plugin's data set can be named, and a wrong recipe is refused in
+# the words of ``recipe``.
+_METAVARS = {"dataset": f"{{{','.join(DATASETS)}}}", "recipe": f"{{{','.join(RECIPES)}}}"}
 
-# Any text, so that a wrong name is refused in the words of ``recipe``.
-_KNOWN_RECIPES = tyro.conf.arg(metavar=f"{{{','.join(RECIPES)}}}")
+# Other names of flags.
+_ALIASES = {"learning_rate": "--lr", "learning_rates": "--lr", "weight_decay": "--wd"}
+
+# The groups of flags in --help: what each is about, and the fields in it. What is in none comes first.
+_GROUPS = {
+    "data": (
+        "The images, and how many of them are used.",
+        "dataset data_dir image_size test_fraction validation_fraction limit_train limit_test skip_broken",
+    ),
+    "network": (
+        "The preset, and what is changed of it.",
+        "model models squeeze_excite reduction aggregate_placement aggregate_op aggregate_factor aggregate_stages "
+        "aggregate_norm aggregate_seed",
+    ),
+    "recipe": (
+        "How the network is trained.",
+        "recipe epochs batch_size optimizer learning_rate learning_rates extend_rates schedule warmup_epochs "
+        "decay_every decay_at decay_factor momentum nesterov weight_decay decoupled_decay decay_vectors clip_norm "
+        "sam_rho label_smoothing class_weights augment padding mirror cutout erasing trivial_augment mixup cutmix "
+        "ema_decay seed seeds batch_statistics",
+    ),
+    "run": (
+        "Where the run is, how far it goes, and how often it tells, evaluates and saves.",
+        "out resume max_steps patience log_every eval_every eval_batch_size checkpoint_every checkpoint_steps on_nan",
+    ),
+    "devices": (
+        "What computes, and how.",
+        "require_gpu dtype conv_method steps_per_call deterministic tune_cpu compilation_cache distributed coordinator "
+        "num_processes process_id",
+    ),
+}
 
 
 def _one_folder_or_none(values: list[str]) -> Path | bool:
@@ -118,10 +151,7 @@ class ConversionCommand:
 
 @dataclasses.dataclass(frozen=True)
 class _ProcessFlags(TrainConfig):
-    dataset: Annotated[str, _KNOWN_DATASETS] = "cifar100"
-    """Data set to train on; tfds:NAME is any that TFDS has prepared, and folder your own images."""
-
-    recipe: Annotated[str | None, _KNOWN_RECIPES] = None
+    recipe: str | None = None
     """Recipe that sets the defaults of the other flags; None is the one that the network was published with."""
 
     tune_cpu: bool = True
@@ -192,7 +222,7 @@ class _ConversionFlags(Recipe):
     which: Literal["best", "latest", "ema"] | None = None
     """Network of a run: of the best epoch, of the latest checkpoint, or its moving average (ema); None: the best."""
 
-    dataset: Annotated[str | None, _KNOWN_DATASETS] = None
+    dataset: str | None = None
     """Data set on which the new run continues; None is the CIFAR data set with the network's number of classes."""
 
     aggregate_op: AggregateOp | None = None
@@ -383,21 +413,59 @@ def _read(
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            parsed = tyro.cli(
-                type(default),
-                default=default,
-                description=description,
-                args=arguments,
-                config=(tyro.conf.SuppressFixed,),
+            found: Any = tyro.cli(
+                _grouped(default), description=description, args=arguments, config=(tyro.conf.SuppressFixed,)
             )
     except SystemExit as error:
         if error.code == 0:
             raise
         raise InputError(_in_one_line(complaint.getvalue())) from None
+    flat: dict[str, Any] = {}
+    for name, value in vars(found).items():
+        flat |= vars(value) if name in _GROUPS else {name: value}
+    parsed = dataclasses.replace(default, **flat)
     fields = _fields(parsed, of)
     if "resume" in fields:
         fields["resume"] = bool(fields["resume"])  # it may be a folder
     return TrainConfig(**fields), parsed
+
+
+def _grouped(default: Recipe) -> type:
+    """Returns a class for tyro, with the fields of another in a class for each group, and others as they are.
+
+    Args:
+        default: An instance of the other class. Its values are the defaults of the flags.
+    """
+    hints, texts = get_type_hints(type(default), include_extras=True), _descriptions(type(default))
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(default):
+        name = field.name
+        alias = (_ALIASES[name],) if name in _ALIASES else None
+        about = tyro.conf.arg(help=texts[name], metavar=_METAVARS.get(name), aliases=alias)
+        hint = hints[name]
+        if name not in ("source", "target"):  # these have a name of their own in --help
+            hint = Annotated[hint, about]
+        fields[name] = (name, hint, getattr(default, name))
+    without_prefix: Any = tyro.conf.OmitArgPrefixes
+    groups = []
+    for group, (text, names) in _GROUPS.items():
+        if own := [fields.pop(name) for name in names.split() if name in fields]:
+            inner = dataclasses.make_dataclass(group, own, namespace={"__doc__": text}, frozen=True)
+            groups.append((group, without_prefix[inner], dataclasses.field(default_factory=inner)))
+    return dataclasses.make_dataclass("Flags", [*fields.values(), *groups], frozen=True)
+
+
+def _descriptions(of: type) -> dict[str, str]:
+    """Returns the docstrings of the fields of a dataclass, in one line each."""
+    found = {}
+    for base in reversed(of.__mro__[:-1]):
+        (tree,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in itertools.pairwise(tree.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                assert isinstance(field.target, ast.Name)
+                found[field.target.id] = " ".join(str(text.value.value).split())
+    return found
 
 
 def _in_one_line(box: str) -> str:

@@ -71,10 +71,10 @@ class Recipe:
     """Apply weight decay to scales and biases too, the parameters of a single axis."""
 
     clip_norm: float | None = None
-    """Largest norm of the gradient of all parameters together; a longer one is shortened. None sets no limit."""
+    """Largest L2 norm of the gradient of all parameters together; a longer one is shortened. None sets no limit."""
 
     sam_rho: float | None = None
-    """Sharpness-aware minimization: distance at which the gradient is taken, for twice the cost. None turns it off."""
+    """Sharpness-aware minimization: L2 distance at which the gradient is taken, for twice the cost; None for none."""
 
     label_smoothing: float = 0.0
     """Share of each label that is spread evenly over all classes."""
@@ -107,7 +107,7 @@ class Recipe:
     """Replace a rectangle of each image by another's, of an area from beta(cutmix, cutmix), and mix labels; 0: none."""
 
     ema_decay: float | None = None
-    """Also keep an exponential moving average of the network with this decay, for --which ema. None keeps none."""
+    """Also keep an exponential moving average of the network with this decay per step, for --which ema; None: none."""
 
     limit_train: int | None = None
     """Use only this many training images, the first ones; None uses all."""

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,48 @@ def test_every_field_is_a_flag(capsys):
         assert f"--{field.name.replace('_', '-')}" in shown, field.name
     assert "--no-tune-cpu" in shown and "--no-compilation-cache" in shown
     assert "Learning rate, before any decay." in shown
+
+
+def boxes(shown):
+    """The flags in each box of --help, by its title."""
+    found, title = {}, ""
+    for line in shown.splitlines():
+        if line.startswith("╭"):
+            title = line.strip("╭─╮ ")
+        elif line.startswith("│ -"):
+            found.setdefault(title, set()).update(re.findall(r"(?<!\S)--?[\w-]+", line))
+    return found
+
+
+def test_flags_are_shown_in_groups(capsys):
+    """A new field of a configuration has to be put into one of them."""
+    commands = {
+        "train": lambda: parsed("--help"),
+        "study": lambda: parse_study(DEFAULTS, ("resnet20",), (0.1,), "A study.", ["--help"]),
+        "convert": lambda: parse_conversion("A conversion.", ["--help"]),
+    }
+    shown = {}
+    for name, command in commands.items():
+        with pytest.raises(SystemExit):
+            command()
+        shown[name] = boxes(capsys.readouterr().out)
+    groups = {"data options", "network options", "recipe options", "run options", "devices options"}
+    assert shown["train"].keys() == shown["study"].keys() == {"options", *groups}
+    assert shown["train"]["options"] == shown["study"]["options"] == {"-h", "--help"}
+    assert {"--dataset", "--limit-train"} <= shown["train"]["data options"]
+    assert {"--lr", "--learning-rate", "--wd", "--weight-decay"} <= shown["train"]["recipe options"]
+    assert {"--lr", "--learning-rates", "--seeds"} <= shown["study"]["recipe options"]
+    assert "--models" in shown["study"]["network options"] and "--model" not in shown["study"]["network options"]
+    assert shown["convert"]["options"] == {"-h", "--help", "--which"}
+    assert not {"--learning-rate", "--model", "--seed"} & shown["study"]["recipe options"]
+
+
+def test_usual_short_names_are_the_same_flags():
+    assert parsed("--lr", "0.3", "--wd", "0.2").config == dataclasses.replace(
+        DEFAULTS, learning_rate=0.3, weight_decay=0.2
+    )
+    assert parse_study(DEFAULTS, ("resnet20",), (0.1,), "", ["--lr", "0.3", "0.4"]).learning_rates == (0.3, 0.4)
+    assert parse_conversion("", ["a.pth", "run", "--lr", "0.3"]).recipe.learning_rate == 0.3
 
 
 def test_flags_replace_fields(tmp_path):
