@@ -153,8 +153,12 @@ def _notes(
             "The best epoch was selected on these test images, so its accuracy is optimistic; "
             "the accuracy of the latest checkpoint is not."
         )
-    if summary is not None and summary.get("stopped_early"):
-        notes.append(f"The run stopped early, after {config['patience']} epochs that were not better than the best.")
+    if summary is not None and summary.get("stopped_by") == "after_epoch":
+        notes.append("The run stopped early, because the program that trained it asked for that.")
+    elif summary is not None and summary.get("stopped_early"):
+        notes.append(
+            f"The run stopped early, after {config['patience']} evaluations that were not better than the best."
+        )
     if summary is None or not summary["finished"]:
         notes.append("The run is not finished.")
     return notes

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 import jax
@@ -14,7 +14,7 @@ from seanet_jax.training import processes
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.interrupt import StoppedError, StopRequest
 from seanet_jax.training.progress import Progress
-from seanet_jax.training.records import Record, best_record, has_stalled
+from seanet_jax.training.records import Record, best_record, has_stalled, is_evaluated
 from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.step import Metrics, TrainState
 from seanet_jax.training.stopwatch import Stopwatch
@@ -27,6 +27,10 @@ _CALLS_AHEAD = 2
 # Longest time until a loss that is not finite is noticed. A device that takes hundreds of steps per second should not
 # wait for the host after each of them.
 _SECONDS_BETWEEN_REPORTS = 0.5
+
+
+AfterEpoch = Callable[[Record], bool | None]
+"""A function that is called after each epoch with a copy of its record, and ends the run if it returns True."""
 
 
 class TrainingDivergedError(RunError):
@@ -78,6 +82,7 @@ class Loop:
         history: Records of the epochs before.
         stopwatch: Measures the time since the last record.
         seconds: If the run continues inside an epoch, the seconds that its earlier steps took; None if unknown.
+        after_epoch: See ``fit``.
     """
 
     def __init__(
@@ -91,7 +96,10 @@ class Loop:
         history: list[Record],
         stopwatch: Stopwatch,
         seconds: float | None = None,
+        after_epoch: AfterEpoch | None = None,
     ):
+        self._after_epoch = after_epoch
+        self._is_asked_to_end = False
         self._trainer = trainer
         self._train_steps = train_steps
         self._stop = stop
@@ -139,7 +147,7 @@ class Loop:
             self._progress.begin_epoch(step, self._seconds_before)
             self._end_epoch(state, step)
             self._seconds_before = None
-        while step < trainer.last_step and not has_stalled(self._records, trainer.config.patience):
+        while step < trainer.last_step and not self._ends_early():
             epoch = step // trainer.steps_per_epoch
             end = min((epoch + 1) * trainer.steps_per_epoch, trainer.last_step)
             order = trainer.order(epoch)
@@ -254,8 +262,12 @@ class Loop:
         if int(state.metrics.num_images):
             record["train_loss"], record["train_accuracy"] = loss_and_accuracy(state.metrics)
         if step == trainer.last_step or step % (trainer.steps_per_epoch * trainer.config.eval_every) == 0:
-            with self._stopwatch.part("evaluation"):
-                record |= self._evaluate(state, step)
+            record |= self._evaluate(state, step)
+        if self._after_epoch is not None:
+            asked = self._after_epoch({**record, **timing})
+            self._is_asked_to_end = processes.from_first(bool(asked))
+            if self._is_asked_to_end and not is_evaluated(record):
+                record |= self._evaluate(state, step)  # the end of a run always is
 
         # Earlier checkpoints are written before this epoch is recorded, so records of two epochs prove that there was a
         # checkpoint (see RunFolder.check_records). An epoch is long enough to write one, so this rarely waits.
@@ -268,14 +280,21 @@ class Loop:
             with self._folder.writing(self._folder.tensorboard):
                 self._events.write(record)
         self._progress.end_epoch(record)
-        ends = step == trainer.last_step or has_stalled(self._records, trainer.config.patience)
+        ends = step == trainer.last_step or self._ends_early()
         is_due = ends or (whole and record["epoch"] % trainer.config.checkpoint_every == 0)
         if is_due or best_record(self._records) is record:
             self._save(state, step)
         self._stop_if_asked(state, step)
 
+    def _ends_early(self) -> bool:
+        return self._is_asked_to_end or has_stalled(self._records, self._trainer.config.patience)
+
     def _evaluate(self, state: TrainState, step: int) -> Record:
         """Returns what the network, and its moving average, get right."""
+        with self._stopwatch.part("evaluation"):
+            return self._evaluated(state, step)
+
+    def _evaluated(self, state: TrainState, step: int) -> Record:
         trainer, found = self._trainer, Record()
         networks = {"": (state.params, state.batch_stats)} | ({} if state.ema is None else {"ema_": state.ema})
         for prefix, network in networks.items():

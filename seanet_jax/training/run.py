@@ -14,13 +14,14 @@ from seanet_jax.data.class_counts import describe_class_counts
 from seanet_jax.environment import process_settings, rounding, start_devices, versions
 from seanet_jax.errors import InputError
 from seanet_jax.json_files import json_value
+from seanet_jax.printable import short_repr
 from seanet_jax.training import processes, sharding
 from seanet_jax.training.checkpoint import Checkpoints
 from seanet_jax.training.config import TrainConfig
 from seanet_jax.training.curves import draw_curves
 from seanet_jax.training.images import check_images, load_in_turn
 from seanet_jax.training.interrupt import StopRequest
-from seanet_jax.training.loop import Loop
+from seanet_jax.training.loop import AfterEpoch, Loop
 from seanet_jax.training.progress import print_once
 from seanet_jax.training.records import Record, best_record, has_stalled
 from seanet_jax.training.run_folder import RunFolder
@@ -36,6 +37,7 @@ def fit(
     dataset: Dataset | None = None,
     compiler_options: Mapping[str, str] | None = None,
     command: str = "",
+    after_epoch: AfterEpoch | None = None,
 ) -> dict[str, Any]:
     """Trains a network and writes the folder of the run.
 
@@ -55,25 +57,33 @@ def fit(
         compiler_options: Options of XLA for the training step and the evaluation step. They are recorded in
             ``summary.json``.
         command: The command line of this process, which ``summary.json`` records.
+        after_epoch: A function that is called after each epoch with a copy of its record, before that is written. If it
+            returns True, the run ends there as a finished one, whose ``summary.json`` has "after_epoch" as
+            ``stopped_by``. Resuming goes on with it. Of several processes, the first one decides.
 
     Returns:
         The contents of ``summary.json``.
 
     Raises:
-        InputError: If the config, the data or the run folder cannot be used, or the processes' arguments differ.
+        InputError: If the config, the data, the run folder or the function cannot be used, or the processes' arguments
+            differ.
         TrainingDivergedError: If the loss became NaN or infinite. The last checkpoint stays.
         RunError: If a file could not be written, or another process is gone. The checkpoints stay.
         StoppedError: If the process received SIGTERM, SIGINT or SIGHUP. A checkpoint is saved.
     """
+    if after_epoch is not None and not callable(after_epoch):
+        raise InputError(f"after_epoch is {short_repr(after_epoch)}; it must be a function of a record, or None")
     start_devices()
     overruled = jax_settings.overruled()
     with jax_settings.fixed(), processes.reporting_lost_process():
         for name, (value, used) in overruled.items():
             print_once(f"{name} is {value} in this process; every run trains with {used}")
-        return _fit(config, dataset, dict(compiler_options or {}), command)
+        return _fit(config, dataset, dict(compiler_options or {}), command, after_epoch)
 
 
-def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str], command: str) -> dict[str, Any]:
+def _fit(
+    config: TrainConfig, given: Dataset | None, options: dict[str, str], command: str, after_epoch: AfterEpoch | None
+) -> dict[str, Any]:
     stopwatch, began = Stopwatch(), provenance.now()
     provenance.checkout()  # asked now, as the files may change while the run trains
     # The data may be in different folders on different machines. load_in_turn and check_images compare the images.
@@ -139,7 +149,9 @@ def _fit(config: TrainConfig, given: Dataset | None, options: dict[str, str], co
                     started=began,
                 )
         with contextlib.closing(Events(folder.tensorboard, int(state.step))) as events:
-            loop = Loop(trainer, train_steps, stop, folder, checkpoints, events, history, stopwatch, seconds)
+            loop = Loop(
+                *(trainer, train_steps, stop, folder, checkpoints, events, history, stopwatch, seconds, after_epoch)
+            )
             history = loop.run(state)
         with stopwatch.part("saving"):
             checkpoints.close()
@@ -196,6 +208,7 @@ def _conclude(
     best = best_record(records)
     assert best is not None
     stopped_early = last["step"] < trainer.last_step
+    by_patience = stopped_early and has_stalled(records, config.patience)
     summary = {
         "dataset": config.dataset,
         "model": config.model,
@@ -203,6 +216,7 @@ def _conclude(
         "seed": config.seed,
         "finished": stopped_early or trainer.last_step == trainer.total_steps,
         "stopped_early": stopped_early,
+        "stopped_by": "patience" if by_patience else "after_epoch" if stopped_early else None,
         "last": last,
         "best": best,
         "best_chosen_on": "validation" if "val" in trainer.evaluations else "test",
@@ -219,8 +233,10 @@ def _conclude(
             kind = trainer.model_config.scores
             draw_curves(records, folder.curves, kind, title=title, dataset=config.dataset, epochs=config.epochs)
         folder.write_summary(summary)
-    if stopped_early:
+    if by_patience:
         print_once(f"stopped early: the last {config.patience} evaluations did not raise the validation accuracy")
+    elif stopped_early:
+        print_once("stopped early: the function after_epoch asked for it")
     for name, record in (("last", last), (f"best on {summary['best_chosen_on']} images", best)):
         print_once(f"test accuracy {record['test_accuracy']:.2%} at epoch {record['epoch']:.4g} ({name})")
     if "ema_test_accuracy" in last:

@@ -183,9 +183,10 @@ def test_of_many_classes_there_are_the_best_and_the_worst():
         ({"summary": None}, "The run is not finished", True),
         (
             {"summary": SUMMARY | {"stopped_early": True}, "config": {"patience": 4}},
-            "stopped early, after 4 epochs",
+            "stopped early, after 4 evaluations",
             True,
         ),
+        ({"summary": SUMMARY | {"stopped_early": True, "stopped_by": "after_epoch"}}, "because the program that", True),
         ({"summary": SUMMARY | {"stopped_early": False}}, "stopped early", False),
         ({"summary": SUMMARY | {"finished": False}}, "The run is not finished", True),
         ({}, "is not finished", False),

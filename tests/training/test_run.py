@@ -162,6 +162,31 @@ def test_a_summary_says_where_the_run_comes_from(tiny, monkeypatch):
     assert json.loads((config.out / "config.json").read_text())["started"] == "2026-05-31T14:00:00Z"
 
 
+def test_a_function_is_called_after_each_epoch_and_may_end_the_run(tiny, in_peace, capsys):
+    config, seen = tiny(), []
+    summary = fit(config, after_epoch=lambda record: seen.append(record) or record["epoch"] == 2)
+    assert [(record["epoch"], record["test_accuracy"]) for record in seen] == [
+        (line["epoch"], line["test_accuracy"]) for line in records(in_peace().out)[:2]
+    ]
+    assert seen[0]["seconds"] > 0
+    assert (summary["finished"], summary["stopped_early"], summary["stopped_by"]) == (True, True, "after_epoch")
+    assert summary["last"]["epoch"] == 2
+    assert "stopped early: the function after_epoch asked for it\n" in capsys.readouterr().out
+    # A resumed run goes on, and what the function does to the records is its own affair.
+    summary = fit(dataclasses.replace(config, resume=True), after_epoch=dict.clear)
+    assert summary["stopped_by"] is None and summary["last"]["epoch"] == 3
+    assert_same_run(config, in_peace())
+
+
+def test_an_epoch_that_ends_a_run_is_evaluated(tiny):
+    config = tiny(eval_every=3)
+    summary = fit(config, after_epoch=lambda record: "test_accuracy" not in record and record["epoch"] == 2)
+    assert evaluated(config) == [False, True]
+    assert summary["best"] == summary["last"] and summary["last"]["epoch"] == 2
+    with pytest.raises(InputError, match="after_epoch is 3; it must be a function of a record, or None"):
+        fit(config, after_epoch=3)
+
+
 def test_a_stop_inside_an_epoch_is_recorded_until_the_epoch_is_whole(tiny):
     config = tiny(max_steps=7)
     fit(config)
