@@ -265,6 +265,8 @@ def epochs(*numbers):
     return damage
 
 
+# All that a record must have, and one half of an evaluation.
+FIELDS = ("epoch", "step", "learning_rate", "seconds", "images_per_second", "test_accuracy")
 RECORDS = {
     **{
         kind: (instead("metrics.jsonl", make), why) for kind, (make, why) in NO_FILES.items() if kind != "nothing in it"
@@ -287,9 +289,13 @@ RECORDS = {
     "a nested loss": (put("metrics.jsonl", "train_loss", value=[[1]]), r"train_loss is \[\[1\]\] and must be"),
     "a hostile loss": (put("metrics.jsonl", "train_loss", value=HOSTILE), r"train_loss is '\\x1b\[31m.* and must be"),
     "validation in one epoch": (put("metrics.jsonl", "val_loss", value=1), "line 2 .*its validation metrics are not"),
-    "no test loss": (
+    "no times": (
         written("metrics.jsonl", '{"epoch": 1, "step": 5, "test_accuracy": 0.5}\n'),
-        "has no images_per_second, learning_rate, seconds, test_loss",
+        "has no images_per_second, learning_rate, seconds",
+    ),
+    "no test loss": (
+        written("metrics.jsonl", json.dumps(dict.fromkeys(FIELDS, 1)) + "\n"),
+        "it has only one of test_accuracy and test_loss",
     ),
 }
 

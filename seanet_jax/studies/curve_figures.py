@@ -206,7 +206,7 @@ def _curve(model: str, runs: Runs, quantity: str, *, error: bool) -> _Curve:
     # Not every epoch is evaluated.
     measured = [{record["epoch"]: record[quantity] for record in records if quantity in record} for records in runs]
     if any(not one or one.keys() != measured[0].keys() for one in measured):
-        raise InputError(f"records of {model} have no {quantity}; give runs that have one of the same epochs")
+        raise InputError(f"a record of {model} has no {quantity}; give runs that have one of the same epochs")
     values = 100 * np.array([list(one.values()) for one in measured])
     values = 100 - values if error else values
     return _Curve(np.array(list(measured[0])), values.mean(0), values.min(0), values.max(0), len(runs))

@@ -16,5 +16,6 @@ hands it to the ``loop``, which takes the steps.
   average of the network.
 - ``loop`` writes through ``run_folder`` (config, records, summary, which ``saved_run`` reads), ``checkpoint``,
   ``tensorboard`` and ``progress``. It stops when ``interrupt`` says so. ``run`` draws ``curves`` at the end.
+- ``stopwatch`` measures what the time of a run is spent on.
 - ``processes`` lets several processes train together: they exchange values, and fail together.
 """

@@ -481,6 +481,7 @@ def _in_one_line(box: str) -> str:
             break
         message.append(line)
     text = " ".join(message) or " ".join(box.split())
-    similar = [line.split()[0].rstrip(",") for line in lines[len(message) :] if re.match("--(?!help)", line)]
+    named = [re.findall(r"--[\w-]+", line) for line in lines[len(message) :] if re.match("--(?!help)", line)]
+    similar = [next(flag for flag in flags if flag not in _ALIASES.values()) for flags in named]
     hint = f"did you mean {' or '.join(similar)}? " if similar else ""
     return f"{text.rstrip('.')}; {hint}--help lists the flags"

@@ -23,7 +23,7 @@ from seanet_jax.training.images import check_images, load_in_turn
 from seanet_jax.training.interrupt import StopRequest
 from seanet_jax.training.loop import AfterEpoch, Loop
 from seanet_jax.training.progress import print_once
-from seanet_jax.training.records import Record, best_record, has_stalled
+from seanet_jax.training.records import Record, best_record, has_stalled, is_evaluated
 from seanet_jax.training.run_folder import RunFolder
 from seanet_jax.training.step import TrainState
 from seanet_jax.training.stopwatch import Stopwatch, describe_time, time_spent
@@ -84,7 +84,8 @@ def fit(
 def _fit(
     config: TrainConfig, given: Dataset | None, options: dict[str, str], command: str, after_epoch: AfterEpoch | None
 ) -> dict[str, Any]:
-    stopwatch, began = Stopwatch(), provenance.now()
+    stopwatch = Stopwatch()
+    began: str | None = provenance.now()
     provenance.checkout()  # asked now, as the files may change while the run trains
     # The data may be in different folders on different machines. load_in_turn and check_images compare the images.
     asked = {name: value for name, value in config.to_json().items() if name != "data_dir"}
@@ -113,7 +114,7 @@ def _fit(
         saved = _restore(trainer, folder, checkpoints) if config.resume else None
         state, history = saved or (None, [])
         last = history[-1] if history else {}
-        ended = "epoch" in last and (last["step"] == trainer.last_step or has_stalled(history, config.patience))
+        ended = is_evaluated(last) and (last["step"] == trainer.last_step or has_stalled(history, config.patience))
         if state is not None and ended and last["step"] == int(state.step):
             return _finished(trainer, folder, history, stopwatch, command)
         print_once(
@@ -138,11 +139,11 @@ def _fit(
             for steps in trainer.calls(0 if state is None else int(state.step)) - lowered.keys():
                 lowered[steps] = trainer.lower_train_step(steps)
             train_steps = {steps: program.compile() for steps, program in lowered.items()}
-        state = trainer.initial_state() if state is None else state
+            state = trainer.initial_state() if state is None else state
         print_once(f"compiled in {time.perf_counter() - started:.1f} s")
         with processes.failing_together():
             if processes.is_first():
-                folder.open(
+                began = folder.open(
                     *(config, trainer.model_config, dataset.image_spec, data_sha256, environment),
                     step=int(state.step),
                     history=history,
@@ -155,7 +156,7 @@ def _fit(
             history = loop.run(state)
         with stopwatch.part("saving"):
             checkpoints.close()
-        return _conclude(trainer, folder, history, stopwatch, command)
+        return _conclude(trainer, folder, history, stopwatch, provenance.collect(began, command))
 
 
 def _compiling() -> str:
@@ -165,14 +166,18 @@ def _compiling() -> str:
     if not cache:
         return f"{how_long} at every start, as what is compiled is not kept"
     # Its files have the names of the programs. That one was compiled does not mean that it is of this run.
-    if any(Path(cache).glob("jit_train_step*")):
+    if "://" in cache or any(Path(cache).glob("jit_train_step*")):
         return f"{how_long}, or a few seconds if it was compiled before"
     return f"{how_long} the first time; it is kept for the next start"
 
 
 def _is_epoch(record: Record, trainer: Trainer) -> bool:
-    """Whether a record is of a whole epoch, not of a stop inside it or between its last step and its evaluation."""
-    return "epoch" in record and record["step"] % trainer.steps_per_epoch == 0
+    """Whether a record is of a whole epoch, not of a stop inside it or between its last step and its evaluation.
+
+    A run that now ends with an epoch that was not evaluated still has to evaluate that.
+    """
+    is_whole = "epoch" in record and record["step"] % trainer.steps_per_epoch == 0
+    return is_whole and (record["step"] != trainer.last_step or is_evaluated(record))
 
 
 def _restore(trainer: Trainer, folder: RunFolder, checkpoints: Checkpoints) -> tuple[TrainState, list[Record]] | None:
@@ -195,13 +200,17 @@ def _finished(
     """Returns the summary of a run with no step left. Writes it if the run was killed just before that."""
     summary, step = folder.read_summary(), records[-1]["step"]
     if summary is None or summary["last"] != json_value(records[-1]):
-        return _conclude(trainer, folder, records, stopwatch, command)
+        return _conclude(trainer, folder, records, stopwatch, provenance.collect(folder.read().started, command))
     print_once(f"{folder.path} is at step {step} already: nothing to do")
     return summary
 
 
 def _conclude(
-    trainer: Trainer, folder: RunFolder, records: list[Record], stopwatch: Stopwatch, command: str
+    trainer: Trainer,
+    folder: RunFolder,
+    records: list[Record],
+    stopwatch: Stopwatch,
+    origin: provenance.Provenance,
 ) -> dict[str, Any]:
     """Writes the curves and the summary of a finished run, and prints its results."""
     config, last = trainer.config, records[-1]
@@ -222,7 +231,7 @@ def _conclude(
         "best_chosen_on": "validation" if "val" in trainer.evaluations else "test",
         "training_seconds": round(sum(record["seconds"] for record in records), 3),
         "time": time_spent(records, stopwatch.so_far()),
-        "provenance": provenance.collect(folder.read().started, command),
+        "provenance": origin,
         "environment": process_settings(trainer.compiler_options),
         "device": sharding.describe_devices(),
         "versions": versions(),

@@ -3,7 +3,7 @@
     config.json     configurations of the run and its network; SHA-256, size, normalization and classes of its images;
                     devices, versions and settings of JAX; changes at each resume
     metrics.jsonl   one record per epoch
-    summary.json    last and best epoch, parameter count, seed, versions, device, environment
+    summary.json    last and best epoch, parameter count, seed, time by part, provenance, versions, device, environment
     curves.png      drawn by seanet_jax.training.curves
     tensorboard/    written by seanet_jax.training.tensorboard
     checkpoints/    written by seanet_jax.training.checkpoint
@@ -256,7 +256,7 @@ class RunFolder:
         history: list[Record],
         converted_from: str | None = None,
         started: str | None = None,
-    ) -> None:
+    ) -> str | None:
         """Writes ``config.json``, and rewrites ``metrics.jsonl`` to end at the checkpoint to continue from.
 
         Args:
@@ -269,7 +269,10 @@ class RunFolder:
             step: Optimizer steps done. Recorded if the run is resumed.
             history: Records of the epochs up to this step.
             converted_from: Name of the file or folder from which the network was converted. A resumed run keeps it.
-            started: When the training began; see ``seanet_jax.provenance.now``. A resumed run keeps it.
+            started: When this training begins; see ``seanet_jax.provenance.now``. A resumed run keeps its own.
+
+        Returns:
+            When the training of the run began; None if an earlier version began it.
 
         Raises:
             RunError: If a file cannot be written.
@@ -304,6 +307,7 @@ class RunFolder:
             for path in (self._config, self._metrics, self._summary, self.curves):
                 for left in leftovers(path):
                     left.unlink()
+        return started
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[None]:

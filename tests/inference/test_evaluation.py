@@ -112,7 +112,7 @@ class Constant(Classifier):
     def __init__(self, logits):
         self.logits, self.kind = logits, LOGITS
 
-    def __call__(self, images):
+    def __call__(self, images, advance=None):
         return self.logits
 
 
@@ -308,3 +308,13 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(copy):
     (copy / "evaluation").touch()
     with pytest.raises(RunError, match=r"the evaluation could not be written into .*run \(File exists\)"):
         evaluate(copy)
+
+
+def test_an_evaluation_has_a_bar_on_a_terminal_alone(copy, monkeypatch, capsys):
+    evaluate(copy)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("seanet_jax.data.progress.shows_bar", lambda progress: True)
+    evaluate(copy, mirror_tta=True)
+    assert (
+        "evaluating: 100%" in (shown := capsys.readouterr().err) and "46/46" in shown
+    )  # 23 images and as many mirrored

@@ -86,7 +86,7 @@ def test_epochs_that_were_not_evaluated_are_left_out_of_a_line():
     np.testing.assert_array_equal(drawn.get_xdata(), [5, 10])
     np.testing.assert_allclose(drawn.get_ydata(), expected)
     with pytest.raises(
-        InputError, match="records of resnet20 have no test_accuracy; give runs that have one of the same"
+        InputError, match="a record of resnet20 has no test_accuracy; give runs that have one of the same"
     ):
         curve_figures.error_curves({"resnet20": [sparse[0], runs(30.0)[1]]}, epochs=10)
 

@@ -79,7 +79,9 @@ def test_the_time_left_is_that_of_the_same_network_and_shared_by_processes(study
     assert study.progress() == "run 3 of 8, about 6 s left"
     leave_run(study, study.config(Run("sum", 0.1, 0)))
     path = study.folder / "sum-lr0.1-seed0" / "summary.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"time": {"total": 100.0}}))
+    parts = {"training": 40.0, "evaluation": 50.0, "compiling": 9.0, "saving": 1.0, "other": 0.0}
+    spent = {**parts, "total": 100.0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"time": spent}))
     assert study.progress() == "run 4 of 8, about 5 min 02 s left"  # 3 of sum and 2 of plain
     assert study.progress(others=1) == "run 4 of 8, about 2 min 31 s left"
     (study.folder / "sum-lr0.02-seed0").mkdir()

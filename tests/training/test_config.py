@@ -80,7 +80,7 @@ def test_a_network_of_one_image_size_is_made_for_the_images():
 
 FREE = {
     *("epochs", "max_steps", "eval_batch_size", "data_dir", "out", "resume", "require_gpu", "log_every"),
-    *("checkpoint_every", "checkpoint_steps", "on_nan", "patience"),
+    *("checkpoint_every", "checkpoint_steps", "eval_every", "on_nan", "patience"),
 }
 
 

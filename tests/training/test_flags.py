@@ -38,10 +38,10 @@ def test_every_field_is_a_flag(capsys):
 def boxes(shown):
     """The flags in each box of --help, by its title."""
     found, title = {}, ""
-    for line in shown.splitlines():
-        if line.startswith("╭"):
-            title = line.strip("╭─╮ ")
-        elif line.startswith("│ -"):
+    for line in (line.strip("╭─╮│ ") for line in shown.splitlines()):
+        if re.fullmatch(r"(\w+ )?options", line):
+            title = line
+        elif re.match(r"--?\w", line):
             found.setdefault(title, set()).update(re.findall(r"(?<!\S)--?[\w-]+", line))
     return found
 
@@ -126,7 +126,7 @@ def test_a_study_extends_its_rates_only_where_a_flag_says_so():
     assert parse_study(DEFAULTS, ("resnet20",), (0.1, 0.02), "A study.", ["--extend-rates", "3"]).extend_rates == 3
 
 
-def test_a_folder_to_resume_brings_its_own_settings(in_peace, tmp_path):
+def test_a_folder_to_resume_brings_its_own_settings(in_peace, tiny):
     config = in_peace(schedule="constant", decay_every=None)
     saved = dataclasses.replace(config, resume=True)
     folder = str(config.out)
@@ -137,6 +137,8 @@ def test_a_folder_to_resume_brings_its_own_settings(in_peace, tmp_path):
     other = parsed("--resume", folder, "--batch-size", "4", "--recipe", "published").config
     with pytest.raises(InputError, match=r"holds another run \(batch_size: 8 was saved, 4 is asked; .*give the saved"):
         RunFolder(folder).check(other)
+    with pytest.raises(InputError, match="--resume takes one folder at most"):
+        parsed("--resume", folder, "two")
     environments = []
 
     def switches(environment):
@@ -164,7 +166,6 @@ def test_a_folder_to_resume_that_holds_no_run_is_named(tmp_path):
 
 
 WRONG = {
-    ("--resume", "one", "two"): "--resume",
     ("--resume", "gs://bucket/run"): "--resume: gs:/+bucket/run is a URL; only local folders and files can be used",
     ("--recipe", "modem"): r"recipe is 'modem'; it must be one of published, .*; did you mean modern\?",
     ("--recipe",): "Missing value.*--recipe",

@@ -76,6 +76,7 @@ def evaluated(config):
 
 def test_only_some_epochs_are_evaluated_and_the_rest_is_the_same(tiny, in_peace, capsys):
     config, every = tiny(eval_every=2), in_peace()
+    capsys.readouterr()
     summary = fit(config)
     assert evaluated(config) == [False, True, True]  # the last one always
     assert [line | more for line, more in zip(records(config.out), records(every.out), strict=True)] == records(
@@ -89,6 +90,7 @@ def test_only_some_epochs_are_evaluated_and_the_rest_is_the_same(tiny, in_peace,
     assert "loss/train" in tags and "loss/test" not in tags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [((Loop, "_report"), 2), ((Evaluation, "__call__"), 1), ((Loop, "_end_epoch"), 1)])
 def test_a_run_that_evaluates_some_epochs_resumes_bit_for_bit(tiny, monkeypatch, stop):
     whole, parts = tiny("whole", eval_every=2), tiny("parts", eval_every=2, checkpoint_steps=2)
@@ -103,30 +105,49 @@ def test_a_run_that_evaluates_some_epochs_resumes_bit_for_bit(tiny, monkeypatch,
     assert evaluated(whole) == [False, True, True, True]
 
 
+def test_a_run_that_is_shortened_to_an_epoch_without_evaluation_evaluates_it(tiny, in_peace, monkeypatch):
+    config = tiny(eval_every=2)
+    with monkeypatch.context() as patch:
+        raise_at(patch, (Loop, "_end_epoch"), 1, signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            fit(config)
+    assert evaluated(config) == [False]
+    summary = fit(dataclasses.replace(config, epochs=1, resume=True))
+    assert summary["finished"] and records(config.out) == records(in_peace().out)[:1]
+
+
+@pytest.mark.slow
 def test_a_run_stopped_early_counts_evaluations(tiny):
     config = tiny(epochs=12, eval_every=2, patience=1, validation_fraction=0.2, learning_rate=1e-30)
     summary = fit(config)
     assert summary["stopped_early"] and summary["last"]["epoch"] == 4 and summary["best"]["epoch"] == 2
 
 
-def test_a_run_says_what_it_waits_for_and_what_took_the_time(tiny, tmp_path, monkeypatch, capsys):
-    kept = {"on": tmp_path / "kept", "off": None}
-    (tmp_path / "kept").mkdir()
-    for name, cache in kept.items():
-        with monkeypatch.context() as patch:
-            patch.setitem(jax.config.values, "jax_compilation_cache_dir", cache and str(cache))
-            fit(tiny(name, max_steps=1))
-        told = capsys.readouterr().out
-        waiting = "compiling, which takes about 20 to 60 s"
-        assert f"{waiting} the first time; it is kept for the next start\n" in told or name == "off"
-        assert f"{waiting} at every start, as what is compiled is not kept\n" in told or name == "on"
-        assert told.splitlines()[-1].startswith("it took ") and "everything is in" in told
-    (tmp_path / "kept" / "jit_train_step-0a-cache").touch()
-    with monkeypatch.context() as patch:
-        patch.setitem(jax.config.values, "jax_compilation_cache_dir", str(tmp_path / "kept"))
-        assert _compiling() == f"{waiting}, or a few seconds if it was compiled before"
+def test_a_run_says_what_it_waits_for_and_what_took_the_time(tiny, tmp_path, capsys):
+    fit(tiny(max_steps=1))
+    told = capsys.readouterr().out
+    assert "\ncompiling, which takes about 20 to 60 s" in told
+    assert told.splitlines()[-1].startswith("it took ") and "everything is in" in told
+    before, kept = jax.config.values["jax_compilation_cache_dir"], tmp_path / "kept"
+    kept.mkdir()
+    told = []
+    try:
+        for folder, file in ((None, None), (kept, None), (kept, "jit_train_step-0a-cache"), ("gs://bucket", None)):
+            jax.config.update("jax_compilation_cache_dir", folder and str(folder))
+            if file:
+                (kept / file).touch()
+            told.append(_compiling().removeprefix("compiling, which takes about 20 to 60 s"))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    known = ", or a few seconds if it was compiled before"
+    assert told == [
+        " at every start, as what is compiled is not kept",
+        " the first time; it is kept for the next start",
+        *(known, known),
+    ]
 
 
+@pytest.mark.slow
 def test_the_time_of_a_run_is_told_by_part_and_includes_all_its_processes(tiny, monkeypatch):
     config = tiny(checkpoint_steps=2)
     with monkeypatch.context() as patch:
