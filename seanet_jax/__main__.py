@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train one network on one data set",
     "evaluate": "evaluate a run on its test images and write a report",
     "predict": "classify image files with a trained network",
+    "compare-runs": "compare finished runs: settings, results and curves",
     "summary": "list the layers of a network, with their parameters and multiply-adds",
     "export": "export a trained network as a StableHLO artifact",
     "convert": "convert PyTorch checkpoints of the published release into runs, and back",
@@ -28,7 +29,7 @@ def main() -> NoReturn:
     if name in COMMANDS:
         # The command's --help and errors show this as the name of the program.
         sys.argv = [f"seanet {name}", *sys.argv[2:]]
-        importlib.import_module(f"seanet_jax.commands.{name}").main()
+        importlib.import_module(f"seanet_jax.commands.{name.replace('-', '_')}").main()
         raise AssertionError(f"{name} did not exit")
     console.prepare()  # a command does so itself
     if name in ("-h", "--help", "--version"):

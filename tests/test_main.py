@@ -67,4 +67,9 @@ def test_the_streams_are_prepared_once(arguments, monkeypatch):
 
 def test_every_command_is_a_module():
     folder = Path(seanet_jax.__file__).parent / "commands"
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "cli", "cpu_tuning", "study"} == set(COMMANDS)
+    assert {path.stem.replace("_", "-") for path in folder.glob("*.py")} - {
+        "--init--",
+        "cli",
+        "cpu-tuning",
+        "study",
+    } == set(COMMANDS)

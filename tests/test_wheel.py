@@ -109,8 +109,8 @@ def test_it_holds_the_package_and_nothing_else(wheel):
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     files = (path for path in (ROOT / "seanet_jax").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     assert packed == {path.relative_to(ROOT).as_posix() for path in files}
-    data = {"seanet_jax/py.typed", "seanet_jax/training/published_curves.csv", "seanet_jax/inference/report.html.jinja"}
-    assert data | {"seanet_jax/studies/__init__.py"} <= packed
+    data = {"py.typed", "training/published_curves.csv", "inference/report.html.jinja", "studies/runs.html.jinja"}
+    assert {f"seanet_jax/{name}" for name in (*data, "studies/__init__.py")} <= packed
 
 
 def test_it_is_imported_from_where_it_is_installed(wheel, tmp_path):

@@ -1,14 +1,10 @@
 """The HTML report of a run and its evaluation: one self-contained page without scripts or network requests."""
 
-import base64
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
-import jinja2
-
+from seanet_jax.inference.html_page import data_uri, embedded_svg, render
 from seanet_jax.inference.table_rows import best_and_worst, describe_sizes, ranked, summary_rows
-from seanet_jax.printable import shortened
 from seanet_jax.provenance import without_home
 from seanet_jax.training.progress import format_duration
 from seanet_jax.training.records import Record
@@ -17,8 +13,6 @@ from seanet_jax.training.stopwatch import describe_time
 # With more classes than this, the page shows only the best and the worst, and folds the full table away.
 _MOST_CLASSES = 20
 _SHOWN = 10
-# Largest number of characters of any text. Names are cut earlier, in the template.
-_LONGEST = 2000
 
 
 def html_report(
@@ -42,20 +36,16 @@ def html_report(
     Returns:
         One HTML document with all figures and pictures embedded.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
-    )
-    environment.filters |= {"name": shortened, "percent": "{:.2%}".format, "whole_percent": "{:.0%}".format}
-    template = (resources.files("seanet_jax.inference") / "report.html.jinja").read_text(encoding="utf-8")
     bins = about["calibration"]
     # Not every epoch is evaluated.
     columns = [column for column in _COLUMNS if any(column[1] in record for record in records)]
-    page = environment.from_string(template).render(
+    return render(
+        "report.html.jinja",
         about=about,
         facts=_facts(about, config, summary, is_trained_here=bool(records)),
         tiles=_tiles(about),
         notes=_notes(about, config, summary, is_trained_here=bool(records)),
-        curves=[_figure(figures[name], f"{what} by epoch") for name, what in _CURVES.items() if records],
+        curves=[embedded_svg(figures[name], f"{what} by epoch") for name, what in _CURVES.items() if records],
         columns=[name for name, _, _ in columns],
         records=[
             {
@@ -64,24 +54,26 @@ def html_report(
             }
             for record in records
         ],
-        confusion=_figure(figures["confusion"], "Confusion matrix: share of each class's images by predicted class"),
+        confusion=embedded_svg(
+            figures["confusion"], "Confusion matrix: share of each class's images by predicted class"
+        ),
         images_of={row["name"]: row["images"] for row in about["classes"]},
         averaged=_compare(about),
         most_classes=_MOST_CLASSES,
         class_sizes=describe_sizes(about["classes"]),
         class_tables=_class_tables(about["classes"]),
-        reliability=_figure(figures["reliability"], "Reliability diagram: accuracy and number of images by confidence"),
+        reliability=embedded_svg(
+            figures["reliability"], "Reliability diagram: accuracy and number of images by confidence"
+        ),
         mean_confidence=sum(row["images"] * (row["confidence"] or 0) for row in bins) / about["images"],
         mistakes=[
-            {**mistake, "uri": _uri(picture, "image/png")}
+            {**mistake, "uri": data_uri(picture, "image/png")}
             for mistake, picture in zip(about["mistakes"], pictures, strict=True)
         ],
         config={name: without_home(value) if isinstance(value, str) else value for name, value in config.items()},
         provenance=_provenance(summary),
         versions=_versions(about, summary),
     )
-    # A path may hold bytes that are no text, which Python keeps as lone surrogates. UTF-8 has none.
-    return page.encode("utf-8", "backslashreplace").decode()
 
 
 _CURVES = {"loss": "Loss", "accuracy": "Error"}
@@ -208,19 +200,3 @@ def _provenance(summary: Mapping[str, Any] | None) -> list[dict[str, str]]:
     if summary is not None and "time" in summary:
         rows["time"] = describe_time(summary["time"])
     return [{"name": name, "value": value} for name, value in rows.items()]
-
-
-def _figure(svg: bytes, alt: str) -> dict[str, str]:
-    return {"uri": _uri(svg, "image/svg+xml"), "alt": alt}
-
-
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _shown(value: Any) -> Any:
-    """Returns a value of the template without characters that would turn the direction of the page, and not too long.
-
-    Jinja calls it for every value, and then escapes the value unless it is marked as safe.
-    """
-    return value if hasattr(value, "__html__") else shortened(value, _LONGEST)

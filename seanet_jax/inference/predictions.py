@@ -4,7 +4,6 @@ Files are decoded in parallel while the network classifies those before them. A 
 prediction that says why, so that it does not end the others.
 """
 
-import contextlib
 import csv
 import io
 import json
@@ -25,7 +24,7 @@ from seanet_jax.data.image_file import (
     preview,
     to_pixels,
 )
-from seanet_jax.data.progress import progress_bar, shows_bar
+from seanet_jax.data.progress import bar_on_terminal
 from seanet_jax.errors import InputError
 from seanet_jax.inference.classifier import Classifier
 from seanet_jax.inference.contact_sheet import SIDE
@@ -82,13 +81,11 @@ def predict(
         except InputError as error:
             return str(error)
 
-    bar = progress_bar("Classifying", len(sources), True) if shows_bar(True) else contextlib.nullcontext()
     predictions: list[Prediction] = []
-    with bar as shown, lenient_pillow(), ThreadPool() as pool:
+    with bar_on_terminal("Classifying", len(sources)) as bar, lenient_pillow(), ThreadPool() as pool:
         for batch, decoded in _decoded_ahead(pool, decode, sources):
             predictions += _classify(classifier, batch, decoded, trained.images.class_names, top)
-            if shown is not None:
-                shown.update(len(batch))
+            bar.update(len(batch))
     if all(prediction.error for prediction in predictions):
         if len(predictions) == 1:
             raise InputError(f"{predictions[0].error}; name another file")

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from training_fixtures import made_record, made_summary
 
 from seanet_jax.studies.study import Run, Study
@@ -37,3 +38,17 @@ def comparison_study(folder):
             leave_run(made, Run(model, 0.1, seed), accuracies)
     (folder / "speed.json").write_text(json.dumps({"images_per_second": {"senet20": [90, 100, 500]}}))
     return made
+
+
+@pytest.fixture(name="compared_runs")
+def compared_runs_fixture(tmp_path):
+    """The folders of two seeds at a learning rate and of one run at another."""
+    study = Study(tmp_path, TrainConfig(dataset="cifar100", epochs=2), {"senet20": {"model": "senet20"}}, seeds=2)
+    runs = {
+        Run("senet20", 0.1, 0): [0.5, 0.45],
+        Run("senet20", 0.1, 1): [0.4, 0.47],
+        Run("senet20", 0.02, 0): [0.3, 0.6],
+    }
+    for run, accuracies in runs.items():
+        leave_run(study, run, accuracies)
+    return [tmp_path / run.name for run in runs]
