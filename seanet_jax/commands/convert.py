@@ -59,10 +59,13 @@ def convert(command: "ConversionCommand") -> None:
     from seanet_jax.environment import start_devices
     from seanet_jax.inference import conversion
     from seanet_jax.models import weights
+    from seanet_jax.models.bundled import find_folder, list_bundled
 
     source, target, which = user_path(command.source), user_path(command.target), command.which or "best"
     to_file = target.suffix in (".pth", ".pt")
     _check_target(target, to_file)
+    if not exists(source) and str(source) in list_bundled():
+        source = find_folder(source)
     if not exists(source):
         raise InputError(f"there is no {source}; name a PyTorch checkpoint, a run or a folder of pretrained weights")
     from_file = is_file(source)

@@ -2,18 +2,20 @@
 
     seanet evaluate runs/cifar100-seanet20-seed0
     seanet evaluate weights/seanet20 --dataset cifar100
+    seanet evaluate seanet20_narrow-digits
 
-FOLDER is the folder of a run, also of one that was converted from a PyTorch checkpoint, or of pretrained weights. The
-network classifies each test image: the whole test set, or the part to which the run was limited. Prints top-1 and
-top-5 accuracy, the mean accuracy per class, loss, expected calibration error (Guo et al., 2017), the best and worst
-classes, and the pairs of classes confused most often. The mean accuracy per class counts every class equally, however
-many images it has. It leaves out classes without test images.
+FOLDER is the folder of a run, also of one that was converted from a PyTorch checkpoint, or of pretrained weights, or
+the name of a network that comes with the package. The network classifies each test image: the whole test set, or the
+part to which the run was limited. Prints top-1 and top-5 accuracy, the mean accuracy per class, loss, expected
+calibration error (Guo et al., 2017), the best and worst classes, and the pairs of classes confused most often. The mean
+accuracy per class counts every class equally, however many images it has. It leaves out classes without test images.
 
 --mirror-tta also measures test-time augmentation, apart from the other metrics: a prediction is the average of the
 probabilities for an image and its mirror image. It is refused for a data set whose classes are not kept by mirroring,
 such as digits.
 
-Writes into FOLDER:
+Writes into FOLDER, or into the folder that --out names. A network that comes with the package is written about in
+runs/NAME.
   evaluation/evaluation.json  all numbers
   evaluation/confusion.png    confusion matrix, also as .svg
   evaluation/reliability.png  reliability diagram, also as .svg
@@ -33,12 +35,13 @@ from seanet_jax.console import print_result
 def run() -> None:
     """Reads the arguments and evaluates."""
     parser = Arguments(__doc__)
-    parser.add_argument("folder", help="folder of a run or of pretrained weights")
+    parser.add_argument("folder", help="folder of a run or of pretrained weights, or a name")
     add_which(parser)
     parser.add_argument("--dataset", help="dataset on which to test pretrained weights; a run has its own")
     parser.add_argument(
         "--data-dir", help="folder with CIFAR, as in seanet train (default: the run's own, if it is here)"
     )
+    parser.add_argument("--out", help="folder to write into (default: FOLDER, or runs/NAME)")
     parser.add_argument(
         "--mirror-tta",
         action="store_true",

@@ -2,9 +2,10 @@
 
     seanet export runs/cifar100-seanet20-seed0 seanet20.stablehlo
 
-FOLDER is the folder of a run, whose best epoch is exported by default, or of pretrained weights. The artifact takes
-uint8 images [batch, height, width, channels] in batches of any size and returns float32 probabilities [batch, classes].
-It normalizes the images itself, and runs on CPU, CUDA, ROCm and TPU.
+FOLDER is the folder of a run, whose best epoch is exported by default, or of pretrained weights, or the name of a
+network that comes with the package. The artifact takes uint8 images [batch, height, width, channels] in batches of any
+size and returns float32 probabilities [batch, classes]. It normalizes the images itself, and runs on CPU, CUDA, ROCm
+and TPU.
 
 Writes the artifact, and OUT.json beside it: input, output, classes, platforms, versions, the artifact's SHA-256, and
 five lines of Python that run it. Before anything is written, the artifact's logits and probabilities are compared with
@@ -23,7 +24,7 @@ from seanet_jax.console import print_result
 def run() -> None:
     """Reads the arguments and exports."""
     parser = Arguments(__doc__)
-    parser.add_argument("folder", help="folder of a run or of pretrained weights")
+    parser.add_argument("folder", help="folder of a run or of pretrained weights, or a name")
     parser.add_argument("out", help="artifact to write, *.stablehlo")
     add_which(parser)
     arguments = parser.parse_args()

@@ -3,10 +3,11 @@
     seanet predict runs/cifar100-seanet20-seed0 photo.jpg holiday/ --top 3 --sheet predictions.png
     seanet predict runs/cifar100-seanet20-seed0 holiday/ --output predictions.csv
 
-FOLDER is the folder of a run or of pretrained weights. IMAGES are image files (AVIF, BMP, GIF, JPEG, JPEG 2000, PNG,
-PPM, TIFF or WebP) and folders, and - is an image on standard input. Folders are searched recursively for files with the
-suffix of such a format (.png, .jpg, .webp, .tif and so on), in the order of their paths; hidden files and links to
-folders are skipped. An image whose decoding would take more than 2.1 GB of memory is not read.
+FOLDER is the folder of a run or of pretrained weights, or the name of a network that comes with the package. IMAGES are
+image files (AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP) and folders, and - is an image on standard input.
+Folders are searched recursively for files with the suffix of such a format (.png, .jpg, .webp, .tif and so on), in the
+order of their paths; hidden files and links to folders are skipped. An image whose decoding would take more than 2.1 GB
+of memory is not read.
 
 A file that cannot be read is named on standard error, the other images are classified, and the exit status is 1.
 
@@ -53,7 +54,7 @@ _TABLES = (".csv", ".jsonl")
 def run() -> None:
     """Reads the arguments, classifies the images and prints the predictions."""
     parser = Arguments(__doc__)
-    parser.add_argument("folder", help="folder of a run or of pretrained weights")
+    parser.add_argument("folder", help="folder of a run or of pretrained weights, or a name")
     parser.add_argument("images", nargs="+", help="image files, folders of image files, and - for standard input")
     parser.add_argument("--top", type=int, default=5, help="number of classes of an image (default: 5)")
     shown = parser.add_mutually_exclusive_group()

@@ -4,7 +4,8 @@
     seanet summary seanet20_narrow --classes 10 --image-size 64
     seanet summary runs/cifar100-seanet20-seed0
 
-MODEL is the name of a preset, or the folder of a run or of pretrained weights, which has its own classes and images.
+MODEL is the name of a preset, or the folder of a run or of pretrained weights or the name of a network that comes with
+the package, which have their own classes and images.
 
 Prints a row for each layer in the order of the calls: its path, which the names of its weights begin with; its class;
 its output for one image; its trained parameters; and its multiply-adds for one image, which are those of convolutions
@@ -40,12 +41,14 @@ def run() -> None:
     for flag, value in given.items():
         if value is not None and value < 1:
             raise InputError(f"{flag} is {value}; it must be a positive integer")
-    is_saved = is_folder(user_path(arguments.model))
+    # Imported late, so that --help and a wrong number need not wait for JAX.
+    from seanet_jax.models.bundled import list_bundled
+
+    is_saved = is_folder(user_path(arguments.model)) or arguments.model in list_bundled()
     if is_saved and (flags := [flag for flag, value in given.items() if value is not None]):
         raise InputError(
             f"{flags[0]} is for presets, and {arguments.model} is a folder, which has its own; leave it out"
         )
-    # Imported late, so that --help and a wrong argument need not wait for JAX.
     from seanet_jax.inference.trained import network_of
     from seanet_jax.models import model_config
 

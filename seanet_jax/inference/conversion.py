@@ -23,6 +23,7 @@ from seanet_jax.image_spec import ImageSpec
 from seanet_jax.inference.trained import load, load_model
 from seanet_jax.layers.functional import AggregateOp
 from seanet_jax.models import PRESETS, Network, SEANet, SEANetConfig, build, from_pretrained, weights
+from seanet_jax.models.bundled import find_folder
 from seanet_jax.models.pytorch import PyTorchCheckpoint, import_torch, read_pytorch, state_dict, write_pytorch
 from seanet_jax.paths import UserPath, is_file, user_path
 from seanet_jax.training.checkpoint import Checkpoints, reason
@@ -116,7 +117,7 @@ def convert_to_pytorch(source: UserPath, target: UserPath, which: str = "best") 
         InputError: If PyTorch is missing, the source cannot be read, or the target cannot be written.
         RunError: If the target could not be written completely.
     """
-    source, target = user_path(source), user_path(target)
+    source, target = find_folder(source), user_path(target)
     import_torch()
     model = from_pretrained(source) if weights.is_folder(source) else load_model(source, which)
     arrays = state_dict(model)
@@ -140,7 +141,7 @@ def convert_to_weights(source: UserPath, target: UserPath, which: str = "best") 
         InputError: If the source cannot be read or the target cannot be written.
         RunError: If the target could not be written completely.
     """
-    source, target = user_path(source), user_path(target)
+    source, target = find_folder(source), user_path(target)
     trained = load(source, which)
     with _writing(target) as place, folder_written_whole(place) as folder:
         trained.model.save_pretrained(folder, trained.images)

@@ -29,6 +29,7 @@ from seanet_jax.inference.table_rows import best_and_worst, describe_sizes, summ
 from seanet_jax.inference.trained import Trained, load
 from seanet_jax.json_files import json_text
 from seanet_jax.models import PRESETS, NetworkConfig, weights
+from seanet_jax.models.bundled import bundled_name, find_folder, trained_on
 from seanet_jax.models.scores import Scores
 from seanet_jax.paths import UserPath, user_path
 from seanet_jax.printable import printable, shortened
@@ -77,20 +78,25 @@ def evaluate(
     dataset: str | Dataset | None = None,
     data_dir: UserPath | None = None,
     mirror_tta: bool = False,
+    out: UserPath | None = None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Evaluates a network on test images, and writes ``evaluation/`` and ``report.html`` into its folder.
+    """Evaluates a network on test images, and writes ``evaluation/`` and ``report.html``.
 
     Args:
-        folder: The folder of a run or of pretrained weights. The run may still be training.
+        folder: The folder of a run or of pretrained weights, or the name of a network that comes with the package. The
+            run may still be training.
         which: Network of a run to evaluate: that of the "best" epoch, of the "latest" checkpoint, or "ema", the moving
             average of the latest checkpoint. It has no effect on pretrained weights.
-        dataset: Name of the dataset, for pretrained weights. A run is evaluated on its own. For a run on arrays, it is
+        dataset: Name of the dataset, for pretrained weights. A run is evaluated on its own, and so is a network that
+            comes with the package by default. For a run on arrays, it is
             the ``Dataset`` that was given to ``fit``.
         data_dir: Folder that holds the dataset; see ``TrainConfig``. None takes the folder that a run was trained from,
             if it is here.
         mirror_tta: Whether to measure test-time augmentation too: the average of the predictions for each image and its
             mirror image. Its metrics are the entry ``mirror_tta`` of the result, beside those of the images alone.
+        out: Folder to write into. None is the network's own folder, or ``runs/NAME`` for a network that comes with the
+            package.
         command: Command line to reproduce the evaluation, shown in the report.
 
     Returns:
@@ -102,7 +108,11 @@ def evaluate(
             not keep the classes.
         RunError: If a file could not be written.
     """
-    folder = user_path(folder)
+    folder = find_folder(folder)
+    target = folder if out is None else user_path(out)
+    if name := bundled_name(folder):
+        dataset = dataset or trained_on(name)
+        target = Path("runs") / name if out is None else target
     if weights.is_folder(folder):
         subject = _weights(folder, dataset, data_dir)
     else:
@@ -118,7 +128,7 @@ def evaluate(
         "versions": versions(),
         "command": command,
     }
-    _write(folder, about, subject, classifier.kind)
+    _write(target, about, subject, classifier.kind)
     return about
 
 

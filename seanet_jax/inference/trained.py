@@ -9,6 +9,7 @@ from seanet_jax.environment import start_devices
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.models import Network, NetworkConfig, weights
+from seanet_jax.models.bundled import find_folder
 from seanet_jax.models.families import from_saved
 from seanet_jax.paths import UserPath, is_file, user_path
 from seanet_jax.training.checkpoint import Checkpoints
@@ -45,7 +46,7 @@ def load(folder: UserPath, which: str = "best") -> Trained:
     """Loads the network of a run, or of a folder of pretrained weights that has an image specification.
 
     Args:
-        folder: The folder of a run or of pretrained weights.
+        folder: The folder of a run or of pretrained weights, or the name of a network that comes with the package.
         which: Network of a run to load: that of the "best" epoch, of the "latest" checkpoint, or "ema", the moving
             average of the latest checkpoint. It has no effect on pretrained weights.
 
@@ -54,7 +55,7 @@ def load(folder: UserPath, which: str = "best") -> Trained:
             that keeps no moving average.
     """
     start_devices()
-    folder = user_path(folder)
+    folder = find_folder(folder)
     if is_file(folder):
         raise InputError(f"{folder} is a file; {_REMEDIES.get(folder.suffix, _NAME_A_FOLDER)}")
     if not weights.is_folder(folder):
@@ -78,12 +79,13 @@ def network_of(folder: UserPath) -> tuple[NetworkConfig, int, int]:
     """Returns the config of the network of a run or of pretrained weights, and the height and width of its images.
 
     Args:
-        folder: The folder of a run, or of pretrained weights that have an image specification.
+        folder: The folder of a run, or of pretrained weights that have an image specification, or the name of a network
+            that comes with the package.
 
     Raises:
         InputError: If the folder is neither, is damaged, or has no image specification.
     """
-    folder = user_path(folder)
+    folder = find_folder(folder)
     if weights.is_folder(folder):
         trained = load(folder)
         return trained.model.config, trained.images.height, trained.images.width

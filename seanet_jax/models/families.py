@@ -79,7 +79,8 @@ def from_pretrained(folder: UserPath, **options: Any) -> Network:
     """Builds the network of a folder of weights, whatever its family.
 
     Args:
-        folder: Folder written by ``save_pretrained`` or ``seanet convert``.
+        folder: Folder written by ``save_pretrained`` or ``seanet convert``, or the name of a network that comes with
+            the package.
         **options: Options of ``Network.from_pretrained``.
 
     Raises:

@@ -222,7 +222,8 @@ class Network(nnx.Module, abc.ABC):
         """Builds a network from a folder of ``model.safetensors`` and ``config.json``.
 
         Args:
-            folder: Folder written by ``save_pretrained`` or ``seanet convert``.
+            folder: Folder written by ``save_pretrained`` or ``seanet convert``, or the name of a network that comes
+              with the package.
             num_classes: None, or the saved network's number of classes, keeps the classifier; 0 leaves it out, which
               makes the network a backbone; another number replaces it by a new one of that size.
             rngs: Source of a new classifier's parameters. If it is given together with a number of classes, the
@@ -277,17 +278,21 @@ class Network(nnx.Module, abc.ABC):
         model.eval()
         return model
 
-    def save_pretrained(self, folder: UserPath, images: ImageSpec | None = None) -> None:
+    def save_pretrained(
+        self, folder: UserPath, images: ImageSpec | None = None, *, dtype: weights.StoredDtype = "float32"
+    ) -> None:
         """Writes the weights as ``model.safetensors`` and the config as ``config.json``, for ``from_pretrained``.
 
         Args:
             folder: Folder to write, created if it does not exist. Files of these names in it are replaced.
             images: How images are normalized and what the classes are called. ``seanet predict`` and ``seanet export``
               need it; a backbone does without.
+            dtype: Dtype of the file, "float32" or "float16". The latter halves the file and rounds the weights.
 
         Raises:
-            InputError: If the folder holds a run, if the channels or classes of ``images`` are not the network's, or if
-              modules were replaced by others than ``from_pretrained`` builds.
+            InputError: If the folder holds a run, if the channels or classes of ``images`` are not the network's, if
+              modules were replaced by others than ``from_pretrained`` builds, or if there is no such dtype or a weight
+              is too large for it.
             OSError: If the files cannot be written.
         """
         # A classifier that was assigned, or removed, after the network was built.
@@ -304,7 +309,7 @@ class Network(nnx.Module, abc.ABC):
                 f"save_pretrained: images has {images.channels} channels and {images.num_classes} classes; "
                 f"the network has {sizes[0]} and {sizes[1]}"
             )
-        weights.write_folder(user_path(folder), self, config, images)
+        weights.write_folder(user_path(folder), self, config, images, dtype)
 
     def _num_classes(self) -> int:
         """Returns the number of classes of the classifier, the last axis of its kernel."""

@@ -1,6 +1,6 @@
 """A network's weights as named arrays, and as a folder in the layout that is common on Hugging Face.
 
-    model.safetensors   every parameter and batch statistic, float32, by its path in the network
+    model.safetensors   every parameter and batch statistic, float32 or float16, by its path in the network
     config.json         the architecture, how images are normalized, and the names of the classes
 
 Reading such a folder needs no Orbax, and nothing in it can run code.
@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from seanet_jax.durable import leftovers, locked, make_folders, write_together
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
 from seanet_jax.json_files import checked, json_text, json_value, read_json
+from seanet_jax.models.bundled import find_folder
 from seanet_jax.paths import UserPath, check_readable, check_regular, exists, read_bytes, reading, user_path
 from seanet_jax.printable import printable_list
 from seanet_jax.version import __version__
@@ -30,6 +31,9 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 # Name of the SHA-256 of config.json in the metadata of model.safetensors.
 _CONFIG_SHA256 = "config_sha256"
+
+StoredDtype = Literal["float32", "float16"]
+"""The dtypes in which a file of weights can be written. Both are read into float32."""
 
 _REMEDY = "write the folder again"
 
@@ -94,7 +98,9 @@ def check_arrays(found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...
         raise InputError(f"{where} does not fit the network: {printable_list(wrong, '; ')}")
 
 
-def write_folder(folder: UserPath, model: Any, config: Any, images: ImageSpec | None) -> None:
+def write_folder(
+    folder: UserPath, model: Any, config: Any, images: ImageSpec | None, dtype: StoredDtype = "float32"
+) -> None:
     """Writes ``model.safetensors`` and ``config.json``.
 
     Args:
@@ -102,9 +108,11 @@ def write_folder(folder: UserPath, model: Any, config: Any, images: ImageSpec | 
         model: The ``Network`` whose weights are written.
         config: The network's config.
         images: How images are normalized and what the classes are called; None for a backbone.
+        dtype: The dtype of the file. float16 halves it and rounds the weights to 11 bits.
 
     Raises:
-        InputError: If the folder holds a run, whose ``config.json`` is another kind of file.
+        InputError: If the folder holds a run, whose ``config.json`` is another kind of file, if there is no such dtype,
+          or if a weight is too large for it.
         OSError: If the files cannot be written.
     """
     folder = user_path(folder)
@@ -113,10 +121,21 @@ def write_folder(folder: UserPath, model: Any, config: Any, images: ImageSpec | 
     about = {"model_type": model.model_type, "architectures": [type(model).__name__]} | config_fields(config)
     if images is not None:
         about["images"] = images.to_json()
-    text = json_text(about)
+    text, arrays = json_text(about), _in_dtype(to_arrays(model), dtype)
     make_folders(folder)
     # The weights come first: until config.json is there too, the folder does not count as one of weights.
-    write_together(folder, {WEIGHTS: _encode(to_arrays(model), text), CONFIG: text})
+    write_together(folder, {WEIGHTS: _encode(arrays, text), CONFIG: text})
+
+
+def _in_dtype(arrays: Mapping[str, np.ndarray], dtype: StoredDtype) -> dict[str, np.ndarray]:
+    """Returns arrays in the dtype of a file."""
+    if dtype not in get_args(StoredDtype):
+        raise InputError(f"dtype is {dtype!r}; it must be one of {', '.join(get_args(StoredDtype))}")
+    with np.errstate(over="ignore"):
+        found = {name: array.astype(dtype) for name, array in arrays.items()}
+    if large := [name for name, array in found.items() if np.isinf(array).any() and np.isfinite(arrays[name]).all()]:
+        raise InputError(f"these weights are too large for {dtype}: {printable_list(large)}; write them as float32")
+    return found
 
 
 def config_fields(config: Any) -> dict[str, Any]:
@@ -170,10 +189,13 @@ class Saved(NamedTuple):
 def read(folder: UserPath) -> Saved:
     """Reads a folder that ``write_folder`` wrote. Both files are of one save, even if another process saves meanwhile.
 
+    Args:
+        folder: The folder, or the name of a network that comes with the package.
+
     Raises:
         InputError: If the folder holds no pretrained weights, or if a file is damaged or cannot be read.
     """
-    folder = user_path(folder)
+    folder = find_folder(folder)
     if not is_folder(folder):
         raise InputError(
             f"{folder} holds no pretrained weights: it must have {WEIGHTS} and {CONFIG} in it "

@@ -14,7 +14,7 @@ from seanet_jax.commands import evaluate as command
 
 def test_the_command_prints_a_short_table(evaluated, tmp_path, monkeypatch, capsys):
     copy = shutil.copytree(evaluated, tmp_path / "run")
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(copy), "--which", "latest"])
+    monkeypatch.setattr(sys, "argv", ["seanet evaluate", str(copy), "--which", "latest"])
     with small(made_dataset(class_names=NAMES)):
         command.run()
     about = json.loads((copy / "evaluation" / "evaluation.json").read_text(), parse_constant=pytest.fail)
@@ -33,7 +33,7 @@ def test_the_command_prints_a_short_table(evaluated, tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nothing",), "nothing holds no run: there is no config.json in it"),
+        (("nothing",), "nothing is neither a folder nor a network that comes with the package; those are "),
         (("nothing", "--which", "first"), "invalid choice: 'first'"),
         ((), "the following arguments are required: folder"),
     ],

@@ -46,6 +46,28 @@ def test_everything_comes_back_bit_for_bit(model, folder):
     assert weights.read(folder).images == SPEC
 
 
+def test_float16_halves_the_file_and_rounds_the_weights(model, folder, tmp_path):
+    model.save_pretrained(tmp_path / "half", SPEC, dtype="float16")
+    exact, rounded = weights.to_arrays(model), weights.to_arrays(SEANet.from_pretrained(tmp_path / "half"))
+    for name, array in exact.items():
+        np.testing.assert_array_equal(rounded[name], array.astype(np.float16).astype(np.float32))
+    sizes = [
+        sum(array.nbytes for array in load_file(at / "model.safetensors").values())
+        for at in (folder, tmp_path / "half")
+    ]
+    assert sizes[0] == 2 * sizes[1]
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused(model, tmp_path):
+    large = SEANet(CONFIG, rngs=nnx.Rngs(0))
+    large.classifier.kernel.set_value(large.classifier.kernel[...] + 1e5)
+    with pytest.raises(InputError, match=r"too large for float16: classifier\.kernel; write them as float32"):
+        large.save_pretrained(tmp_path / "large", dtype="float16")
+    with pytest.raises(InputError, match="dtype is 'float8'; it must be one of float32, float16"):
+        model.save_pretrained(tmp_path / "large", dtype="float8")
+    assert not (tmp_path / "large").exists()
+
+
 def test_the_files_are_what_other_readers_expect(model, folder):
     tensors = load_file(folder / "model.safetensors")
     assert tensors["stages.1.blocks.0.conv1.kernel"].shape == (3, 3, 2, 16)
