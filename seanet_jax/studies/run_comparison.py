@@ -214,6 +214,7 @@ def page(groups: Sequence[Group], command: str) -> str:
         package="seanet_jax.studies",
         settings=differing_settings(groups),
         names=[group.name for group in groups],
+        count=sum(len(group.runs) for group in groups),
         rows=rows(groups),
         notes=notes(groups),
         curves=[

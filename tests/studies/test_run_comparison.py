@@ -1,6 +1,8 @@
 """Finished runs are grouped by their settings, and the table and the page have what they reach."""
 
+import base64
 import json
+import re
 
 from study_fixtures import compared_runs_fixture  # noqa: F401
 from training_fixtures import made_record, made_summary
@@ -51,5 +53,6 @@ def test_runs_that_cannot_be_compared_fairly_are_noted(compared_runs):
 
 def test_the_page_shows_the_table_and_two_figures(compared_runs):
     html = page(read_groups(compared_runs), "seanet compare-runs a b c")
-    assert "46.00 ± 1.41" in html and html.count('src="data:image/svg+xml;base64,') == 2
-    assert "<title>2 runs compared</title>" in html and "seanet compare-runs a b c" in html
+    figures = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', html)
+    assert len(figures) == 2 and all(base64.b64decode(one).rstrip().endswith(b"</svg>") for one in figures)
+    assert "46.00 ± 1.41" in html and "<title>3 runs compared</title>" in html and "seanet compare-runs a b c" in html
