@@ -30,6 +30,7 @@ from typing import NoReturn
 
 from seanet_jax.commands.cli import Arguments, add_which, command, command_line, keep_what_is_compiled
 from seanet_jax.console import print_result
+from seanet_jax.printable import printable
 
 
 def run() -> None:
@@ -50,10 +51,12 @@ def run() -> None:
     arguments = parser.parse_args()
     # Imported late, so that --help and a wrong argument need not wait for JAX.
     keep_what_is_compiled()
-    from seanet_jax.inference.evaluation import evaluate, text
+    from seanet_jax.inference.evaluation import evaluate, target_folder, text
     from seanet_jax.provenance import without_home
 
-    print_result(text(evaluate(**vars(arguments), command=without_home(command_line()))))
+    about = evaluate(**vars(arguments), command=without_home(command_line()))
+    report = target_folder(arguments.folder, arguments.out) / "report.html"
+    print_result(f"{text(about)}\nthe report is {printable(report)}")
 
 
 def main() -> NoReturn:

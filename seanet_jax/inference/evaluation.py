@@ -108,11 +108,9 @@ def evaluate(
             not keep the classes.
         RunError: If a file could not be written.
     """
-    folder = find_folder(folder)
-    target = folder if out is None else user_path(out)
+    target, folder = target_folder(folder, out), find_folder(folder)
     if name := bundled_name(folder):
         dataset = dataset or trained_on(name)
-        target = Path("runs") / name if out is None else target
     if weights.is_folder(folder):
         subject = _weights(folder, dataset, data_dir)
     else:
@@ -130,6 +128,23 @@ def evaluate(
     }
     _write(target, about, subject, classifier.kind)
     return about
+
+
+def target_folder(folder: UserPath, out: UserPath | None) -> Path:
+    """Returns the folder into which an evaluation is written.
+
+    Args:
+        folder: The folder of the network, or the name of one that comes with the package.
+        out: The folder that the user names; None for the network's own, or ``runs/NAME``.
+
+    Raises:
+        InputError: If no network of this name comes with the package.
+    """
+    if out is not None:
+        return user_path(out)
+    folder = find_folder(folder)
+    name = bundled_name(folder)
+    return folder if name is None else Path("runs") / name
 
 
 def _check_mirroring(subject: _Subject) -> None:

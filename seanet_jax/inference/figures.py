@@ -89,7 +89,8 @@ def reliability_figure(found: Reliability, error: float) -> "Figure":
     )
     above.set(xlim=(0, 1), ylim=(0, 1))
     style.label(above, x="", y="accuracy", title=f"expected calibration error {error:.2%}")
-    above.legend(frameon=False, fontsize=8, loc="upper left")
+    # Outside of the axes, where it covers no bar.
+    made.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     below.bar(centers, found.images / found.images.sum(), width * 0.9, color=style.PUBLISHED)
     style.label(below, x="confidence", y="share of images")
     for axis in (above.yaxis, below.yaxis, below.xaxis):

@@ -27,14 +27,16 @@ def best_and_worst(classes: Sequence[Row], most: int) -> tuple[list[Row], list[R
         most: Largest number of classes in either list. If there are fewer than twice as many, each list has half.
 
     Returns:
-        The best classes, best first, and the worst, worst first. Both are empty if all accuracies are equal.
+        The best classes, best first, and the worst, worst first. Both are empty if all accuracies are equal. A class of
+        which no image is classified correctly is not among the best.
     """
     worst, best = ranked(classes), ranked(classes, best_first=True)
     if worst[0]["accuracy"] == best[0]["accuracy"]:
         return [], []
     shown = min(most, len(worst) // 2)
-    others = [row for row in worst if not any(row is one for one in best[:shown])]
-    return best[:shown], others[:shown]
+    best = [row for row in best[:shown] if row["accuracy"] > 0]
+    others = [row for row in worst if not any(row is one for one in best)]
+    return best, others[:shown]
 
 
 def describe_sizes(classes: Sequence[Row]) -> str:

@@ -26,8 +26,8 @@ def test_the_command_prints_a_short_table(evaluated, tmp_path, monkeypatch, caps
     assert re.fullmatch(r"  loss +\d\.\d{4} nats", lines[3])
     assert re.fullmatch(r"  expected calibration error +\d+\.\d\d% \(15 bins\)", lines[4])
     assert lines[5].split()[-3:] == [lines[1].split()[-1] + ",", lines[3].split()[-2], "nats"]  # recorded in training
-    assert [line[:15].strip() for line in lines[6:]] == ["best classes", "worst classes", "most confused"]
-    assert len(lines) == 9
+    assert [line[:15].strip() for line in lines[6:9]] == ["best classes", "worst classes", "most confused"]
+    assert lines[9:] == [f"the report is {copy / 'report.html'}"]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,12 @@ def test_of_very_many_classes_no_cell_vanishes():
 
 def test_the_reliability_diagram_shows_every_bin():
     found = Reliability(np.array([0, 6, 2]), np.array([np.nan, 0.5, 0.9]), np.array([np.nan, 1 / 3, 1.0]))
-    above, below = reliability_figure(found, 0.15).axes
+    figure = reliability_figure(found, 0.15)
+    above, below = figure.axes
+    figure.draw_without_rendering()
+    # The legend covers no bar.
+    (legend,) = figure.legends
+    assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in (above, below))
     assert [bar.get_height() for bar in above.patches] == [0, 1 / 3, 1]
     assert [bar.get_height() for bar in below.patches] == [0, 0.75, 0.25]
     (points,) = [line for line in above.lines if line.get_label() == "mean confidence"]

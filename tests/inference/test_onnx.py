@@ -34,10 +34,13 @@ def test_every_aggregate_gives_the_same_probabilities_in_onnx(kind, norm):
     model = nnx.jit(lambda: SEANet(config, rngs=nnx.Rngs(0)))()
     model.eval()
     converted = jax2onnx.to_onnx(
-        probabilities(fold_batch_norm(model), SPEC), [jax.ShapeDtypeStruct(("batch", 4, 4, 3), np.uint8)]
+        probabilities(fold_batch_norm(model), SPEC),
+        [jax.ShapeDtypeStruct(("batch", 4, 4, 3), np.uint8)],
+        input_names=["images"],
+        output_names=["probabilities"],
     )
     session = onnxruntime.InferenceSession(converted.SerializeToString())
     for batch in (1, 5):
         pixels = np.random.RandomState(0).randint(0, 256, (batch, 4, 4, 3)).astype(np.uint8)
-        (found,) = session.run(None, {session.get_inputs()[0].name: pixels})
+        (found,) = session.run(["probabilities"], {"images": pixels})
         np.testing.assert_allclose(found, jax.jit(probabilities(model, SPEC))(pixels), rtol=1e-4, atol=1e-6)

@@ -19,6 +19,7 @@ def test_no_class_is_among_the_best_and_the_worst():
 
     assert names(rows(("a", 1, 1.0), ("b", 1, 1.0), ("c", 1, 0.5), ("d", 1, 1.0)), 2) == [["a", "b"], ["c", "d"]]
     assert names(rows(("a", 1, 0.0), ("b", 1, 1.0), ("c", 1, 0.5)), 5) == [["b"], ["a"]]
+    assert names(rows(("a", 1, 0.0), ("b", 1, 0.0), ("c", 1, 0.5), ("d", 1, 0.0)), 2) == [["c"], ["a", "b"]]
     assert names(rows(("a", 1, 1.0), ("b", 1, 1.0)), 5) == [[], []]
     assert names(rows(("a", 1, 1.0), ("b", 0, None)), 5) == [[], []]
 
