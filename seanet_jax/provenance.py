@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import TypedDict
 
-from seanet_jax.paths import home_folder
+from seanet_jax.paths import exists, home_folder
 from seanet_jax.printable import printable
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
@@ -98,7 +98,7 @@ def checkout(folder: Path = _CHECKOUT) -> tuple[str | None, bool | None]:
 
     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
         # The package may be installed inside of another project's repository.
-        if (folder / ".git").exists():
+        if exists(folder / ".git"):
             return git("rev-parse", "--verify", "HEAD"), not git("status", "--porcelain", "--untracked-files=no")
     return None, None
 
