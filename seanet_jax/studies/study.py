@@ -399,6 +399,10 @@ class Study:
                 fit(config, compiler_options=compiler_options, command=command)
             except RunInUseError:
                 continue
+            except InputError:
+                # Since the folder was looked at, another process may have started the run, and even finished it.
+                if resume or not RunFolder(self.folder / run.name).was_started():
+                    raise
             except TrainingDivergedError as error:
                 print_once(f"{run.name}: {error}")
                 write_whole(self.folder / run.name / _DIVERGED, f"{error}\n")

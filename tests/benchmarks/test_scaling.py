@@ -1,3 +1,4 @@
+import functools
 import sys
 from pathlib import Path
 
@@ -84,4 +85,5 @@ def test_the_step_without_a_mesh_computes_the_same():
         implementation = SeanetJax(Task("resnet20", 4), mesh=mesh, tuned=False)
         implementation.train(2)
         states.append(jax.device_get(implementation._state))
-    jax.tree.map(np.testing.assert_array_equal, *states)
+    # As two programs, they may be rounded differently.
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), *states)
