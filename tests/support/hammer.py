@@ -202,7 +202,7 @@ class Conversion:
         found = trained.Trained(self.model, self.images)
         target = self.folder / "targets" / f"{key % _KEYS % 500}"
         with mock.patch.object(conversion, "load", lambda *_: found), contextlib.suppress(InputError):
-            conversion.convert_to_weights("run", target)
+            conversion.convert_to_weights(self.folder / "run", target)
 
     def read(self):
         newest = max((self.folder / "targets").glob("[!.]*"), key=lambda path: int(path.name))
