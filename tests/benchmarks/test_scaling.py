@@ -86,4 +86,4 @@ def test_the_step_without_a_mesh_computes_the_same():
         implementation.train(2)
         states.append(jax.device_get(implementation._state))
     # As two programs, they may be rounded differently.
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *states)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=3e-4), *states)
