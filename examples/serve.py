@@ -243,7 +243,7 @@ def main() -> None:
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
     # On SIGTERM and SIGINT it takes no more requests, answers those that it has, and ends.
-    uvicorn.run(server.app(), host=arguments.host, port=arguments.port, timeout_graceful_shutdown=10)
+    uvicorn.run(server.app(), host=arguments.host, port=arguments.port, access_log=False, timeout_graceful_shutdown=10)
 
 
 if __name__ == "__main__":
