@@ -18,7 +18,9 @@ from typing import NoReturn
 
 from seanet_jax import console
 from seanet_jax.commands.cpu_tuning import restart_tuned
+from seanet_jax.durable import make_folders, write_whole
 from seanet_jax.errors import InputError, RunError, did_you_mean
+from seanet_jax.printable import printable
 
 
 class Arguments(argparse.ArgumentParser):
@@ -54,6 +56,24 @@ def add_which(parser: argparse.ArgumentParser) -> None:
         default="best",
         help="a run's network: of the best epoch (default), of the latest checkpoint, or its moving average (ema)",
     )
+
+
+def write_named(path: Path, flag: str, content: str | bytes) -> None:
+    """Writes the file that a flag names, and the folders above it.
+
+    Args:
+        path: The file.
+        flag: The flag, with which an error begins.
+        content: The content of the file.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
+    try:
+        make_folders(path.parent)
+        write_whole(path, content)
+    except OSError as error:
+        raise RunError(f"{flag}: {printable(path)} could not be written ({error.strerror})") from None
 
 
 def command(action: Callable[[], None]) -> NoReturn:

@@ -13,14 +13,11 @@ needs no other file.
 Exit status: 0 if the page was written, 1 if writing failed, 2 if an argument or a folder is wrong.
 """
 
-import shlex
-import sys
 from typing import NoReturn
 
-from seanet_jax.commands.cli import Arguments, command
+from seanet_jax.commands.cli import Arguments, command, command_line, write_named
 from seanet_jax.console import print_result
-from seanet_jax.durable import make_folders, write_whole
-from seanet_jax.errors import InputError, RunError
+from seanet_jax.errors import InputError
 from seanet_jax.paths import is_folder, user_path
 from seanet_jax.printable import printable
 
@@ -35,15 +32,11 @@ def run() -> None:
     if out.suffix != ".html" or is_folder(out):
         raise InputError(f"--out: {printable(out)} is no name of a page; give one that ends in .html")
     # Imported late, so that --help and a wrong argument need not wait for JAX.
+    from seanet_jax.provenance import without_home
     from seanet_jax.studies.run_comparison import page, read_groups, text
 
     groups = read_groups(arguments.runs)
-    made = page(groups, shlex.join(["seanet", "compare-runs", *sys.argv[1:]]))
-    try:
-        make_folders(out.parent)
-        write_whole(out, made)
-    except OSError as error:
-        raise RunError(f"--out: {printable(out)} could not be written ({error.strerror})") from None
+    write_named(out, "--out", page(groups, without_home(command_line())))
     print_result(f"{text(groups)}\n\nthe curves are in {printable(out)}")
 
 

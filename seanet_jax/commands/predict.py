@@ -36,8 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from seanet_jax import console
-from seanet_jax.commands.cli import Arguments, add_which, command, keep_what_is_compiled
-from seanet_jax.durable import make_folders, write_whole
+from seanet_jax.commands.cli import Arguments, add_which, command, keep_what_is_compiled, write_named
 from seanet_jax.errors import InputError, RunError
 from seanet_jax.paths import exists, is_folder, user_path
 from seanet_jax.printable import printable, shortened
@@ -87,10 +86,10 @@ def run() -> None:
         if prediction.error:
             console.print_error(f"error: {prediction.error}")
     if sheet is not None:
-        _write(sheet, "--sheet", _sheet(classified))
+        write_named(sheet, "--sheet", _sheet(classified))
     if output is not None:
         made = predictions.as_csv(found) if output.suffix.lower() == ".csv" else predictions.as_json_lines(found)
-        _write(output, "--output", made)
+        write_named(output, "--output", made)
         console.print_result(f"{printable(output)}: {len(classified):,} images")
     else:
         console.print_result(predictions.as_json(found) if arguments.json else predictions.as_text(found))
@@ -137,14 +136,6 @@ def _sheet(predictions: "Sequence[Prediction]") -> bytes:
         lines = [Line(shortened(name), f"{probability:.1%}") for name, probability in shown]
         cells.append(Cell(prediction.picture, [*lines, Line(printable(prediction.path.name))]))
     return contact_sheet(cells)
-
-
-def _write(path: Path, flag: str, content: str | bytes) -> None:
-    try:
-        make_folders(path.parent)
-        write_whole(path, content)
-    except OSError as error:
-        raise RunError(f"{flag}: {printable(path)} could not be written ({error.strerror})") from None
 
 
 def main() -> NoReturn:
