@@ -1,6 +1,9 @@
 """Texts of others, such as names in a file, made safe for a terminal, for one line and for a spreadsheet."""
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 _MOST_LISTED, _LONGEST_LISTED = 20, 300
 # A spreadsheet takes a cell that begins with one of these for a formula, which can start programs.
@@ -51,16 +54,6 @@ def printable_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
-def printable_cell(text: str) -> str:
-    """Returns a printable text for a cell of a CSV file. An apostrophe marks one that would be a formula.
-
-    Args:
-        text: The text.
-    """
-    shown = printable(text)  # a tab before it hides a formula from this check, but not from a spreadsheet
-    return f"'{shown}" if shown.startswith(_FORMULA) else shown
-
-
 def shortened(text: object, longest: int = 120) -> str:
     """Returns a printable text, cut if it is long, so that any name fits where names are shown.
 
@@ -71,3 +64,24 @@ def shortened(text: object, longest: int = 120) -> str:
     whole = str(text)
     shown = printable(whole[: longest + 1])
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a table as CSV, with a header. Texts are printable, and an apostrophe marks those that would be formulas.
+
+    Args:
+        rows: The rows, all with the same columns in the same order. Without rows, the text is empty.
+    """
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {column: _cell(value) if isinstance(value, str) else value for column, value in row.items()} for row in rows
+        )
+    return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    shown = printable(text)  # a tab before it hides a formula from this check, but not from a spreadsheet
+    return f"'{shown}" if shown.startswith(_FORMULA) else shown

@@ -1,8 +1,10 @@
+import csv
+import io
 from pathlib import Path
 
 import pytest
 
-from seanet_jax.printable import printable, printable_lines, printable_list, short_repr, shortened
+from seanet_jax.printable import csv_text, printable, printable_lines, printable_list, short_repr, shortened
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,15 @@ def test_of_several_lines_only_the_line_breaks_stay():
 )
 def test_a_name_is_cut_to_any_length(text, expected):
     assert shortened(text, 10) == expected
+
+
+def test_a_text_in_csv_is_no_formula():
+    formulas, others = (
+        ["=1+1", "+1", "-2", "@SUM(A1)"],
+        {"a=1": "a=1", "\t=1": r"\t=1", "\r=1": r"\r=1", 'x"\n,': r'x"\n,'},
+    )
+    rows = [{"name": text, "number": -2.5, "none": None} for text in [*formulas, *others]]
+    found = list(csv.DictReader(io.StringIO(csv_text(rows), newline="")))
+    assert [row["name"] for row in found] == [*(f"'{text}" for text in formulas), *others.values()]
+    assert {row["number"] for row in found} == {"-2.5"} and {row["none"] for row in found} == {""}
+    assert csv_text([]) == ""

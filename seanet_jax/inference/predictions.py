@@ -4,8 +4,6 @@ Files are decoded in parallel while the network classifies those before them. A 
 prediction that says why, so that it does not end the others.
 """
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from multiprocessing.pool import ThreadPool
@@ -29,7 +27,7 @@ from seanet_jax.errors import InputError
 from seanet_jax.inference.classifier import Classifier
 from seanet_jax.inference.contact_sheet import SIDE
 from seanet_jax.inference.trained import Trained
-from seanet_jax.printable import printable, printable_cell, shortened
+from seanet_jax.printable import csv_text, printable, shortened
 
 _BATCH_SIZE = 64
 
@@ -141,14 +139,7 @@ def as_json(predictions: Sequence[Prediction]) -> str:
 
 def as_csv(predictions: Sequence[Prediction]) -> str:
     """Returns the predictions as CSV, a row for each class of each image. No spreadsheet takes a text for a formula."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n", restval="")
-    writer.writeheader()
-    for row in _rows(predictions):
-        writer.writerow(
-            {name: printable_cell(value) if isinstance(value, str) else value for name, value in row.items()}
-        )
-    return text.getvalue()
+    return csv_text([dict.fromkeys(_COLUMNS) | row for row in _rows(predictions)])
 
 
 def as_json_lines(predictions: Sequence[Prediction]) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 
 from seanet_jax.durable import write_together
 from seanet_jax.errors import InputError
+from seanet_jax.printable import csv_text
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Run, Study
-from seanet_jax.studies.tables import csv_text, markdown_text
+from seanet_jax.studies.tables import markdown_text
 from seanet_jax.training.flags import StudyCommand
 from seanet_jax.training.progress import print_once
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from seanet_jax.durable import write_together
+from seanet_jax.printable import csv_text
 from seanet_jax.studies.comparison import LEVEL, MATCHED_WITHIN, POWER, Row, comparisons, rows
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Study
-from seanet_jax.studies.tables import csv_text, markdown_text
+from seanet_jax.studies.tables import markdown_text
 
 _HEADER = (
     "network",

@@ -13,11 +13,12 @@ from seanet_jax import style
 from seanet_jax.durable import write_together
 from seanet_jax.errors import InputError
 from seanet_jax.models import SEANetConfig
+from seanet_jax.printable import csv_text
 from seanet_jax.studies import comparison
 from seanet_jax.studies.power_law import EqualError, Network, equal_error
 from seanet_jax.studies.statistics import format_summary, summarize
 from seanet_jax.studies.study import Study
-from seanet_jax.studies.tables import csv_text, markdown_text
+from seanet_jax.studies.tables import markdown_text
 from seanet_jax.studies.widths_figure import widths_figure
 from seanet_jax.training.flags import StudyCommand
 from seanet_jax.training.progress import print_once
