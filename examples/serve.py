@@ -37,7 +37,7 @@ from starlette.routing import Route
 from seanet_jax.data.image_file import ImageSource, MemoryBudget, open_image, preview, to_pixels
 from seanet_jax.errors import InputError
 from seanet_jax.image_spec import ImageSpec
-from seanet_jax.inference.html_page import data_uri
+from seanet_jax.inference.html_page import data_uri, render
 
 MOST_BYTES = 20 * 2**20
 # Requests that wait. More are told to come again.
@@ -131,8 +131,6 @@ class Server:
         self.network = network
         self._waiting: asyncio.Queue[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = asyncio.Queue(MOST_WAITING)
         self._budget = MemoryBudget()
-        loaders = [jinja2.DictLoader({"page": PAGE}), jinja2.PackageLoader("seanet_jax.inference", "")]
-        self._page = jinja2.Environment(loader=jinja2.ChoiceLoader(loaders), autoescape=True).get_template("page")
 
     def app(self) -> Starlette:
         """Returns the application, for any ASGI server."""
@@ -208,12 +206,12 @@ class Server:
 
     async def page(self, request: Request) -> Response:
         """The page at /, and its answer to a picture."""
-        shown: dict[str, object] = {}
+        shown: dict[str, object] = {"file": "", "predictions": [], "picture": "", "error": ""}
         status = 200
         if request.method == "POST":
             length = request.headers.get("content-length", "")
             if not length.isdigit() or int(length) > MOST_BYTES:
-                shown, status = {"error": f"The picture may be {MOST_BYTES:,} bytes long at most."}, 413
+                shown["error"], status = f"The picture may be {MOST_BYTES:,} bytes long at most.", 413
             else:
                 async with request.form(max_files=1, max_fields=1) as form:
                     upload = form.get("image")
@@ -224,11 +222,12 @@ class Server:
                     file = io.BytesIO()
                     picture.save(file, "PNG")
                     uri = data_uri(file.getvalue(), "image/png")
-                    shown = {"file": name[:120], "predictions": predictions, "picture": uri}
+                    shown |= {"file": name[:120], "predictions": predictions, "picture": uri}
                 except HTTPException as error:
-                    shown, status = {"error": error.detail}, error.status_code
+                    shown["error"], status = error.detail, error.status_code
         classes = self.network.images.num_classes
-        return HTMLResponse(self._page.render(name=self.network.name, classes=classes, **shown), status)
+        loader = jinja2.DictLoader({"page": PAGE})
+        return HTMLResponse(render("page", loader=loader, name=self.network.name, classes=classes, **shown), status)
 
 
 def main() -> None:

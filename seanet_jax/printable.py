@@ -66,6 +66,19 @@ def shortened(text: object, longest: int = 120) -> str:
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
+def aligned(table: Sequence[Sequence[str]], *, left: int | None = None) -> str:
+    """Returns a table for a terminal, with its columns below each other.
+
+    Args:
+        table: The rows, all with the same columns.
+        left: Number of columns whose texts begin at the left; those of the others end at the right. None is all.
+    """
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    marks = ["<" if left is None or column < left else ">" for column in range(len(widths))]
+    forms = [f"{{:{mark}{width}}}" for mark, width in zip(marks, widths, strict=True)]
+    return "\n".join("  ".join(forms).format(*row).rstrip() for row in table)
+
+
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns a table as CSV, with a header. Texts are printable, and an apostrophe marks those that would be formulas.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from seanet_jax.printable import csv_text, printable, printable_lines, printable_list, short_repr, shortened
+from seanet_jax.printable import aligned, csv_text, printable, printable_lines, printable_list, short_repr, shortened
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,9 @@ def test_a_text_in_csv_is_no_formula():
     assert [row["name"] for row in found] == [*(f"'{text}" for text in formulas), *others.values()]
     assert {row["number"] for row in found} == {"-2.5"} and {row["none"] for row in found} == {""}
     assert csv_text([]) == ""
+
+
+def test_the_columns_of_a_table_are_below_each_other():
+    table = [("a", "long", "1"), ("{b}", "", "100")]
+    assert aligned(table) == "a    long  1\n{b}        100"
+    assert aligned(table, left=2) == "a    long    1\n{b}        100"

@@ -21,6 +21,7 @@ from seanet_jax.commands.cli import Arguments, command
 from seanet_jax.console import print_result
 from seanet_jax.errors import InputError
 from seanet_jax.paths import is_folder, user_path
+from seanet_jax.printable import aligned
 
 if TYPE_CHECKING:
     from seanet_jax.models import NetworkConfig
@@ -78,18 +79,9 @@ def text(config: "NetworkConfig", height: int, width: int) -> str:
             inside.append(layer.path)
     total = parameters(config)
     rows.append(("in all", "", "", f"{total:,}", f"{multiply_adds(config, height, width):,}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(size) if column < 2 else cell.rjust(size)
-            for column, (cell, size) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
     called = sum(layer.parameters for layer in found if not layer.has_layers)
-    if called != total:
-        lines.append(f"{total - called:,} of the parameters are used in training alone.")
-    return "\n".join(line.rstrip() for line in lines)
+    note = "" if called == total else f"\n{total - called:,} of the parameters are used in training alone."
+    return aligned(rows, left=2) + note
 
 
 def main() -> NoReturn:

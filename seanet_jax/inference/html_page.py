@@ -14,15 +14,15 @@ from seanet_jax.printable import shortened
 _LONGEST = 2000
 
 
-def render(template: str, *, package: str = "seanet_jax.inference", **values: Any) -> str:
+def render(template: str, *, loader: jinja2.BaseLoader | None = None, **values: Any) -> str:
     """Returns a page.
 
     Args:
-        template: The name of the template's file. It includes ``page_head.jinja``.
-        package: The package whose folder holds the template.
+        template: The name of the template. It includes ``page_head.jinja``.
+        loader: What finds the template; None for one in this folder.
         **values: The values that the template shows.
     """
-    loaders = [jinja2.PackageLoader(name, "") for name in dict.fromkeys((package, "seanet_jax.inference"))]
+    loaders = [*([] if loader is None else [loader]), jinja2.PackageLoader("seanet_jax.inference", "")]
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders),
         autoescape=True,

@@ -7,11 +7,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jinja2
+
 from seanet_jax import style
 from seanet_jax.errors import InputError
 from seanet_jax.inference.html_page import embedded_svg, render
 from seanet_jax.paths import UserPath
-from seanet_jax.printable import short_repr, shortened
+from seanet_jax.printable import aligned, short_repr, shortened
 from seanet_jax.studies.run_curves import curves_of
 from seanet_jax.studies.statistics import Summary, format_summary, summarize
 from seanet_jax.training.config import TrainConfig
@@ -191,14 +193,9 @@ def text(groups: Sequence[Group]) -> str:
     settings += [
         (name, *(shortened(value, _LONGEST) for value in values)) for name, values in differing_settings(groups).items()
     ]
-    parts = ["\n".join(_aligned(settings))] if len(settings) > 1 else ["The runs differ in their seeds alone."]
-    parts.append("\n".join(_aligned([tuple(shortened(cell, _LONGEST) for cell in row) for row in rows(groups)])))
+    parts = [aligned(settings)] if len(settings) > 1 else ["The runs differ in their seeds alone."]
+    parts.append(aligned([[shortened(cell, _LONGEST) for cell in row] for row in rows(groups)]))
     return "\n\n".join([*parts, *notes(groups)])
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def page(groups: Sequence[Group], command: str) -> str:
@@ -211,7 +208,7 @@ def page(groups: Sequence[Group], command: str) -> str:
     curves = {group.name: [run.records for run in group.runs] for group in groups}
     return render(
         "runs.html.jinja",
-        package="seanet_jax.studies",
+        loader=jinja2.PackageLoader("seanet_jax.studies", ""),
         settings=differing_settings(groups),
         names=[group.name for group in groups],
         count=sum(len(group.runs) for group in groups),
