@@ -32,7 +32,7 @@ from seanet_jax.training.loop import TrainingDivergedError
 from seanet_jax.training.progress import format_duration, print_once
 from seanet_jax.training.records import Record, has_stalled, selection_accuracy
 from seanet_jax.training.run import fit
-from seanet_jax.training.run_folder import RunFolder, RunInUseError
+from seanet_jax.training.run_folder import RunExistsError, RunFolder, RunInUseError
 from seanet_jax.training.stopwatch import spent_seconds
 from seanet_jax.version import __version__
 
@@ -397,12 +397,8 @@ class Study:
             try:
                 config = dataclasses.replace(self.config(run), resume=resume)
                 fit(config, compiler_options=compiler_options, command=command)
-            except RunInUseError:
-                continue
-            except InputError:
-                # Since the folder was looked at, another process may have started the run, and even finished it.
-                if resume or not RunFolder(self.folder / run.name).was_started():
-                    raise
+            except (RunInUseError, RunExistsError):
+                continue  # since the folder was looked at, another process began the run, and may have finished it
             except TrainingDivergedError as error:
                 print_once(f"{run.name}: {error}")
                 write_whole(self.folder / run.name / _DIVERGED, f"{error}\n")

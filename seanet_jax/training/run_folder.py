@@ -53,6 +53,10 @@ class RunInUseError(InputError):
     """Another process is writing in the folder."""
 
 
+class RunExistsError(InputError):
+    """A new run is asked for in a folder that holds one already."""
+
+
 class RunFolder:
     """The folder of a run.
 
@@ -102,7 +106,7 @@ class RunFolder:
                     "give the saved values, or name another folder with --out"
                 )
         elif exists(self._config):
-            raise InputError(f"{self.path} holds a run already; --resume continues it, --out names another folder")
+            raise RunExistsError(f"{self.path} holds a run already; --resume continues it, --out names another folder")
         elif exists(self.path):
             # A run killed before it wrote config.json leaves these. Version 0.1.0 wrote config.json.tmp first.
             with reading(self.path):
