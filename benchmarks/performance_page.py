@@ -4,19 +4,20 @@
     python benchmarks/performance_page.py                      # all sections: about an hour on two idle cores
     python benchmarks/performance_page.py narrow startup       # two sections
 
+A section that depends on the processor is there once for each kind of processor that was measured. It replaces that of
+this machine's kind, or comes after those of the other kinds.
+
 The text around the markers is written by hand.
 """
 
 import datetime
-import importlib.metadata
-import os
-import platform
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import augmentation
+import processor
 import roofline
 import saving
 import scaling
@@ -104,23 +105,8 @@ def tuning() -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
-    """Describes the machine and the software."""
-    about = Path("/proc/cpuinfo").read_text()
-    (name,) = set(re.findall(r"^model name\s*: (.+)$", about, re.M))
-    flags = set(re.findall(r"^flags\s*: (.+)$", about, re.M)[0].split())
-    vectors = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "flax", "torch"))
-    return (
-        f"{os.cpu_count()} cores of a virtual machine ({name}; of the vector instructions that matter here: "
-        f"{', '.join(vectors)}), {gibibytes:.0f} GiB, no GPU; Python {platform.python_version()}, {versions}."
-    )
-
-
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "performance.md": {
-        "machine": machine,
         "full": lambda: steps("seanet20"),
         "narrow": lambda: steps("seanet20_narrow"),
         "bfloat16": bfloat16,
@@ -141,15 +127,30 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
 }
 
 
-def replaced(page: str, section: str, text: str) -> str:
-    """Returns the page with the text between a section's markers replaced.
+# Sections that are computed and not timed, so that they are the same on every machine.
+COMPUTED = ("roofline", "collectives", "paper")
+
+
+def replaced(page: str, section: str, text: str, kind: str | None = None) -> str:
+    """Returns the page with a section's text replaced, or added after the same section of other processors.
+
+    Args:
+        page: The page.
+        section: The name of the section.
+        text: The new text between the section's markers.
+        kind: The kind of processor; None for a section that is the same on every machine.
 
     Raises:
-        ValueError: If the page does not have the section's markers exactly once.
+        ValueError: If the page has no such section, or has it twice.
     """
-    begin, end = f"<!-- measured: {section} -->\n", f"<!-- end: {section} -->"
+    name = section if kind is None else f"{section} on {kind}"
+    begin, end = f"<!-- measured: {name} -->\n", f"<!-- end: {name} -->\n"
+    others = list(re.finditer(rf"<!-- end: {section} on .+ -->\n", page))
+    if kind is not None and begin not in page and others:
+        at = others[-1].end()
+        return f"{page[:at]}\n{begin}{text}\n{end}{page[at:]}"
     if (page.count(begin), page.count(end)) != (1, 1):
-        raise ValueError(f"the page must have the markers {begin.strip()} and {end} once each")
+        raise ValueError(f"the page must have the markers {begin.strip()} and {end.strip()} once each")
     return page[: page.index(begin) + len(begin)] + text + "\n" + page[page.index(end) :]
 
 
@@ -161,8 +162,11 @@ def main(chosen: Sequence[str]) -> None:
     for name in chosen or sections:
         print(f"section {name}", file=sys.stderr)
         page, table = sections[name]
-        text = f"{table()}\n\nMeasured on {datetime.date.today()}: `python benchmarks/performance_page.py {name}`"
-        page.write_text(replaced(page.read_text(), name, text))
+        kind = None if name in COMPUTED else processor.kind()
+        where = "" if kind is None else f" on {processor.describe()}"
+        command = f"`python benchmarks/performance_page.py {name}`"
+        text = f"{table()}\n\nMeasured on {datetime.date.today()}{where}: {command}"
+        page.write_text(replaced(page.read_text(), name, text, kind))
 
 
 if __name__ == "__main__":

@@ -111,18 +111,44 @@ def test_augmentations_are_timed_beside_the_training_step(monkeypatch):
     assert rows[-1][2] == "100.00 (100.00-100.00)"
 
 
-def test_a_section_of_the_page_is_replaced_and_nothing_else():
-    from performance_page import DOCS, PAGES, replaced
+def test_every_section_has_a_place_on_its_page():
+    from performance_page import COMPUTED, DOCS, PAGES, replaced
 
     for name, sections in PAGES.items():
-        old = page = (DOCS / name).read_text()
+        page = (DOCS / name).read_text()
         for section in sections:
-            page = replaced(page, section, f"made anew: {section}")
-        assert page == re.sub(r"(<!-- measured: (\w+) -->\n).*?(<!-- end)", r"\1made anew: \2\n\3", old, flags=re.S)
-    with pytest.raises(ValueError, match=r"measured: other -->.*once each"):
-        replaced(page, "other", "")
+            page = replaced(page, section, "made anew", None if section in COMPUTED else "a new kind")
+        assert page.count("made anew") == len(sections)
+
+
+def test_a_section_replaces_that_of_its_own_kind_of_processor_alone():
+    from performance_page import replaced
+
+    def section(name, text):
+        return f"<!-- measured: {name} -->\n{text}\n<!-- end: {name} -->\n"
+
+    page = f"a\n{section('speed on AVX2', 'old')}b\n{section('paper', 'old')}c\n"
+    assert replaced(page, "paper", "new") == page.replace(section("paper", "old"), section("paper", "new"))
+    changed = page.replace(section("speed on AVX2", "old"), section("speed on AVX2", "new"))
+    assert replaced(page, "speed", "new", "AVX2") == changed
+    added = section("speed on AVX2", "old") + "\n" + section("speed on AMX", "new")
+    assert replaced(page, "speed", "new", "AMX") == page.replace(section("speed on AVX2", "old"), added)
+    for name, kind in (("other", None), ("other", "AVX2")):
+        with pytest.raises(ValueError, match=r"measured: other.* once each"):
+            replaced(page, name, "", kind)
+
+
+def test_the_kind_of_processor_is_that_of_its_fastest_instructions():
+    import processor
+
+    cpuinfo = "model name\t: Some CPU\nflags\t\t: fpu {}\nmodel name\t: Some CPU\nflags\t\t: fpu {}\n"
+    flags = {"AVX2": "avx2", "AVX-512": "avx2 avx512f", "AVX-512 with bfloat16": "avx2 avx512f avx512_bf16"}
+    flags["AMX"] = f"{flags['AVX-512 with bfloat16']} amx_bf16 amx_tile"
+    for kind, names in flags.items():
+        assert processor.kind(cpuinfo.format(names, names)) == kind
+    assert " cores of Some CPU, AMX, Python 3." in processor.describe(cpuinfo.format(flags["AMX"], flags["AMX"]))
 
 
 def test_an_unknown_section_is_named():
-    with pytest.raises(AssertionError, match="no section fast; the sections are machine, full"):
+    with pytest.raises(AssertionError, match="no section fast; the sections are full"):
         run("performance_page.py", "fast")
