@@ -47,7 +47,7 @@ class ImageSpec:
         self._check("std", f"a tuple of {len(self.mean)} numbers, like mean", len(self.std) == len(self.mean))
         check_array_size("ImageSpec", (self.height, self.width, self.channels))
         names = self.class_names
-        are_names = isinstance(names, tuple) and all(_is_name(name) for name in names)
+        are_names = isinstance(names, tuple) and all(is_name(name) for name in names)
         self._check("class_names", "a tuple of non-empty names of Unicode text", are_names and len(names) > 0)
 
     def _check(self, name: str, allowed: str, holds: bool) -> None:
@@ -132,6 +132,10 @@ class ImageSpec:
             raise InputError(f"{where} is damaged ({error}); {remedy}") from None
 
 
-def _is_name(value: Any) -> bool:
-    """Returns whether a value is a text that UTF-8 can encode. Strings of Python can have halves of characters."""
+def is_name(value: Any) -> bool:
+    """Returns whether a value is a non-empty text that UTF-8 can encode. Strings of Python can have halves of characters.
+
+    Args:
+        value: What is given as the name of a class, or of a group of classes.
+    """
     return isinstance(value, str) and bool(value) and not any("\ud800" <= c <= "\udfff" for c in value)

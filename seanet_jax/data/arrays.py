@@ -23,6 +23,7 @@ def from_arrays(
     test_labels: Any,
     *,
     class_names: Sequence[str] | None = None,
+    superclasses: Sequence[str] | None = None,
     flip: bool = True,
 ) -> Dataset:
     """Makes a data set of arrays, normalized by the mean and the deviation of its training images.
@@ -34,6 +35,7 @@ def from_arrays(
         test_labels: Integers ``[M]``.
         class_names: One name per class, in the order of the labels. By default, classes are named by their numbers, and
             each must have a training image.
+        superclasses: Name of the superclass of each class, in the order of the labels, if the classes are grouped.
         flip: Whether a mirrored image still belongs to its class, so that training may mirror images at random.
 
     Returns:
@@ -58,6 +60,7 @@ def from_arrays(
         test_labels=labels[1].astype(np.int32, copy=False),
         image_spec=ImageSpec(height, width, mean, std, names),
         flip=flip,
+        superclasses=None if superclasses is None else tuple(superclasses),
     )
 
 

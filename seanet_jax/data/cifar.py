@@ -106,6 +106,7 @@ def _dataset(spec: CifarSpec, arrays: Arrays) -> Dataset:
         test_labels=arrays["test_labels"],
         image_spec=_image_spec(tuple(arrays["class_names"].tolist())),
         flip=True,
+        superclasses=spec.superclasses,
     )
 
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 import hashlib
+import reprlib
 
 import numpy as np
 
 from seanet_jax.errors import InputError
-from seanet_jax.image_spec import ImageSpec
+from seanet_jax.image_spec import ImageSpec, is_name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,6 +24,8 @@ class Dataset:
         flip: Whether a mirrored image still belongs to its class, so that training may mirror images at random.
         val_images: uint8 [V, H, W, C] held out of the training images, or None if nothing is held out.
         val_labels: int32 [V], or None if nothing is held out.
+        superclasses: Name of the superclass of each class, in the order of the labels, or None if the data set groups
+            its classes in no superclasses. An evaluation reports how often the predicted class is in the right one.
 
     Raises:
         InputError: If a field contradicts this description.
@@ -37,6 +40,7 @@ class Dataset:
     flip: bool
     val_images: np.ndarray | None = None
     val_labels: np.ndarray | None = None
+    superclasses: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         self._check_split("train", self.train_images, self.train_labels)
@@ -45,6 +49,8 @@ class Dataset:
             raise InputError(f"Data set {self.name}: val_images and val_labels must be given together")
         if self.val_images is not None and self.val_labels is not None:
             self._check_split("val", self.val_images, self.val_labels)
+        if self.superclasses is not None:
+            self._check_superclasses(self.superclasses)
 
     def sha256(self, part: int = 0, parts: int = 1) -> str:
         """Returns the SHA-256 of all images and labels, or of one part of each split.
@@ -85,6 +91,18 @@ class Dataset:
             raise InputError(f"{where}: {len(images)} images but {len(labels)} labels")
         if labels.min() < 0 or labels.max() >= spec.num_classes:
             raise InputError(f"{where}_labels must be in 0..{spec.num_classes - 1}, not {labels.min()}..{labels.max()}")
+
+    def _check_superclasses(self, names: tuple[str, ...]) -> None:
+        if not isinstance(names, tuple) or not all(map(is_name, names)):
+            raise InputError(
+                f"Data set {self.name}: superclasses is {reprlib.repr(names)}; it must be a tuple of non-empty names of "
+                "Unicode text"
+            )
+        if len(names) != self.image_spec.num_classes:
+            raise InputError(
+                f"Data set {self.name}: superclasses has {len(names)} names; it must have one for each of the "
+                f"{self.image_spec.num_classes} classes"
+            )
 
     def limit(self, train: int | None, test: int | None) -> "Dataset":
         """Keeps the first images of each split.

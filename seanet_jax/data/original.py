@@ -66,6 +66,7 @@ class CifarSpec:
         label_keys: Names of the kinds of label in TFDS, in the order of the bytes before an image in a binary record.
         label_counts: Number of classes for each kind of label.
         class_names: Class names of the kind "label", which networks learn, in the order of its values.
+        superclasses: Name of each class's superclass, in the order of `class_names`; None if there are none.
         train_count: Number of training images.
         test_count: Number of test images.
         binary: Files of the version for C programs.
@@ -79,6 +80,7 @@ class CifarSpec:
     label_keys: tuple[str, ...]
     label_counts: tuple[int, ...]
     class_names: tuple[str, ...]
+    superclasses: tuple[str, ...] | None
     train_count: int
     test_count: int
     binary: Layout
@@ -126,6 +128,7 @@ CIFAR10 = CifarSpec(
     label_keys=("label",),
     label_counts=(10,),
     class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    superclasses=None,
     train_count=50_000,
     test_count=10_000,
     binary=Layout(
@@ -146,6 +149,31 @@ CIFAR10 = CifarSpec(
     ),
 )
 
+_SUPERCLASSES = {
+    "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
+    "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+    "flowers": ("orchid", "poppy", "rose", "sunflower", "tulip"),
+    "food_containers": ("bottle", "bowl", "can", "cup", "plate"),
+    "fruit_and_vegetables": ("apple", "mushroom", "orange", "pear", "sweet_pepper"),
+    "household_electrical_devices": ("clock", "keyboard", "lamp", "telephone", "television"),
+    "household_furniture": ("bed", "chair", "couch", "table", "wardrobe"),
+    "insects": ("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
+    "large_carnivores": ("bear", "leopard", "lion", "tiger", "wolf"),
+    "large_man-made_outdoor_things": ("bridge", "castle", "house", "road", "skyscraper"),
+    "large_natural_outdoor_scenes": ("cloud", "forest", "mountain", "plain", "sea"),
+    "large_omnivores_and_herbivores": ("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
+    "medium_mammals": ("fox", "porcupine", "possum", "raccoon", "skunk"),
+    "non-insect_invertebrates": ("crab", "lobster", "snail", "spider", "worm"),
+    "people": ("baby", "boy", "girl", "man", "woman"),
+    "reptiles": ("crocodile", "dinosaur", "lizard", "snake", "turtle"),
+    "small_mammals": ("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+    "trees": ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"),
+    "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
+    "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
+}
+# The superclass of each class. The labels of CIFAR-100 number its classes in alphabetical order.
+_CIFAR100 = dict(sorted((name, superclass) for superclass, names in _SUPERCLASSES.items() for name in names))
+
 CIFAR100 = CifarSpec(
     name="cifar100",
     title="CIFAR-100",
@@ -153,18 +181,8 @@ CIFAR100 = CifarSpec(
     url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
     label_keys=("coarse_label", "label"),
     label_counts=(20, 100),
-    class_names=(
-        *("apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl"),
-        *("boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair"),
-        *("chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin"),
-        *("elephant", "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp"),
-        *("lawn_mower", "leopard", "lion", "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse"),
-        *("mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree"),
-        *("plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose"),
-        *("sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar"),
-        *("sunflower", "sweet_pepper", "table", "tank", "telephone", "television", "tiger", "tractor", "train"),
-        *("trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm"),
-    ),
+    class_names=tuple(_CIFAR100),
+    superclasses=tuple(_CIFAR100.values()),
     train_count=50_000,
     test_count=10_000,
     binary=Layout(

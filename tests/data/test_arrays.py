@@ -32,6 +32,13 @@ def test_given_names_may_be_of_more_classes_than_there_are_training_images_of():
     assert data.image_spec.class_names == ("a", "b", "c", "d") and not data.flip
 
 
+def test_classes_may_be_grouped_in_superclasses():
+    assert from_arrays(**GIVEN).superclasses is None
+    assert from_arrays(**GIVEN, superclasses=["x", "y", "x"]).superclasses == ("x", "y", "x")
+    with pytest.raises(InputError, match="superclasses has 2 names; it must have one for each of the 3 classes"):
+        from_arrays(**GIVEN, superclasses=["x", "y"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

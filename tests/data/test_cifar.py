@@ -1,3 +1,4 @@
+import collections
 import os
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ def assert_dataset(spec, data):
         np.testing.assert_array_equal(getattr(data, f"{name}_images"), split.images[order])
         np.testing.assert_array_equal(getattr(data, f"{name}_labels"), split.labels["label"][order])
     assert data.image_spec.class_names == content.names["label"]
-    assert data.flip and data.name == spec.name
+    assert data.flip and data.name == spec.name and data.superclasses == spec.superclasses
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -112,6 +113,25 @@ def test_class_names_are_known_without_the_data(spec):
     if not tfds.is_prepared(spec, prepared.parent.parent):
         pytest.skip(f"no prepared {spec.title} in $TFDS_DATA_DIR")
     assert images.class_names == tuple((prepared / "label.labels.txt").read_text().split())
+
+
+def test_the_100_classes_are_five_in_each_of_20_superclasses():
+    assert len(set(CIFAR100.class_names)) == len(CIFAR100.superclasses) == 100
+    sizes = collections.Counter(CIFAR100.superclasses)
+    assert len(sizes) == 20 and set(sizes.values()) == {5}
+    people = [name for name, one in zip(CIFAR100.class_names, CIFAR100.superclasses, strict=True) if one == "people"]
+    assert people == ["baby", "boy", "girl", "man", "woman"]
+
+
+def test_the_superclasses_are_the_coarse_labels_of_the_real_images(real):
+    import tensorflow_datasets
+
+    builder = tensorflow_datasets.builder(f"cifar100:{CIFAR100.version}", data_dir=real)
+    coarse = builder.info.features["coarse_label"].names
+    assert sorted(set(CIFAR100.superclasses)) == coarse
+    records = builder.as_data_source("test", decoders={"image": tensorflow_datasets.decode.SkipDecoding()})
+    found = {(records[n]["label"], records[n]["coarse_label"]) for n in range(1000)}
+    assert {(label, coarse[number]) for label, number in found} == set(enumerate(CIFAR100.superclasses))
 
 
 @pytest.mark.parametrize("place", ["folder", "archive"])

@@ -42,6 +42,9 @@ def make(**changes) -> Dataset:
         ({"image_spec": dataclasses.replace(SPEC, class_names=("a",))}, r"train_labels must be in 0\.\.0"),
         ({"val_images": np.zeros((1, 4, 4, 3), np.uint8)}, "together"),
         ({"val_images": np.zeros((1, 4, 4, 3), np.uint8), "val_labels": np.zeros(2, np.int32)}, "val: 1 images"),
+        ({"superclasses": ("x",)}, "superclasses has 1 names; it must have one for each of the 2 classes"),
+        ({"superclasses": ("x", "")}, r"superclasses is \('x', ''\); it must be a tuple of non-empty names of Unic"),
+        ({"superclasses": {"x": ("a", "b")}}, "superclasses is {.*}; it must be a tuple of non-empty names"),
     ],
 )
 def test_a_contradictory_data_set_is_refused(changes, named):
