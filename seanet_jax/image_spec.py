@@ -133,7 +133,9 @@ class ImageSpec:
 
 
 def is_name(value: Any) -> bool:
-    """Returns whether a value is a non-empty text that UTF-8 can encode. Strings of Python can have halves of characters.
+    """Returns whether a value is a non-empty text that UTF-8 can encode.
+
+    Strings of Python can have halves of characters.
 
     Args:
         value: What is given as the name of a class, or of a group of classes.

@@ -9,6 +9,8 @@ the name of a network that comes with the package. The network classifies each t
 part to which the run was limited. Prints top-1 and top-5 accuracy, the mean accuracy per class, loss, expected
 calibration error (Guo et al., 2017), the best and worst classes, and the pairs of classes confused most often. The mean
 accuracy per class counts every class equally, however many images it has. It leaves out classes without test images.
+If the data set has superclasses, as CIFAR-100 has, the superclass accuracy is the share of images whose predicted class
+is in the right superclass.
 
 --mirror-tta also measures test-time augmentation, apart from the other metrics: a prediction is the average of the
 probabilities for an image and its mirror image. It is refused for a data set whose classes are not kept by mirroring,
@@ -18,6 +20,8 @@ Writes into FOLDER, or into the folder that --out names. A network that comes wi
 runs/NAME.
   evaluation/evaluation.json  all numbers
   evaluation/confusion.png    confusion matrix, also as .svg
+  evaluation/superclass_confusion.png
+                              that of the superclasses, if there are any, also as .svg
   evaluation/reliability.png  reliability diagram, also as .svg
   evaluation/mistakes.png     the most confident mistakes
   report.html                 one page with all of this, and the learning curves and every epoch of a run; it needs

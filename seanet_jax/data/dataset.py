@@ -95,8 +95,8 @@ class Dataset:
     def _check_superclasses(self, names: tuple[str, ...]) -> None:
         if not isinstance(names, tuple) or not all(map(is_name, names)):
             raise InputError(
-                f"Data set {self.name}: superclasses is {reprlib.repr(names)}; it must be a tuple of non-empty names of "
-                "Unicode text"
+                f"Data set {self.name}: superclasses is {reprlib.repr(names)}; it must be a tuple of non-empty "
+                "names of Unicode text"
             )
         if len(names) != self.image_spec.num_classes:
             raise InputError(

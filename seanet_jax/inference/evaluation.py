@@ -45,6 +45,12 @@ _BINS = 15
 _PAIRS = 20
 _MISTAKES = 24
 _CLASSES_PRINTED = _PAIRS_PRINTED = 5
+# Files that not every evaluation writes.
+_OPTIONAL = (
+    "evaluation/mistakes.png",
+    "evaluation/superclass_confusion.png",
+    "evaluation/superclass_confusion.svg",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -268,7 +274,7 @@ def _recorded(records: Sequence[Record], step: int | None, which: str) -> dict[s
 
 def _measure(classifier: Classifier, dataset: Dataset, names: Sequence[str], *, mirror_tta: bool) -> dict[str, Any]:
     """Returns the metrics of a classifier on the test images, in the form of ``evaluation.json``."""
-    images, labels = dataset.test_images, dataset.test_labels
+    images, labels, superclasses = dataset.test_images, dataset.test_labels, dataset.superclasses
     with bar_on_terminal("evaluating", len(images) * (2 if mirror_tta else 1)) as bar:
         scores = classifier(images, bar.update)
         averaged = classifier.average(scores, classifier(images[:, :, ::-1], bar.update)) if mirror_tta else None
@@ -277,20 +283,21 @@ def _measure(classifier: Classifier, dataset: Dataset, names: Sequence[str], *, 
     found = metrics.reliability(probabilities, labels, _BINS)
     wrong = metrics.most_confident_mistakes(probabilities, labels, _MISTAKES)
     predictions = scores.argmax(1)
-    per_class = zip(names, confusion.sum(1).tolist(), metrics.class_accuracies(confusion).tolist(), strict=True)
     bins = zip(found.images.tolist(), found.confidence.tolist(), found.accuracy.tolist(), strict=True)
     return {
         "images": len(labels),
-        **_summarize(classifier, scores, labels),
+        **_summarize(classifier, scores, labels, superclasses),
         "loss_unit": classifier.kind.loss_unit,
-        "mirror_tta": None if averaged is None else _summarize(classifier, averaged, labels),
+        "mirror_tta": None if averaged is None else _summarize(classifier, averaged, labels, superclasses),
         "calibration": [
             {"above": m / _BINS, "images": count, "confidence": _number(mean), "accuracy": _number(accuracy)}
             for m, (count, mean, accuracy) in enumerate(bins)
         ],
         "classes": [
-            {"name": name, "images": count, "accuracy": _number(accuracy)} for name, count, accuracy in per_class
+            row | {"superclass": superclass}
+            for row, superclass in zip(_rows(names, confusion), superclasses or [None] * len(names), strict=True)
         ],
+        "superclasses": None if superclasses is None else _rows(*metrics.superclass_confusion(confusion, superclasses)),
         "most_confused": [
             {"class": names[pair.label], "answer": names[pair.prediction], "images": pair.images}
             for pair in metrics.most_confused(confusion, _PAIRS)
@@ -308,15 +315,25 @@ def _measure(classifier: Classifier, dataset: Dataset, names: Sequence[str], *, 
     }
 
 
-def _summarize(classifier: Classifier, scores: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+def _rows(names: Sequence[str], confusion: np.ndarray) -> list[dict[str, Any]]:
+    """Returns the name, the number of images and the accuracy of each row of a confusion matrix."""
+    found = zip(names, confusion.sum(1).tolist(), metrics.class_accuracies(confusion).tolist(), strict=True)
+    return [{"name": name, "images": count, "accuracy": _number(accuracy)} for name, count, accuracy in found]
+
+
+def _summarize(
+    classifier: Classifier, scores: np.ndarray, labels: np.ndarray, superclasses: Sequence[str] | None
+) -> dict[str, float | None]:
     """Returns the metrics that are one number each."""
+    confusion = metrics.confusion_matrix(scores, labels)
     losses = np.asarray(classifier.kind.loss(jnp.asarray(scores), jnp.asarray(labels)), np.float64)
     bins = metrics.reliability(classifier.probabilities(scores), labels, _BINS)
     return {
         "top_1_accuracy": metrics.top_k_accuracy(scores, labels, 1),
         # Among five classes or fewer, every label is in the top five.
         "top_5_accuracy": metrics.top_k_accuracy(scores, labels, 5) if scores.shape[1] > 5 else None,
-        "mean_class_accuracy": metrics.mean_class_accuracy(metrics.confusion_matrix(scores, labels)),
+        "mean_class_accuracy": metrics.mean_class_accuracy(confusion),
+        "superclass_accuracy": None if superclasses is None else metrics.superclass_accuracy(confusion, superclasses),
         "loss": float(losses.mean()),
         "expected_calibration_error": metrics.expected_calibration_error(bins),
     }
@@ -333,11 +350,15 @@ def _write(folder: Path, about: dict[str, Any], subject: _Subject, kind: Scores)
     found = metrics.Reliability(
         *(np.array([row[name] for row in about["calibration"]], np.float64) for name in columns)
     )
-    names = [row["name"] for row in about["classes"]]
+    confusion, names = np.array(about["confusion"]), [row["name"] for row in about["classes"]]
+    superclasses = subject.dataset.superclasses
     figures = {
-        "confusion": confusion_figure(np.array(about["confusion"]), names),
+        "confusion": confusion_figure(confusion, names, superclasses),
         "reliability": reliability_figure(found, about["expected_calibration_error"]),
     }
+    if superclasses is not None:
+        merged, counts = metrics.superclass_confusion(confusion, superclasses)
+        figures["superclass_confusion"] = confusion_figure(counts, merged, noun="superclass")
     drawn = {name: style.svg(figure) for name, figure in figures.items()}
     files = {f"evaluation/{name}.svg": content for name, content in drawn.items()}
     files |= {f"evaluation/{name}.png": style.png(figure) for name, figure in figures.items()}
@@ -356,8 +377,8 @@ def _write(folder: Path, about: dict[str, Any], subject: _Subject, kind: Scores)
     files["evaluation/evaluation.json"] = json_text(about).encode()
     with _writing(folder):
         make_folders(folder / "evaluation")
-        # An earlier evaluation may have left a sheet, and a network without mistakes has none.
-        write_together(folder, {"evaluation/mistakes.png": None, **files})
+        # An earlier evaluation may have left what this one lacks: a network without mistakes has no sheet.
+        write_together(folder, {**dict.fromkeys(_OPTIONAL), **files})
 
 
 def _cell(mistake: dict[str, Any], dataset: Dataset) -> Cell:
@@ -396,8 +417,9 @@ def text(about: dict[str, Any]) -> str:
         about: Contents of ``evaluation.json``, as ``evaluate`` returns them.
     """
     notes = {
-        "mean-per-class accuracy": f" ({describe_sizes(about['classes'])})",
+        "mean per-class accuracy": f" ({describe_sizes(about['classes'])})",
         "expected calibration error": f" ({_BINS} bins)",
+        "superclass accuracy": f" ({len(about['superclasses'] or ())} superclasses)",
     }
     rows = [(name, value + notes.get(name, "")) for name, value in summary_rows(about, about["loss_unit"])]
     if about["mirror_tta"] is not None:

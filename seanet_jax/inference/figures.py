@@ -12,47 +12,65 @@ from seanet_jax.inference.metrics import Reliability
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# With more classes than this, names (or counts in the cells) are too small to read.
-_MOST_NAMED = 20
-_MOST_NUMBERED = 10
+# With more classes than this, the figure is larger, so that it has room for the names.
+_MOST_IN_A_SMALL_FIGURE = 10
+# With more classes than this, counts in the cells are too small to read.
+_MOST_NUMBERED = 20
 # Longer names would leave no room for the matrix.
-_LONGEST_NAME = 20
+_LONGEST_NAME = 32
 # With more cells than this in a row, some would be narrower than two pixels and could vanish.
 _MOST_CELLS = 300
 
 
-def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> "Figure":
+def confusion_figure(
+    confusion: np.ndarray, names: Sequence[str], superclasses: Sequence[str] | None = None, *, noun: str = "class"
+) -> "Figure":
     """Draws a confusion matrix, normalized over each row.
 
-    Rows are true classes and columns are predicted classes. The axes name the classes if there are at most 20, and the
-    cells show the number of images if there are at most 10 classes. With more than 300 classes, a cell stands for a
-    block of adjacent classes and shows the largest of their shares.
+    Rows are true classes and columns are predicted classes. The axes name the classes, of which many are small: SVG
+    files are made to be zoomed. The cells show the number of images if there are at most 20 classes. With more than 300
+    classes, a cell stands for a block of adjacent classes and shows the largest of their shares, and no class is named.
 
     Args:
         confusion: Number of images by true class and predicted class, ``[classes, classes]``.
         names: Class names.
+        superclasses: Name of the superclass of each class. The classes are then ordered by superclass, in alphabetical
+            order, and lines are drawn between superclasses. By default, the classes are in the given order.
+        noun: What the labels of the axes call a class.
     """
     from matplotlib.ticker import PercentFormatter
 
+    starts: Sequence[int] = ()
+    if superclasses is not None:
+        order = sorted(range(len(names)), key=lambda index: superclasses[index])
+        confusion, names = confusion[np.ix_(order, order)], [names[index] for index in order]
+        groups = [superclasses[index] for index in order]
+        starts = [index for index in range(1, len(groups)) if groups[index] != groups[index - 1]]
     images = confusion.sum(1, keepdims=True)
     shares = np.divide(confusion, images, out=np.zeros(confusion.shape), where=images > 0)
-    made, (axes,) = style.figure(width=4.4, height=4)
+    width, height = (4.4, 4.0) if len(names) <= _MOST_IN_A_SMALL_FIGURE else (9.0, 8.4)
+    made, (axes,) = style.figure(width=width, height=height)
     axes.grid(False)
     block = math.ceil(len(names) / _MOST_CELLS)
-    picture = axes.imshow(_largest(shares, block), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    picture = axes.imshow(_largest(shares, block), cmap="Blues", vmin=0, vmax=1, interpolation="none")
     title = f"largest share of each {block} x {block} classes" if block > 1 else ""
-    style.label(axes, x="predicted class", y="true class", title=title)
-    bar = made.colorbar(picture, ax=axes, shrink=0.9, format=PercentFormatter(1))
-    bar.set_label("share of the class's images", fontsize=9)
+    style.label(axes, x=f"predicted {noun}", y=f"true {noun}", title=title)
+    bar = made.colorbar(picture, ax=axes, fraction=0.05, pad=0.02, shrink=0.9, aspect=30, format=PercentFormatter(1))
+    bar.set_label(f"share of the {noun}'s images", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
-    if len(names) <= _MOST_NAMED:
+    if block == 1:
         shown = [style.name(name, _LONGEST_NAME) for name in names]
-        axes.set_xticks(range(len(names)), shown, rotation=90)
-        axes.set_yticks(range(len(names)), shown)
-        axes.tick_params(length=0)
+        # Of the height of a row, which is in points: the axes have about four fifths of the figure.
+        size = min(8.0, 0.8 * 0.8 * height * 72 / len(names))
+        axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(names)), shown, fontsize=size)
+        axes.tick_params(length=0, pad=2)
     else:
         axes.set(xticks=[], yticks=[])
+    for start in starts:
+        for line in (axes.axhline, axes.axvline):
+            line(start / block - 0.5, color=style.PUBLISHED, linewidth=0.3)
     if len(names) <= _MOST_NUMBERED:
         for (row, column), share in np.ndenumerate(shares):
             if confusion[row, column]:

@@ -10,6 +10,8 @@ from seanet_jax.training.progress import format_duration
 from seanet_jax.training.records import Record
 from seanet_jax.training.stopwatch import describe_time
 
+# With more classes than this, a confusion matrix is as wide as the page, and may be scrolled on a phone.
+_MOST_IN_A_COLUMN = 10
 # With more classes than this, the page shows only the best and the worst, and folds the full table away.
 _MOST_CLASSES = 20
 _SHOWN = 10
@@ -30,7 +32,8 @@ def html_report(
         records: The run's records, one per epoch. Without any, the page has no section on training.
         config: Configuration of the run, or of the network if it was not trained in a run.
         summary: Contents of the run's ``summary.json``, or None if the run has not written it yet.
-        figures: SVG files by name: confusion, reliability and, if there are records, loss and accuracy.
+        figures: SVG files by name: confusion, reliability, superclass_confusion if the classes have superclasses, and,
+            if there are records, loss and accuracy.
         pictures: PNG files, one for each mistake in ``about``, in the same order.
 
     Returns:
@@ -57,11 +60,19 @@ def html_report(
         confusion=embedded_svg(
             figures["confusion"], "Confusion matrix: share of each class's images by predicted class"
         ),
+        is_wide=len(about["classes"]) > _MOST_IN_A_COLUMN,
+        superclass_confusion=embedded_svg(
+            figures["superclass_confusion"],
+            "Confusion matrix of superclasses: share of each superclass's images by predicted superclass",
+        )
+        if about["superclasses"]
+        else None,
         images_of={row["name"]: row["images"] for row in about["classes"]},
         averaged=_compare(about),
         most_classes=_MOST_CLASSES,
         class_sizes=describe_sizes(about["classes"]),
         class_tables=_class_tables(about["classes"]),
+        superclasses=_lowest_first(about["superclasses"] or ()),
         reliability=embedded_svg(
             figures["reliability"], "Reliability diagram: accuracy and number of images by confidence"
         ),
@@ -80,18 +91,18 @@ _CURVES = {"loss": "Loss", "accuracy": "Error"}
 
 # Column heading, key in a record, format of the value.
 _COLUMNS = (
-    ("epoch", "epoch", "{:.4g}"),
-    ("learning rate", "learning_rate", "{:g}"),
-    ("train loss", "train_loss", "{:.4f}"),
-    ("train accuracy", "train_accuracy", "{:.2%}"),
-    ("validation loss", "val_loss", "{:.4f}"),
-    ("validation accuracy", "val_accuracy", "{:.2%}"),
-    ("test loss", "test_loss", "{:.4f}"),
-    ("test accuracy", "test_accuracy", "{:.2%}"),
-    ("moving average, validation accuracy", "ema_val_accuracy", "{:.2%}"),
-    ("moving average, test accuracy", "ema_test_accuracy", "{:.2%}"),
-    ("images/s", "images_per_second", "{:,.1f}"),
-    ("seconds", "seconds", "{:,.1f}"),
+    ("Epoch", "epoch", "{:.4g}"),
+    ("Learning rate", "learning_rate", "{:g}"),
+    ("Training loss", "train_loss", "{:.4f}"),
+    ("Training accuracy", "train_accuracy", "{:.2%}"),
+    ("Validation loss", "val_loss", "{:.4f}"),
+    ("Validation accuracy", "val_accuracy", "{:.2%}"),
+    ("Test loss", "test_loss", "{:.4f}"),
+    ("Test accuracy", "test_accuracy", "{:.2%}"),
+    ("EMA validation accuracy", "ema_val_accuracy", "{:.2%}"),
+    ("EMA test accuracy", "ema_test_accuracy", "{:.2%}"),
+    ("Images/s", "images_per_second", "{:,.1f}"),
+    ("Time (s)", "seconds", "{:,.1f}"),
 )
 
 
@@ -111,17 +122,25 @@ def _tiles(about: Mapping[str, Any]) -> list[dict[str, str]]:
     recorded = about["recorded"] or {"test_accuracy": None, "test_loss": None}
 
     def note(value: float | None, form: str) -> str:
-        return "" if value is None else f"recorded in training: {form.format(value)}"
+        return "" if value is None else f"during training: {form.format(value)}"
+
+    def accuracy(key: str) -> str:
+        return "" if about[key] is None else f"{about[key]:.2%}"
 
     tiles = [
-        ("top-1 accuracy", f"{about['top_1_accuracy']:.2%}", note(recorded["test_accuracy"], "{:.2%}")),
-        ("mean-per-class accuracy", f"{about['mean_class_accuracy']:.2%}", describe_sizes(about["classes"])),
-        (f"loss ({about['loss_unit']})", f"{about['loss']:.4f}", note(recorded["test_loss"], "{:.4f}")),
-        ("calibration error", f"{about['expected_calibration_error']:.2%}", "expected, 15 bins"),
-        ("test images", f"{about['images']:,}", f"in {len(about['classes'])} classes"),
+        ("Top-1 accuracy", accuracy("top_1_accuracy"), note(recorded["test_accuracy"], "{:.2%}")),
+        ("Top-5 accuracy", accuracy("top_5_accuracy"), ""),
+        ("Superclass accuracy", accuracy("superclass_accuracy"), f"{len(about['superclasses'] or ())} superclasses"),
+        ("Mean per-class accuracy", accuracy("mean_class_accuracy"), describe_sizes(about["classes"])),
+        (f"Loss ({about['loss_unit']})", f"{about['loss']:.4f}", note(recorded["test_loss"], "{:.4f}")),
+        (
+            "Expected calibration error",
+            f"{about['expected_calibration_error']:.2%}",
+            f"{len(about['calibration'])} bins",
+        ),
+        ("Test images", f"{about['images']:,}", f"{len(about['classes'])} classes"),
     ]
-    if about["top_5_accuracy"] is not None:
-        tiles.insert(1, ("top-5 accuracy", f"{about['top_5_accuracy']:.2%}", ""))
+    tiles = [tile for tile in tiles if tile[1]]
     return [dict(zip(("name", "value", "note"), tile, strict=True)) for tile in tiles]
 
 
@@ -169,12 +188,18 @@ def _compare(about: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _class_tables(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if len(classes) <= _MOST_CLASSES:
-        unseen = [row for row in classes if not row["images"]]
-        return [{"name": "Worst class first", "rows": [*ranked(classes), *unseen]}]
+        return [{"name": "Lowest accuracy first", "rows": _lowest_first(classes)}]
     best, worst = best_and_worst(classes, _SHOWN)
     return [
-        {"name": f"The {len(rows)} {name}", "rows": rows} for name, rows in (("worst", worst), ("best", best)) if rows
+        {"name": f"{len(rows)} classes of {name} accuracy", "rows": rows}
+        for name, rows in (("lowest", worst), ("highest", best))
+        if rows
     ]
+
+
+def _lowest_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the rows by accuracy, with those without images at the end."""
+    return [*ranked(rows), *(row for row in rows if not row["images"])]
 
 
 def _versions(about: Mapping[str, Any], summary: Mapping[str, Any] | None) -> list[dict[str, str]]:
@@ -188,15 +213,15 @@ def _provenance(summary: Mapping[str, Any] | None) -> list[dict[str, str]]:
     rows = {}
     if summary is not None and "provenance" in summary:
         found = summary["provenance"]
-        changed = "" if found["clean"] else ", with changes that are not committed"
+        changed = "" if found["clean"] else ", with uncommitted changes"
         rows = {
-            "started": found["started"] or "not recorded",
-            "ended": found["ended"],
-            "command": found["command"] or "none: a program called fit",
-            "code": f"commit {found['commit']}{changed}" if found["commit"] else "no checkout of git",
-            "host": found["host"],
-            "processor": found["processor"],
+            "Started": found["started"] or "not recorded",
+            "Ended": found["ended"],
+            "Command": found["command"] or "none: a program called fit",
+            "Git commit": f"{found['commit']}{changed}" if found["commit"] else "none: not a Git checkout",
+            "Host": found["host"],
+            "Processor": found["processor"],
         }
     if summary is not None and "time" in summary:
-        rows["time"] = describe_time(summary["time"])
+        rows["Time"] = describe_time(summary["time"])
     return [{"name": name, "value": value} for name, value in rows.items()]

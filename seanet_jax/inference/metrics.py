@@ -112,6 +112,37 @@ def mean_class_accuracy(confusion: np.ndarray) -> float:
     return float(np.nanmean(class_accuracies(confusion)))
 
 
+def superclass_confusion(confusion: np.ndarray, superclasses: Sequence[str]) -> tuple[Sequence[str], np.ndarray]:
+    """Counts the images by true superclass (row) and superclass of the predicted class (column).
+
+    Args:
+        confusion: Confusion matrix, as ``confusion_matrix`` returns it.
+        superclasses: Name of the superclass of each class.
+
+    Returns:
+        The names of the S superclasses in alphabetical order, and the number of images, int64 ``[S, S]``.
+    """
+    names = sorted(set(superclasses))
+    groups = [names.index(name) for name in superclasses]
+    merged = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(merged, np.ix_(groups, groups), confusion)
+    return names, merged
+
+
+def superclass_accuracy(confusion: np.ndarray, superclasses: Sequence[str]) -> float:
+    """Returns the share of images whose predicted class is in the superclass of the true class.
+
+    Args:
+        confusion: Confusion matrix of one image or more, as ``confusion_matrix`` returns it.
+        superclasses: Name of the superclass of each class.
+
+    Returns:
+        The accuracy, from 0 to 1. It is the top-1 accuracy or more.
+    """
+    _, merged = superclass_confusion(confusion, superclasses)
+    return float(np.trace(merged) / merged.sum())
+
+
 def most_confused(confusion: np.ndarray, count: int) -> Sequence[Confusion]:
     """Returns the pairs of classes with the most misclassified images, the most confused pair first.
 

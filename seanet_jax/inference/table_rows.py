@@ -64,7 +64,8 @@ def summary_rows(metrics: Mapping[str, float | None], loss_unit: str) -> list[tu
     forms = (
         ("top-1 accuracy", "top_1_accuracy", "{:.2%}"),
         ("top-5 accuracy", "top_5_accuracy", "{:.2%}"),
-        ("mean-per-class accuracy", "mean_class_accuracy", "{:.2%}"),
+        ("mean per-class accuracy", "mean_class_accuracy", "{:.2%}"),
+        ("superclass accuracy", "superclass_accuracy", "{:.2%}"),
         ("loss", "loss", "{:.4f} " + loss_unit),
         ("expected calibration error", "expected_calibration_error", "{:.2%}"),
     )

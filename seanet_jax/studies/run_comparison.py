@@ -148,7 +148,8 @@ def notes(groups: Sequence[Group]) -> list[str]:
     return found
 
 
-_HEADER = ("run", "network", "parameters", "epochs", "test accuracy, %", "at the best epoch, %", "hours", "seeds")
+_BEST = "best test accuracy, %"
+_HEADER = ("run", "network", "parameters", "epochs", "test accuracy, %", _BEST, "training hours", "seeds")
 
 
 def rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
@@ -161,8 +162,8 @@ def rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
     """
     averages = [group.summary("ema_test_accuracy") for group in groups]
     has_average = any(average is not None for average in averages)
-    at = _HEADER.index("at the best epoch, %")
-    header = (*_HEADER[:at], "moving average, %", *_HEADER[at:]) if has_average else _HEADER
+    at = _HEADER.index(_BEST)
+    header = (*_HEADER[:at], "EMA test accuracy, %", *_HEADER[at:]) if has_average else _HEADER
     found = [header]
     for group, average in zip(groups, averages, strict=True):
         first = group.runs[0]
@@ -189,7 +190,7 @@ def text(groups: Sequence[Group]) -> str:
         groups: The groups.
     """
     names = [shortened(group.name, _LONGEST) for group in groups]
-    settings = [("setting", *names)]
+    settings = [("hyperparameter", *names)]
     settings += [
         (name, *(shortened(value, _LONGEST) for value in values)) for name, values in differing_settings(groups).items()
     ]

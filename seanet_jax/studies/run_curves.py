@@ -31,7 +31,7 @@ def curves_of(groups: Mapping[str, Sequence[Sequence[Record]]], quantity: str, l
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure, (axes,) = style.figure(width=style.PAGE, height=4.2)
+    figure, (axes,) = style.figure(width=4.8, height=3.8)
     for number, (name, runs) in enumerate(groups.items()):
         epochs, values = _means(runs, quantity)
         color = _COLORS[number % len(_COLORS)]

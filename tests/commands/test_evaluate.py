@@ -22,7 +22,7 @@ def test_the_command_prints_a_short_table(evaluated, tmp_path, monkeypatch, caps
     assert about["command"] == f"seanet evaluate {copy} --which latest"
     assert lines[0] == "tiny on digits, latest checkpoint (epoch 3, step 15), 23 test images"
     assert re.fullmatch(r"  top-1 accuracy +\d+\.\d\d%", lines[1])
-    assert re.fullmatch(r"  mean-per-class accuracy +\d+\.\d\d% \(classes of 10 to 13 images\)", lines[2])
+    assert re.fullmatch(r"  mean per-class accuracy +\d+\.\d\d% \(classes of 10 to 13 images\)", lines[2])
     assert re.fullmatch(r"  loss +\d\.\d{4} nats", lines[3])
     assert re.fullmatch(r"  expected calibration error +\d+\.\d\d% \(15 bins\)", lines[4])
     assert lines[5].split()[-3:] == [lines[1].split()[-1] + ",", lines[3].split()[-2], "nats"]  # recorded in training

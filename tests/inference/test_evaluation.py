@@ -140,11 +140,37 @@ def test_a_class_without_test_images_has_no_accuracy(copy, monkeypatch):
     trained = dataclasses.replace(load(copy), images=spec)
     monkeypatch.setattr("seanet_jax.inference.evaluation.load", lambda *_: trained)
     about = evaluate(copy)
-    assert about["classes"][2] == {"name": "unseen", "images": 0, "accuracy": None}
+    assert about["classes"][2] == {"name": "unseen", "images": 0, "accuracy": None, "superclass": None}
     # All images are taken for dark ones. The mean is over the two classes that have images.
     assert about["mean_class_accuracy"] == 0.5
     assert "50.00% (classes of 10 to 13 images; 1 class without test images left out)" in text(about)
     assert read(copy)["classes"][2]["accuracy"] is None
+
+
+def test_classes_in_superclasses_have_an_accuracy_and_a_matrix_of_superclasses(copy, monkeypatch):
+    scores = np.zeros((23, 3), np.float32)
+    scores[:, 1] = 1  # of the superclass of class 0
+    monkeypatch.setattr("seanet_jax.inference.evaluation.Classifier", lambda *_: Constant(scores))
+    spec = dataclasses.replace(DATASET.image_spec, class_names=(*NAMES, "unseen"))
+    trained = dataclasses.replace(load(copy), images=spec)
+    monkeypatch.setattr("seanet_jax.inference.evaluation.load", lambda *_: trained)
+    matrices = [copy / "evaluation" / f"superclass_confusion.{suffix}" for suffix in ("png", "svg")]
+    # The run itself does not know of superclasses, as those of earlier versions do not.
+    with small(dataclasses.replace(DATASET, image_spec=spec, superclasses=("shades", "shades", "other"))):
+        about = evaluate(copy)
+    assert about["top_1_accuracy"] < about["superclass_accuracy"] == 1
+    assert [row["superclass"] for row in about["classes"]] == ["shades", "shades", "other"]
+    assert about["superclasses"] == [
+        {"name": "other", "images": 0, "accuracy": None},
+        {"name": "shades", "images": 23, "accuracy": 1.0},
+    ]
+    assert re.search(r"^  superclass accuracy +100\.00% \(2 superclasses\)$", text(about), re.MULTILINE)
+    assert "Superclass accuracy" in (copy / "report.html").read_text()
+    assert all(path.exists() and f"evaluation/{path.name}" in about["sha256"] for path in matrices)
+    with small(dataclasses.replace(DATASET, image_spec=spec)):
+        about = evaluate(copy)
+    assert about["superclasses"] is about["superclass_accuracy"] is None and "superclass" not in text(about)
+    assert not any(path.exists() for path in matrices)
 
 
 def test_the_moving_average_gives_the_metrics_that_training_recorded_of_it(tiny, in_peace, tmp_path):
@@ -158,7 +184,7 @@ def test_the_moving_average_gives_the_metrics_that_training_recorded_of_it(tiny,
     assert about["mean_class_accuracy"] == pytest.approx(last["ema_test_mean_class_accuracy"], rel=1e-6)
     assert about["loss"] == pytest.approx(last["ema_test_loss"], rel=1e-5) != last["test_loss"]
     report = (copy / "report.html").read_text()
-    assert "moving average, test accuracy" in report and f"<td>{last['ema_test_accuracy']:.2%}</td>" in report
+    assert "EMA test accuracy" in report and f"<td>{last['ema_test_accuracy']:.2%}</td>" in report
     assert "was selected on these test images" not in report
 
 
@@ -176,7 +202,7 @@ def test_test_time_augmentation_is_reported_apart(evaluated, copy):
     assert found["loss"] == pytest.approx(-np.log(ours[range(23), labels]).mean(), rel=1e-5) != plain["loss"]
     assert found["top_5_accuracy"] is None
     words = re.search(r"^  with mirror images +(.*)$", text(about), re.MULTILINE)[1]
-    assert words.startswith(f"top-1 accuracy {right.mean():.2%}, mean-per-class accuracy ")
+    assert words.startswith(f"top-1 accuracy {right.mean():.2%}, mean per-class accuracy ")
     assert f"loss {found['loss']:.4f} nats, expected calibration error " in words
     assert f"{plain['loss']:.4f} nats</td><td>{found['loss']:.4f} nats</td>" in (copy / "report.html").read_text()
 
@@ -226,7 +252,7 @@ def test_a_converted_run_is_evaluated_before_and_after_it_is_trained(evaluated, 
         assert about["network"] == "converted from best_model.pth, not trained here (step 179)"
         assert text(about).startswith(f"tiny on digits, {about['network']}, 23 test images\n")
         report = (config.out / "report.html").read_text()
-        assert about["network"] in report and "All epochs" not in report
+        assert about["network"] in report and "Metrics per epoch" not in report
 
         saved = json.loads((config.out / "config.json").read_text())
         assert saved["converted_from"] == "best_model.pth"

@@ -1,5 +1,7 @@
 """What the confusion matrix and the reliability diagram show."""
 
+import itertools
+
 import numpy as np
 
 from seanet_jax.inference.figures import confusion_figure, reliability_figure
@@ -10,15 +12,30 @@ def labels(axis):
     return [label.get_text() for label in axis.get_ticklabels()]
 
 
-def test_classes_are_named_where_there_is_room():
-    names = [r"\$x\$", r"\$\nothing", *map(str, range(18))]
+def test_every_class_is_named_and_no_name_is_over_another():
+    names = [r"\$x\$", r"\$\nothing", *map(str, range(98))]
     given = ["$x$", r"$\nothing", *names[2:]]
-    for classes, named, numbered in ((2, True, True), (11, True, False), (20, True, False), (100, False, False)):
-        made = confusion_figure(np.full((classes, classes), 2), (given * 5)[:classes])
+    for classes, numbered in ((2, True), (20, True), (21, False), (100, False)):
+        made = confusion_figure(np.full((classes, classes), 2), given[:classes])
         made.draw_without_rendering()
         axes = made.axes[0]
-        assert labels(axes.xaxis) == labels(axes.yaxis) == (names[:classes] if named else [])
+        assert labels(axes.xaxis) == labels(axes.yaxis) == names[:classes]
+        boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+        assert all(upper.y0 >= lower.y1 for upper, lower in itertools.pairwise(boxes))
         assert len(axes.texts) == (classes**2 if numbered else 0)
+
+
+def test_superclasses_order_the_classes_and_have_lines_between_them():
+    confusion = np.diag([1, 2, 3, 4])
+    made = confusion_figure(confusion, ("oak", "ray", "elm", "eel"), ("trees", "fish", "trees", "fish"))
+    axes = made.axes[0]
+    assert labels(axes.xaxis) == labels(axes.yaxis) == ["ray", "eel", "oak", "elm"]
+    assert [one.get_text() for one in axes.texts] == ["2", "4", "1", "3"]
+    across, down = axes.lines
+    assert list(across.get_ydata()) == list(down.get_xdata()) == [1.5, 1.5]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    assert confusion_figure(confusion, "abcd", noun="superclass").axes[0].get_ylabel() == "true superclass"
+    assert not confusion_figure(confusion, "abcd").axes[0].lines
 
 
 def test_the_matrix_shows_shares_of_each_class():
@@ -37,6 +54,7 @@ def test_of_very_many_classes_no_cell_vanishes():
     assert cells.shape == (234, 234) and axes.get_title(loc="left") == "largest share of each 3 x 3 classes"
     np.testing.assert_array_equal(np.diag(cells), 1)
     assert cells[1, 233] == 0.75 and np.count_nonzero(cells) == 235
+    assert labels(axes.xaxis) == []
 
 
 def test_the_reliability_diagram_shows_every_bin():

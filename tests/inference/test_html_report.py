@@ -16,7 +16,8 @@ from seanet_jax.training.run_folder import RunFolder
 CHROMIUM = shutil.which("chromium")
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 PICTURE = b"\x89PNG"
-FIGURES = dict.fromkeys(("loss", "accuracy", "confusion", "reliability"), b"<svg xmlns='http://www.w3.org/2000/svg'/>")
+NAMES_OF_FIGURES = ("loss", "accuracy", "confusion", "superclass_confusion", "reliability")
+FIGURES = dict.fromkeys(NAMES_OF_FIGURES, b"<svg xmlns='http://www.w3.org/2000/svg'/>")
 
 
 class Elements(HTMLParser):
@@ -46,7 +47,7 @@ def about_of(classes=2, names=None):
         **{"dataset": "made", "model": "tiny", "which": "latest", "step": 20, "epoch": 2, "recorded": None},
         "network": "latest checkpoint (epoch 2, step 20)",
         **{"images": 8, "top_1_accuracy": 0.5, "top_5_accuracy": None, "loss": 1.25, "loss_unit": "nats"},
-        **{"mean_class_accuracy": 0.4375, "mirror_tta": None},
+        **{"mean_class_accuracy": 0.4375, "superclass_accuracy": None, "superclasses": None, "mirror_tta": None},
         "expected_calibration_error": 0.0625,
         "calibration": [
             {"above": 0, "images": 0, "confidence": None, "accuracy": None},
@@ -70,6 +71,7 @@ def about_of(classes=2, names=None):
 CONFIG = {"seed": 5, "limit_train": None, "limit_test": None, "validation_fraction": 0.0, "learning_rate": 0.1}
 TTA = {
     **{"top_1_accuracy": 0.625, "top_5_accuracy": None, "mean_class_accuracy": 0.5, "loss": 1.0},
+    "superclass_accuracy": None,
     "expected_calibration_error": 0.125,
 }
 SUMMARY = {
@@ -128,7 +130,7 @@ def test_the_epoch_that_is_evaluated_is_marked():
 
 def test_the_page_says_where_the_run_comes_from(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
-    assert "Where the run comes from" not in made()  # a run of version 0.1.0
+    assert "Training run" not in made()  # a run of version 0.1.0
     found = {
         **{"started": None, "ended": "2026-05-31T14:03:07Z", "command": "seanet train --model '<b>'", "host": "<i>"},
         **{"commit": "0a1b", "clean": False, "processor": "AMD"},
@@ -136,16 +138,16 @@ def test_the_page_says_where_the_run_comes_from(monkeypatch):
     spent = {"training": 61.0, "evaluation": 30.0, "compiling": 0.0, "saving": 0.1, "other": 9.0, "total": 100.1}
     page = made(summary=SUMMARY | {"provenance": found, "time": spent}, config={"data_dir": "/home/ada/images"})
     text = Elements(page).text()
-    assert "command seanet train --model '<b>'" in text and "host <i>" in text and "<i>" not in page
-    assert "started not recorded ended 2026-05-31T14:03:07Z" in text
-    assert "code commit 0a1b, with changes that are not committed" in text
-    assert "time 1 min 40 s: 1 min 01 s of training, 30 s of evaluation, 9 s of the rest" in text
+    assert "Command seanet train --model '<b>'" in text and "Host <i>" in text and "<i>" not in page
+    assert "Started not recorded Ended 2026-05-31T14:03:07Z" in text
+    assert "Git commit 0a1b, with uncommitted changes" in text
+    assert "Time 1 min 40 s: 1 min 01 s of training, 30 s of evaluation, 9 s of the rest" in text
     assert "data_dir ~/images" in text and "/home/ada" not in page
     clean = found | {"clean": True}
-    assert "code commit 0a1b host" in Elements(made(summary=SUMMARY | {"provenance": clean})).text()
+    assert "Git commit 0a1b Host" in Elements(made(summary=SUMMARY | {"provenance": clean})).text()
     none = found | {"commit": None, "clean": None, "command": ""}
     text = Elements(made(summary=SUMMARY | {"provenance": none})).text()
-    assert "command none: a program called fit code no checkout of git" in text
+    assert "Command none: a program called fit Git commit none: not a Git checkout" in text
 
 
 def test_an_epoch_that_was_not_evaluated_has_dashes():
@@ -163,9 +165,9 @@ def test_many_epochs_are_folded_away():
 
 def test_of_many_classes_there_are_the_best_and_the_worst():
     few, many = Elements(made(about_of(20))).text(), Elements(made(about_of(30))).text()
-    assert "Worst class first" in few and "worst" not in few.split("Worst class first")[1]
+    assert "Lowest accuracy first" in few and "classes of" not in few.split("Lowest accuracy first")[1]
     assert few.index("kind0 0% 4") < few.index("kind19 95% 4") < few.index("kind1 — 0")
-    worst, best = many[many.index("The 10 worst") :].split("The 10 best")
+    worst, best = many[many.index("10 classes of lowest") :].split("10 classes of highest")
     best, everyone = best.split("All 30 classes")
     assert re.findall(r"kind\d+", worst) == [f"kind{n}" for n in (0, *range(2, 11))]
     assert re.findall(r"kind\d+", best) == [f"kind{n}" for n in range(29, 19, -1)]
@@ -190,13 +192,14 @@ def test_of_many_classes_there_are_the_best_and_the_worst():
         ({"summary": SUMMARY | {"stopped_early": False}}, "stopped early", False),
         ({"summary": SUMMARY | {"finished": False}}, "The run is not finished", True),
         ({}, "is not finished", False),
-        ({"about": about_of() | {"mistakes": []}}, "Every prediction is correct.", True),
-        ({"about": about_of() | {"most_confused": []}}, "No image was misclassified.", True),
-        ({"about": about_of() | {"top_5_accuracy": 0.9125}}, "top-5 accuracy 91.25%", True),
-        ({}, "top-5", False),
-        ({"about": about_of() | {"mirror_tta": TTA}}, "loss 1.2500 nats 1.0000 nats expected calibration", True),
-        ({}, "mirror images", False),
-        ({}, "mean-per-class accuracy 43.75% equals top-1: 4 images in each class; 1 class without test", True),
+        ({"about": about_of() | {"mistakes": []}}, "Most confident mistakes No image was misclassified.", True),
+        ({"about": about_of() | {"most_confused": []}}, "pairs No image was misclassified.", True),
+        ({"about": about_of() | {"top_5_accuracy": 0.9125}}, "Top-5 accuracy 91.25%", True),
+        ({}, "Top-5", False),
+        ({}, "uperclass", False),
+        ({"about": about_of() | {"mirror_tta": TTA}}, "Loss 1.2500 nats 1.0000 nats Expected calibration", True),
+        ({}, "Test-time augmentation", False),
+        ({}, "Mean per-class accuracy 43.75% equals top-1: 4 images in each class; 1 class without test", True),
     ],
 )
 def test_what_a_reader_has_to_know_is_said(fields, words, there):
@@ -206,12 +209,33 @@ def test_what_a_reader_has_to_know_is_said(fields, words, there):
 def test_a_network_that_was_not_trained_here_has_no_curves():
     other = {"network": "pretrained weights", "which": None, "step": None, "epoch": None}
     text = Elements(made(about_of() | other, epochs=0, summary=None)).text()
-    assert "tiny on made pretrained weights " in text and "Configuration of the network" in text
+    assert "tiny on made pretrained weights " in text and "Network configuration" in text
     assert "was not trained in this folder. If it was selected on these test images, its accuracy is optimistic" in text
-    for words in ("· seed 5", "All epochs", "is not finished", "The best epoch"):
+    for words in ("· seed 5", "Metrics per epoch", "is not finished", "The best epoch"):
         assert words not in text
     first, *_ = Elements(made(about_of() | other, epochs=0, summary=None)).named("img")
     assert first["alt"].startswith("Confusion matrix")
+
+
+def test_classes_in_superclasses_have_two_matrices():
+    superclasses = [
+        {"name": "fish", "images": 4, "accuracy": 0.75},
+        {"name": "empty", "images": 0, "accuracy": None},
+        {"name": "trees", "images": 4, "accuracy": 0.5},
+    ]
+    page = Elements(made(about_of(30) | {"superclass_accuracy": 0.625, "superclasses": superclasses}))
+    text = page.text()
+    assert "Superclass accuracy 62.50% 3 superclasses" in text
+    assert "Per-superclass accuracy Superclass Accuracy Images trees 50% 4 fish 75% 4 empty — 0" in text
+    assert "ordered by superclass" in text and "Zoom in to read the class names" in text
+    assert [one["alt"] for one in page.named("img") if "matrix" in one["alt"]] == [
+        "Confusion matrix of superclasses: share of each superclass's images by predicted superclass",
+        "Confusion matrix: share of each class's images by predicted class",
+    ]
+    # Both can be scrolled on a phone. A small one has a column beside it.
+    assert [one["class"] for one in page.named("div") if "wide" in one.get("class", "")] == 2 * ["scroll wide"]
+    few = made(about_of(10))
+    assert "scroll wide" not in few and "Zoom in" not in few and "by superclass" not in few
 
 
 # One self-contained page.

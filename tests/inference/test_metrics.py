@@ -69,6 +69,15 @@ def test_the_mean_over_classes_counts_a_rare_class_as_much_as_a_frequent_one():
     assert metrics.mean_class_accuracy(np.array([[3, 1], [2, 2]])) == 5 / 8  # classes of equal size: top-1 accuracy
 
 
+def test_a_class_of_the_same_superclass_counts_as_right():
+    confusion = np.array([[5, 1, 2], [3, 4, 0], [6, 0, 7]])
+    names, merged = metrics.superclass_confusion(confusion, ("y", "x", "y"))
+    assert names == ["x", "y"] and merged.tolist() == [[4, 3], [1, 20]]
+    assert metrics.superclass_accuracy(confusion, ("y", "x", "y")) == 24 / 28
+    own = metrics.superclass_accuracy(confusion, ("a", "b", "c"))
+    assert own == np.trace(confusion) / 28 and metrics.superclass_accuracy(confusion, ("a",) * 3) == 1
+
+
 def test_a_class_without_images_has_no_accuracy():
     found = metrics.class_accuracies(metrics.confusion_matrix(LOGITS[:1], LABELS[:1]))
     assert found[0] == 1 and np.isnan(found[1:]).all()

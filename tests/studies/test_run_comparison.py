@@ -19,7 +19,7 @@ def test_runs_that_differ_in_their_seeds_alone_are_one_row(compared_runs):
     # 45 and 47 at the last epoch, 50 and 47 at the best one; half a second an epoch.
     assert found[0] == ("senet20-lr0.1", "senet20", "1,234", "2", "46.00 ± 1.41", "48.50 ± 2.12", "0.00", "2")
     assert found[1][4:] == ("60.00", "60.00", "0.00", "1")
-    assert "setting        senet20-lr0.1  senet20-lr0.02-seed0\nlearning_rate  0.1            0.02" in text(groups)
+    assert "hyperparameter  senet20-lr0.1  senet20-lr0.02-seed0\nlearning_rate   0.1            0.02" in text(groups)
     assert [note.split(" ")[0] for note in notes(groups)] == ["A", "A"]
 
 
@@ -34,7 +34,7 @@ def test_a_moving_average_has_a_column(compared_runs):
     (compared_runs[2] / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (compared_runs[2] / "summary.json").write_text(json.dumps(made_summary(records)))
     header, first, second = rows(read_groups(compared_runs))
-    column = header.index("moving average, %")
+    column = header.index("EMA test accuracy, %")
     assert (first[column], second[column]) == ("—", "37.50")
 
 
@@ -55,4 +55,5 @@ def test_the_page_shows_the_table_and_two_figures(compared_runs):
     html = page(read_groups(compared_runs), "seanet compare-runs a b c")
     figures = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', html)
     assert len(figures) == 2 and all(base64.b64decode(one).rstrip().endswith(b"</svg>") for one in figures)
+    assert ">Best test accuracy, %</th>" in html and ">Run</th>" in html and "<h2>Learning curves</h2>" in html
     assert "46.00 ± 1.41" in html and "<title>3 runs compared</title>" in html and "seanet compare-runs a b c" in html

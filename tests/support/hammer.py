@@ -119,7 +119,7 @@ class Evaluation:
         self.folder.mkdir(exist_ok=True)
 
     def write(self, key):
-        dataset = types.SimpleNamespace(test_images=np.zeros((1, 8, 8, 3), np.uint8))
+        dataset = types.SimpleNamespace(test_images=np.zeros((1, 8, 8, 3), np.uint8), superclasses=None)
         subject = types.SimpleNamespace(dataset=dataset, config=None, records=[], settings={}, summary=None)
         mistake = {"image": 0, "class": "a", "answer": "b", "confidence": 0.5}
         about = {"key": key, "calibration": [], "classes": [], "confusion": [], "expected_calibration_error": 0.0}
