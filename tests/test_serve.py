@@ -1,7 +1,9 @@
 """examples/serve.py as a process of its own, asked by real requests. Needs the extra serve."""
 
+import base64
 import concurrent.futures
 import contextlib
+import html
 import http.client
 import io
 import json
@@ -17,6 +19,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from data_fixtures import served as serving_folder
 from jax import export
 from PIL import Image
 from predict_fixtures import CONFIG, IMAGES, SPEC
@@ -159,15 +162,48 @@ def test_a_person_gets_a_page(server, expected):
     assert status == 413 and b"20,971,520 bytes long at most" in body
 
 
+# The page has no script, so that another one acts for the person: it chooses a file in the page's own form, presses its
+# button, and ends with a copy of the answer.
+VISITOR = """<!doctype html><title>no answer</title>
+<script>
+async function visit(frame) {
+  const page = frame.contentDocument, input = page.querySelector('input[type=file]');
+  if (!page.querySelector('h2')) {
+    const bytes = Uint8Array.from(atob('PICTURE'), letter => letter.charCodeAt(0));
+    const chosen = new DataTransfer();
+    chosen.items.add(new File([bytes], 'photo.png', {type: 'image/png'}));
+    input.files = chosen.files;
+    page.querySelector('button').click();
+  } else {
+    const picture = page.querySelector('main img');
+    await picture.decode();
+    document.title = 'answered';
+    document.body.textContent = page.querySelector('main').innerText;
+  }
+}
+</script>
+<iframe src="http://127.0.0.1:PORT/" onload="visit(this)"></iframe>"""
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_the_page_works_in_a_browser(server, tmp_path):
+def test_a_person_chooses_a_picture_in_a_browser_and_reads_its_classes(server, expected, tmp_path):
+    picture = base64.b64encode(png(IMAGES[1])).decode()
+    visitor = tmp_path / "visitor.html"
+    visitor.write_text(VISITOR.replace("PICTURE", picture).replace("PORT", str(server.port)))
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--dump-dom"]
-    done = subprocess.run(
-        [*command, f"http://127.0.0.1:{server.port}/"], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert "Classify</button>" in done.stdout
+    # A page of another port may act in the frame.
+    command += ["--disable-web-security", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"]
+    with serving_folder(tmp_path) as url:
+        done = subprocess.run(
+            [*command, f"{url}/visitor.html"], capture_output=True, text=True, timeout=120, check=True
+        )
     assert "CONSOLE" not in done.stderr
+    assert "<title>answered</title>" in done.stdout, done.stdout
+    words = " ".join(html.unescape(done.stdout).split())
+    most_probable = np.argsort(-expected[1])[:5]
+    rows = [f"{SPEC.class_names[index]} {100 * expected[1][index]:.1f} %" for index in most_probable]
+    assert f"photo.png class probability {' '.join(rows)}" in words
 
 
 def test_a_stop_answers_the_requests_that_it_has(artifact, expected):
