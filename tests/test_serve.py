@@ -26,6 +26,7 @@ from predict_fixtures import CONFIG, IMAGES, SPEC
 from training_fixtures import settled
 
 from seanet_jax.inference import stablehlo
+from seanet_jax.printable import shortened
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -202,7 +203,7 @@ def test_a_person_chooses_a_picture_in_a_browser_and_reads_its_classes(server, e
     assert "<title>answered</title>" in done.stdout, done.stdout
     words = " ".join(html.unescape(done.stdout).split())
     most_probable = np.argsort(-expected[1])[:5]
-    rows = [f"{SPEC.class_names[index]} {100 * expected[1][index]:.1f} %" for index in most_probable]
+    rows = [f"{shortened(SPEC.class_names[index])} {100 * expected[1][index]:.1f} %" for index in most_probable]
     assert f"photo.png class probability {' '.join(rows)}" in words
 
 
