@@ -50,6 +50,10 @@ class RandomAggregate(Aggregate):
             raise InputError(f"RandomAggregate: x has shape {x.shape}; it must be [..., {len(self.order)}]")
         return super().reduce(_ordered(x, self.order))
 
+    def groups(self, channels: int) -> np.ndarray:
+        """Returns the input channels that each output channel is made of, ``[channels / factor, factor]``."""
+        return np.asarray(self.order).reshape(-1, self.factor)
+
 
 # Jitted, so that a call outside jit sends no constant to the device, which jax_transfer_guard may forbid.
 @functools.partial(jax.jit, static_argnums=1)
@@ -75,7 +79,7 @@ def random_order(channels: int, seed: int) -> tuple[int, ...]:
     return tuple(np.random.RandomState(seed).permutation(channels).tolist())
 
 
-class _ConvAggregate(Aggregate):
+class ConvAggregate(Aggregate):
     """An aggregate that is a 1x1 convolution of ``[N, H, W, channels]``, which the attribute ``conv`` holds."""
 
     # ``seanet_jax.models.fold`` can fold the normalization into the convolution.
@@ -90,8 +94,12 @@ class _ConvAggregate(Aggregate):
         """Maps ``[N, H, W, channels]`` to ``[N, H, W, channels / factor]``, without the normalization."""
         return self.conv(x)
 
+    def weights(self) -> jax.Array:
+        """Returns the weight of each channel of ``groups``, in an array of the same shape."""
+        return self.conv.kernel[0, 0].T
 
-class LearnedAggregate(_ConvAggregate):
+
+class LearnedAggregate(ConvAggregate):
     """Sums groups of adjacent channels by learned weights: a 1x1 convolution in groups, without a bias.
 
     Output channel ``g`` is the sum of ``kernel[0, 0, i, g] * x[..., g * factor + i]`` over ``i``. It has ``channels``
@@ -115,7 +123,7 @@ class LearnedAggregate(_ConvAggregate):
         super().__init__(factor, conv, norm)
 
 
-class DenseAggregate(_ConvAggregate):
+class DenseAggregate(ConvAggregate):
     """Reduces channels by a 1x1 convolution without groups or a bias, as DenseNet's transition does.
 
     Huang et al. (CVPR 2017, section 3) normalize and rectify before the convolution and pool after it; this is the
@@ -146,6 +154,10 @@ class DenseAggregate(_ConvAggregate):
         source = nnx.Rngs(nnx.clone(rngs).params())
         conv = Conv(channels, channels // factor, 1, method=method, rngs=source)
         super().__init__(factor, conv, norm)
+
+    def groups(self, channels: int) -> np.ndarray:
+        """Returns the input channels that each output channel is made of: all, ``[channels / factor, channels]``."""
+        return np.tile(np.arange(channels), (channels // self.factor, 1))
 
 
 def make_aggregate(
@@ -179,6 +191,17 @@ def make_aggregate(
     if kind == "dense":
         return DenseAggregate(channels, factor, norm=norm, method=method, rngs=rngs)
     return Aggregate(factor, kind, norm=norm)
+
+
+def kind_of(aggregate: Aggregate) -> AggregateKind:
+    """Returns the kind of an aggregate, by which ``make_aggregate`` makes another like it.
+
+    Args:
+        aggregate: An aggregate that ``make_aggregate`` returned.
+    """
+    kinds: dict[type[Aggregate], AggregateKind]
+    kinds = {RandomAggregate: "random", LearnedAggregate: "learned", DenseAggregate: "dense"}
+    return kinds.get(type(aggregate)) or aggregate.op
 
 
 def _divisible(where: str, channels: int, factor: int) -> tuple[int, int]:

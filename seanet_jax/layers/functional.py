@@ -100,6 +100,28 @@ def squeeze_excite(
     Raises:
         InputError: If x is not a floating-point map, or if the shapes do not fit together.
     """
+    weights = squeeze_excite_weights(x, reduce_kernel, reduce_bias, expand_kernel, expand_bias)
+    return x * weights[..., None, None, :]
+
+
+def squeeze_excite_weights(
+    x: jax.Array, reduce_kernel: jax.Array, reduce_bias: jax.Array, expand_kernel: jax.Array, expand_bias: jax.Array
+) -> jax.Array:
+    """Computes the weights of the channels by which ``squeeze_excite`` scales a map.
+
+    Args:
+        x: Feature maps ``[..., H, W, C]``, as for ``squeeze_excite``, like the other arrays.
+        reduce_kernel: Kernel of the hidden layer, ``[C, C // reduction]``.
+        reduce_bias: Bias of the hidden layer, ``[C // reduction]``.
+        expand_kernel: Kernel of the output layer, ``[C // reduction, C]``.
+        expand_bias: Bias of the output layer, ``[C]``.
+
+    Returns:
+        Weights ``[..., C]`` from 0 to 1, of x's dtype.
+
+    Raises:
+        InputError: If x is not a floating-point map, or if the shapes do not fit together.
+    """
     if x.ndim < 3 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"squeeze_excite: x is {x.dtype} {x.shape}; it must be floating point [..., H, W, C]")
     channels = x.shape[-1]
@@ -112,8 +134,7 @@ def squeeze_excite(
     hidden_units = squeezed @ reduce_kernel.astype(x.dtype)
     hidden_units = jax.nn.relu(hidden_units + per_channel(reduce_bias.astype(x.dtype), hidden_units))
     scale = hidden_units @ expand_kernel.astype(x.dtype)
-    scale = jax.nn.sigmoid(scale + per_channel(expand_bias.astype(x.dtype), scale))
-    return x * scale[..., None, None, :]
+    return jax.nn.sigmoid(scale + per_channel(expand_bias.astype(x.dtype), scale))
 
 
 def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:

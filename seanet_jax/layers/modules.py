@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -300,10 +301,15 @@ class SqueezeExcite(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Scales the channels of ``[..., H, W, channels]``; the shape stays the same."""
+        return functional.squeeze_excite(x, *self._arrays())
+
+    def weights(self, x: jax.Array) -> jax.Array:
+        """Returns the weights ``[..., channels]``, from 0 to 1, by which a call scales ``[..., H, W, channels]``."""
+        return functional.squeeze_excite_weights(x, *self._arrays())
+
+    def _arrays(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         assert self.reduce.bias is not None and self.expand.bias is not None
-        return functional.squeeze_excite(
-            x, self.reduce.kernel[...], self.reduce.bias[...], self.expand.kernel[...], self.expand.bias[...]
-        )
+        return self.reduce.kernel[...], self.reduce.bias[...], self.expand.kernel[...], self.expand.bias[...]
 
 
 class Aggregate(nnx.Module):
@@ -342,6 +348,14 @@ class Aggregate(nnx.Module):
     def reduce(self, x: jax.Array) -> jax.Array:
         """Maps ``[..., C]`` to ``[..., C / factor]``, without the normalization."""
         return functional.aggregate(x, self.factor, self.op)
+
+    def groups(self, channels: int) -> np.ndarray:
+        """Returns the input channels that each output channel is made of, ``[channels / factor, factor]``.
+
+        Args:
+            channels: Number of channels of the input. The factor divides it.
+        """
+        return np.arange(channels).reshape(-1, self.factor)
 
 
 class ResidualBlock(nnx.Module):

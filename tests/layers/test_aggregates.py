@@ -14,6 +14,7 @@ from seanet_jax.layers.aggregates import (
     DenseAggregate,
     LearnedAggregate,
     RandomAggregate,
+    kind_of,
     make_aggregate,
     random_order,
 )
@@ -76,6 +77,20 @@ def test_a_linear_aggregate_and_its_gradient_are_those_of_a_loop(kind, method):
         np.testing.assert_allclose(of_params["conv"]["kernel"][...], products[None, None], rtol=1e-5, atol=1e-5)
     else:
         assert not jax.tree.leaves(params)
+
+
+@pytest.mark.parametrize("kind", ["sum", "random", "learned", "dense"])
+def test_an_aggregate_says_its_groups_and_their_weights(kind):
+    aggregate = made(kind)
+    found = np.zeros((CHANNELS, CHANNELS // FACTOR))
+    for group, channels in enumerate(aggregate.groups(CHANNELS)):
+        found[channels, group] = aggregate.weights()[group] if kind in ("learned", "dense") else 1
+    np.testing.assert_array_equal(found, matrix(aggregate))
+
+
+@kinds
+def test_an_aggregate_says_its_kind(kind):
+    assert kind_of(made(kind)) == kind
 
 
 def test_the_weights_are_counted_per_channel_or_per_pair():

@@ -192,6 +192,11 @@ def test_squeeze_excite_equals_numpy(shape):
     y = jitted_squeeze_excite(jnp.asarray(x), *map(jnp.asarray, parameters))
     chex.assert_shape(y, shape)
     np.testing.assert_allclose(y, squeeze_excite_numpy(x, *parameters), rtol=2e-5, atol=1e-6)
+    # The weights depend on the averages alone.
+    averages = jnp.broadcast_to(x.mean((-3, -2), keepdims=True), shape)
+    weights = functional.squeeze_excite_weights(averages, *map(jnp.asarray, parameters))
+    chex.assert_shape(weights, (*shape[:-3], 8))
+    np.testing.assert_allclose(x * weights[..., None, None, :], y, rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
