@@ -1,8 +1,7 @@
 """Lists the layers of a network: what each gives for one image, and what it costs."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ from flax import nnx
 
 from seanet_jax.errors import positive_integers
 from seanet_jax.models.families import build
+from seanet_jax.models.module_calls import Around, calls_go_through
 from seanet_jax.models.multiply_adds import jaxpr_multiply_adds
 from seanet_jax.models.network import NetworkConfig
 
@@ -55,51 +55,34 @@ def layers(config: NetworkConfig, height: int = 32, width: int = 32) -> list[Lay
     def call(image: jax.Array) -> jax.Array:
         model = build(config, rngs=nnx.Rngs(0))
         model.eval()
-        with _recorded(model, found):
+        with calls_go_through(_recorder(found), model):
             return model(image)
 
     jax.eval_shape(call, jax.ShapeDtypeStruct((1, height, width, config.in_channels), jnp.float32))
     return found
 
 
-@contextlib.contextmanager
-def _recorded(model: nnx.Module, found: list[Layer]) -> Iterator[None]:
-    """Appends each module of a network that is called inside the context, except the network itself, to a list."""
-    paths = {id(module): ".".join(map(str, path)) for path, module in nnx.iter_modules(model) if path}
-    types = {type(module) for _, module in nnx.iter_modules(model) if id(module) in paths and callable(module)}
-    calls = {cls: cls.__call__ for cls in types}
-    own = {cls: cls.__dict__.get("__call__") for cls in types}
+def _recorder(found: list[Layer]) -> Around:
+    """Returns a function that appends each module that is called to a list, before those that it calls."""
     inside: list[bool] = []
 
-    def recorded(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(module: nnx.Module, *arguments: Any, **keywords: Any) -> Any:
-            if inside:
-                return original(module, *arguments, **keywords)
-            at = len(found)
-            found.append(Layer("", "", (), 0, 0, False))  # before those inside it
-            result = original(module, *arguments, **keywords)
-            inside.append(True)
-            jaxpr = jax.make_jaxpr(lambda *values: original(module, *values, **keywords))(*arguments)
-            inside.pop()
-            found[at] = Layer(
-                paths[id(module)],
-                type(module).__name__,
-                jax.tree.leaves(result)[0].shape[1:],
-                sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param))),
-                jaxpr_multiply_adds(jaxpr.jaxpr),
-                len(found) > at + 1,
-            )
-            return result
+    def record(path: str, module: nnx.Module, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        if inside:
+            return call(*arguments, **keywords)
+        at = len(found)
+        found.append(Layer("", "", (), 0, 0, False))
+        result = call(*arguments, **keywords)
+        inside.append(True)
+        jaxpr = jax.make_jaxpr(lambda *values: call(*values, **keywords))(*arguments)
+        inside.pop()
+        found[at] = Layer(
+            path,
+            type(module).__name__,
+            jax.tree.leaves(result)[0].shape[1:],
+            sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param))),
+            jaxpr_multiply_adds(jaxpr.jaxpr),
+            len(found) > at + 1,
+        )
+        return result
 
-        return call
-
-    try:
-        for cls, original in calls.items():
-            cls.__call__ = recorded(original)  # type: ignore[method-assign]
-        yield
-    finally:
-        for cls, method in own.items():
-            if method is None:
-                del cls.__call__
-            else:
-                cls.__call__ = method  # type: ignore[method-assign]
+    return record
