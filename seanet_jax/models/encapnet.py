@@ -399,7 +399,14 @@ class EncapNet(Network):
         Raises:
             InputError: If x is not a batch of floating-point images with the config's size and channels.
         """
-        return self._classify(self._maps(x)[-1][-1])
+        return self.classify_maps(self._maps(x)[-1][-1])
+
+    def classify_maps(self, maps: jax.Array) -> jax.Array:
+        """Returns the scores that follow from the output of the last module; see ``Network.classify_maps``."""
+        capsules = flatten_capsules(maps, self.config.groups)
+        if self.classifier is None:
+            return capsules.reshape(maps.shape[0], -1).astype(jnp.float32)
+        return self.classifier(capsules)
 
     def training_scores(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the scores, and the agreement term that a training step adds to their mean loss.
@@ -415,7 +422,7 @@ class EncapNet(Network):
             InputError: If x is not a batch of floating-point images with the config's size and channels.
         """
         maps = self._maps(x)
-        scores, agreement = self._classify(maps[-1][-1]), no_term()
+        scores, agreement = self.classify_maps(maps[-1][-1]), no_term()
         if self.agreement3 is not None and self.agreement4 is not None:
             (main, _, third), (_, half, _) = maps[-2:]
             agreement = self.agreement3(third, main) + self.agreement4(half, third)
@@ -449,12 +456,6 @@ class EncapNet(Network):
         for module in self.modules:
             found.append(module.maps(found[-1][-1]))
         return found
-
-    def _classify(self, x: jax.Array) -> jax.Array:
-        capsules = flatten_capsules(x, self.config.groups)
-        if self.classifier is None:
-            return capsules.reshape(x.shape[0], -1).astype(jnp.float32)
-        return self.classifier(capsules)
 
 
 def _conv(

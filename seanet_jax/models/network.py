@@ -168,6 +168,22 @@ class Network(nnx.Module, abc.ABC):
             InputError: If x is not a batch of such images.
         """
 
+    def classify_maps(self, maps: jax.Array) -> jax.Array:
+        """Returns the scores that follow from the last maps, of which Grad-CAM takes the gradient.
+
+        A family need not override this. Its networks then have no Grad-CAM.
+
+        Args:
+            maps: The last entry of ``features`` that is maps, ``[N, h, w, channels]``.
+
+        Returns:
+            What a call returns.
+
+        Raises:
+            NotImplementedError: If the family does not override this.
+        """
+        raise NotImplementedError
+
     @abc.abstractmethod
     def new_classifier(self, rngs: nnx.Rngs) -> nnx.Module | None:
         """Returns a newly initialized classifier for ``config.num_classes``; None if that is 0.

@@ -243,8 +243,11 @@ class SEANet(Network):
         Raises:
             InputError: If x is not a batch of floating-point images with the config's channels.
         """
-        pooled = self.features(x)["pooled"]
-        return pooled if self.classifier is None else self.classifier(pooled).astype(pooled.dtype)
+        return self._classify(self.features(x)["pooled"])
+
+    def classify_maps(self, maps: jax.Array) -> jax.Array:
+        """Returns the scores that follow from the output of the last stage; see ``Network.classify_maps``."""
+        return self._classify(self._pool(maps))
 
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
         """Returns the feature maps on the way to the logits, in order.
@@ -270,6 +273,12 @@ class SEANet(Network):
             if stage.aggregate is not None:
                 found[f"stage{number}.blocks"] = blocks
             found[f"stage{number}"] = x
+        return found | {"pooled": self._pool(x)}
+
+    def _pool(self, x: jax.Array) -> jax.Array:
         if self.head_bn is not None:
             x = jax.nn.relu(self.head_bn(x))
-        return found | {"pooled": x.mean((1, 2), dtype=at_least_float32(x))}
+        return x.mean((1, 2), dtype=at_least_float32(x))
+
+    def _classify(self, pooled: jax.Array) -> jax.Array:
+        return pooled if self.classifier is None else self.classifier(pooled).astype(pooled.dtype)

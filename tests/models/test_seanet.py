@@ -151,6 +151,7 @@ def test_features_are_named_in_order_and_lead_to_the_logits(changes, names):
     if "stage1.blocks" in found:
         chex.assert_trees_all_close(found["stage1.blocks"].reshape(2, 8, 8, 2, 4).sum(-1), found["stage1"])
     chex.assert_trees_all_close(model.classifier(found["pooled"]), model(x))
+    chex.assert_trees_all_close(model.classify_maps(found["stage2"]), model(x))
 
 
 def test_without_a_classifier_a_network_gives_its_pooled_features():
