@@ -3,42 +3,17 @@
 import html
 import json
 import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
+from html_pages import Elements, browse, in_a_browser, widths
 from training_fixtures import NAMES, records
 
 from seanet_jax.inference.html_report import html_report
 from seanet_jax.training.run_folder import RunFolder
 
-CHROMIUM = shutil.which("chromium")
-in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 PICTURE = b"\x89PNG"
 NAMES_OF_FIGURES = ("loss", "accuracy", "confusion", "superclass_confusion", "reliability")
 FIGURES = dict.fromkeys(NAMES_OF_FIGURES, b"<svg xmlns='http://www.w3.org/2000/svg'/>")
-
-
-class Elements(HTMLParser):
-    """Every element with its attributes, and the words of the page."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.found, self.words = [], []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def named(self, tag):
-        return [attributes for name, attributes in self.found if name == tag]
-
-    def text(self):
-        return " ".join(" ".join(self.words).split())
 
 
 def about_of(classes=2, names=None):
@@ -295,29 +270,6 @@ def test_a_name_neither_turns_the_page_around_nor_fills_it():
 # In a browser.
 
 
-def browse(page, profile, *flags):
-    """What Chromium makes of a page without a network: its elements, and what it complains of."""
-    done = subprocess.run(
-        [
-            *(
-                CHROMIUM,
-                "--headless=new",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                f"--user-data-dir={profile}",
-            ),
-            *("--host-resolver-rules=MAP * ~NOTFOUND", "--no-first-run", "--disable-background-networking"),
-            *("--enable-logging=stderr", "--dump-dom", *flags, page.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    return done.stdout, re.findall(r"CONSOLE.*?\] \"(.*)\", source", done.stderr)
-
-
 @in_a_browser
 def test_a_browser_has_nothing_to_complain_of(evaluated, tmp_path):
     dump, complaints = browse(evaluated / "report.html", tmp_path)
@@ -351,18 +303,7 @@ def test_nothing_is_wider_than_a_phone(evaluated, tmp_path):
         *(report, made(about, epochs=12, config=wide).replace("<details", "<details open")),
         report.replace("</body>", "<div style='width: 400px'>.</div></body>"),
     ]
-    frames = "".join(
-        f'<iframe style="width: 390px; height: 844px; border: 0" srcdoc="{html.escape(page)}"></iframe>'
-        for page in pages
-    )
-    script = (
-        "<script>onload = () => { document.title = [...document.querySelectorAll('iframe')].map(frame => "
-        "frame.contentDocument.documentElement).map(e => e.scrollWidth + '/' + e.clientWidth).join(' '); }</script>"
-    )
-    (tmp_path / "frames.html").write_text(f"<!doctype html><title>not measured</title>{script}{frames}")
-    dump, complaints = browse(tmp_path / "frames.html", tmp_path / "profile", "--hide-scrollbars")
-    assert complaints == []
-    assert re.search("<title>(.*)</title>", dump)[1] == "390/390 390/390 416/390"
+    assert widths(pages, tmp_path) == "390/390 390/390 416/390"
 
 
 @in_a_browser
