@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train one network on one data set",
     "evaluate": "evaluate a run on its test images and write a report",
     "predict": "classify image files with a trained network",
+    "show": "show what happens inside a trained network for one image",
     "compare-runs": "compare finished runs: settings, results and curves",
     "summary": "list the layers of a network, with their parameters and multiply-adds",
     "export": "export a trained network as a StableHLO artifact",

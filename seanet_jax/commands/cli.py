@@ -14,13 +14,17 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from seanet_jax import console
 from seanet_jax.commands.cpu_tuning import restart_tuned
 from seanet_jax.durable import make_folders, write_whole
 from seanet_jax.errors import InputError, RunError, did_you_mean
+from seanet_jax.paths import exists, is_folder, user_path
 from seanet_jax.printable import printable
+
+if TYPE_CHECKING:
+    from seanet_jax.data.image_file import ImageSource
 
 
 class Arguments(argparse.ArgumentParser):
@@ -56,6 +60,41 @@ def add_which(parser: argparse.ArgumentParser) -> None:
         default="best",
         help="a run's network: of the best epoch (default), of the latest checkpoint, or its moving average (ema)",
     )
+
+
+def image_sources(given: str) -> "list[ImageSource]":
+    """Returns the images of an argument: a file, those of a folder, or the one on standard input.
+
+    Args:
+        given: The path of a file or a folder, or - for standard input.
+
+    Raises:
+        InputError: If there is no such file, or the folder holds no image.
+    """
+    from seanet_jax.data.image_file import ImageSource, find_images
+    from seanet_jax.data.image_formats import MOST_MEMORY
+
+    path = user_path(given)
+    if given == "-":
+        return [ImageSource(path, sys.stdin.buffer.read(MOST_MEMORY + 1))]
+    if not exists(path):
+        raise InputError(f"{printable(path)}: there is no such file; name image files or folders of image files")
+    return [ImageSource(found) for found in (find_images(path) if is_folder(path) else [path])]
+
+
+def page_path(given: str) -> Path:
+    """Returns the path of the page that --out names.
+
+    Args:
+        given: The value of the flag.
+
+    Raises:
+        InputError: If it is no name of a page.
+    """
+    out = user_path(given, name="--out")
+    if out.suffix != ".html" or is_folder(out):
+        raise InputError(f"--out: {printable(out)} is no name of a page; give one that ends in .html")
+    return out
 
 
 def write_named(path: Path, flag: str, content: str | bytes) -> None:

@@ -15,10 +15,8 @@ Exit status: 0 if the page was written, 1 if writing failed, 2 if an argument or
 
 from typing import NoReturn
 
-from seanet_jax.commands.cli import Arguments, command, command_line, write_named
+from seanet_jax.commands.cli import Arguments, command, command_line, page_path, write_named
 from seanet_jax.console import print_result
-from seanet_jax.errors import InputError
-from seanet_jax.paths import is_folder, user_path
 from seanet_jax.printable import printable
 
 
@@ -28,9 +26,7 @@ def run() -> None:
     parser.add_argument("runs", nargs="+", help="folders of two or more finished runs")
     parser.add_argument("--out", default="comparison.html", help="page to write (default: comparison.html)")
     arguments = parser.parse_args()
-    out = user_path(arguments.out, name="--out")
-    if out.suffix != ".html" or is_folder(out):
-        raise InputError(f"--out: {printable(out)} is no name of a page; give one that ends in .html")
+    out = page_path(arguments.out)
     # Imported late, so that --help and a wrong argument need not wait for JAX.
     from seanet_jax.provenance import without_home
     from seanet_jax.studies.run_comparison import page, read_groups, text

@@ -30,23 +30,20 @@ Exit status: 0 if all images were classified, 1 if an image could not be read or
 argument, the folder or every image is wrong.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from seanet_jax import console
-from seanet_jax.commands.cli import Arguments, add_which, command, keep_what_is_compiled, write_named
+from seanet_jax.commands.cli import Arguments, add_which, command, image_sources, keep_what_is_compiled, write_named
 from seanet_jax.errors import InputError, RunError
-from seanet_jax.paths import exists, is_folder, user_path
+from seanet_jax.paths import is_folder, user_path
 from seanet_jax.printable import printable, shortened
 
 if TYPE_CHECKING:
-    from seanet_jax.data.image_file import ImageSource
     from seanet_jax.inference.predictions import Prediction
 
 _LINES_ON_SHEET = 5
-_STANDARD_INPUT = "-"
 _TABLES = (".csv", ".jsonl")
 
 
@@ -68,7 +65,7 @@ def run() -> None:
     output = None if arguments.output is None else user_path(arguments.output)
     if output is not None and (output.suffix.lower() not in _TABLES or is_folder(output)):
         raise InputError(f"--output: {printable(output)} is no name of a table; give one that ends in .csv or .jsonl")
-    sources = _find(arguments.images)
+    sources = [source for one in arguments.images for source in image_sources(one)]
     sheet = None if arguments.sheet is None else user_path(arguments.sheet)
     if sheet is not None:
         _check_sheet(sheet, [source.path for source in sources])
@@ -95,23 +92,6 @@ def run() -> None:
         console.print_result(predictions.as_json(found) if arguments.json else predictions.as_text(found))
     if failed := len(found) - len(classified):
         raise RunError(f"{failed:,} of {len(found):,} images could not be read; the others were classified")
-
-
-def _find(given: Sequence[str]) -> "list[ImageSource]":
-    """Returns the given files, the images in the given folders, and the one on standard input."""
-    from seanet_jax.data.image_file import ImageSource, find_images
-    from seanet_jax.data.image_formats import MOST_MEMORY
-
-    sources: list[ImageSource] = []
-    for one in given:
-        path = user_path(one)
-        if one == _STANDARD_INPUT:
-            sources.append(ImageSource(path, sys.stdin.buffer.read(MOST_MEMORY + 1)))
-        elif not exists(path):
-            raise InputError(f"{printable(path)}: there is no such file; name image files or folders of image files")
-        else:
-            sources += map(ImageSource, find_images(path) if is_folder(path) else [path])
-    return sources
 
 
 def _check_sheet(sheet: Path, paths: Sequence[Path]) -> None:

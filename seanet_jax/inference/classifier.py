@@ -10,6 +10,7 @@ from flax import nnx
 from seanet_jax.errors import InputError, positive_integers
 from seanet_jax.inference.trained import Trained
 from seanet_jax.models.network import split_model
+from seanet_jax.models.scores import Scores
 
 
 class Classifier:
@@ -71,10 +72,7 @@ class Classifier:
             found.append(np.asarray(self._scores(*self._state, jnp.asarray(filled)))[: len(batch)])
             advance(len(batch))
         scores = np.concatenate(found)
-        if not np.isfinite(scores).all():
-            raise InputError(
-                f"the network's {self.kind.name} are NaN or infinite; its weights are damaged or its training diverged"
-            )
+        check_finite(scores, self.kind)
         return scores
 
     def average(self, scores: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -105,6 +103,19 @@ class Classifier:
             Probabilities, float64 ``[N, classes]``.
         """
         return np.asarray(self.kind.probabilities(jnp.asarray(scores)), np.float64)
+
+
+def check_finite(scores: np.ndarray, kind: Scores) -> None:
+    """Raises an InputError if a score of a network is not finite.
+
+    Args:
+        scores: The scores.
+        kind: What they are.
+    """
+    if not np.isfinite(scores).all():
+        raise InputError(
+            f"the network's {kind.name} are NaN or infinite; its weights are damaged or its training diverged"
+        )
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def contact_sheet(cells: Sequence[Cell]) -> bytes:
     fonts = _font("DejaVuSans-Bold.ttf"), _font("DejaVuSans.ttf")
     for number, cell in enumerate(cells):
         x, y = _GAP + number % columns * width, _GAP + number // columns * height
-        image = _fitted(cell.image)
+        image = fitted(cell.image)
         left, upper = x + (SIDE - image.width) // 2, y + (SIDE - image.height) // 2
         draw.rectangle((left - 1, upper - 1, left + image.width, upper + image.height), outline=_FRAME)
         sheet.paste(image, (left, upper))
@@ -91,7 +91,7 @@ def _font(name: str) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), _FONT)
 
 
-def _fitted(image: Image.Image) -> Image.Image:
+def fitted(image: Image.Image) -> Image.Image:
     """Resizes an image to fit a square of ``SIDE`` pixels."""
     factor = SIDE // max(image.size)
     if factor == 1:

@@ -152,7 +152,7 @@ def test_what_cannot_be_classified_is_refused(folder, pictures, tmp_path, monkey
     ]:
         with pytest.raises(InputError, match=words):
             here(monkeypatch, *arguments)
-    monkeypatch.setattr(predict, "_find", lambda given: [ImageSource(good)] * (MOST + 1))
+    monkeypatch.setattr(predict, "image_sources", lambda given: [ImageSource(good)] * (MOST + 1))
     with pytest.raises(InputError, match="a sheet holds 1,000 at most"):
         here(monkeypatch, folder, good, "--sheet", tmp_path / "sheet.png")
     monkeypatch.undo()
