@@ -9,7 +9,7 @@ an image file, which is read as seanet predict reads it, and - is an image on st
 Writes one HTML page, which needs no other file. It shows
 
   - Grad-CAM for the most likely classes: where in the image the network sees them;
-  - for each aggregate, the six groups of channels that answer most to the image, before and after it;
+  - for each aggregate, the groups of the six channels that are largest on average, before and after it;
   - the weights that squeeze-excitation gives the channels, for each stage.
 
 Parts that a network does not have are left out, and the page says so. Prints the most likely classes.

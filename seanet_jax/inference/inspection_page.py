@@ -114,10 +114,10 @@ def _seen(picture: Image.Image, values: np.ndarray) -> dict[str, Any]:
 
 
 def _place(path: str) -> tuple[str, str]:
-    """Returns the stage and the block of a module of a SEANet, such as ("stage 1", "block 2"), or its path and ""."""
+    """Returns the stage and the block of a module of a SEANet, such as ("Stage 1", "block 2"), or its path and ""."""
     if match := re.fullmatch(r"stages\.(\d+)(?:\.blocks\.(\d+))?\.\w+", path):
         stage, block = match.groups()
-        return f"stage {int(stage) + 1}", "" if block is None else f"block {int(block) + 1}"
+        return f"Stage {int(stage) + 1}", "" if block is None else f"block {int(block) + 1}"
     return path, ""
 
 
@@ -127,7 +127,7 @@ def _aggregate(one: Aggregated) -> dict[str, Any]:
     stage, block = _place(one.path)
     largest = np.argsort(-one.after.mean((0, 1)), kind="stable")[:_GROUPS]
     return {
-        "name": f"{stage}, {block}" if block else f"after {stage}",
+        "name": f"{stage}, {block}" if block else stage,
         "channels": channels,
         "after": after,
         "size": f"{one.before.shape[1]} x {one.before.shape[0]}",

@@ -47,7 +47,7 @@ def test_a_network_of_the_package_is_shown(tmp_path, monkeypatch, capsys):
     assert best.split()[1] == digits.image_spec.class_names[digits.test_labels[0]]
     page = Elements((tmp_path / "show.html").read_text())
     text = page.text()
-    for words in ("after stage 3: 128 channels become 32", "Weights of squeeze-excitation", "8 x 8 pixels, weighted"):
+    for words in ("Stage 3: 128 channels become 32", "Squeeze-excitation weights", "8 x 8 pixels, weighted"):
         assert words in text
     assert "seanet show seanet20_narrow-digits digit.png --top 2" in text
     # The image twice, two classes, six groups of four and their sums in three stages, and a figure of each stage.

@@ -1,10 +1,11 @@
 """The page of what happens inside a network: which channels it shows, and what it says of them."""
 
+import html
 import re
 
 import numpy as np
 import pytest
-from html_pages import Elements, in_a_browser, widths
+from html_pages import Elements, browse, in_a_browser, widths
 from PIL import Image
 
 from seanet_jax.inference.inspection import Aggregated, Inspection
@@ -44,9 +45,7 @@ def test_the_groups_of_the_largest_means_are_shown_with_their_channels():
     assert [row[-1] for row in rows(page)] == ["→ 7", "→ 6", "→ 5", "→ 4", "→ 3", "→ 2"]
     assert rows(page)[0] == ["28", "29", "30", "31", "→ 7"]
     text = Elements(page).text()
-    assert (
-        "after stage 1: 32 channels become 8 Maps of 3 x 2 pixels. Each group of 4 adjacent channels is added" in text
-    )
+    assert "Stage 1: 32 channels become 8 Maps of 3 x 2 pixels. Each group of 4 adjacent channels is added" in text
     alternatives = [one["alt"] for one in Elements(page).named("img")]
     assert "Channel 7 after the aggregate, from 7 to 7" in alternatives and all(alternatives)
 
@@ -95,7 +94,7 @@ def test_learned_weights_are_shown_and_of_many_the_largest():
 def test_blocks_are_named_and_many_aggregates_are_folded_away():
     paths = [f"stages.0.blocks.{number}.aggregate" for number in range(5)]
     page = made(inspection([aggregated(path=path) for path in paths]))
-    assert "stage 1, block 5: 32 channels become 8" in Elements(page).text()
+    assert "Stage 1, block 5: 32 channels become 8" in Elements(page).text()
     assert page.count('<details class="aggregate">') == 5
     assert '<details class="aggregate" open>' in made(inspection([aggregated(path="stages.0.aggregate")]))
 
@@ -107,8 +106,8 @@ def test_weights_of_squeeze_excitation_are_those_of_each_block_by_stage():
     } | {"other": np.array([0.125])}
     page = made(inspection(excitations=values))
     text = Elements(page).text()
-    assert "stage 1 smallest mean largest block 1 0.250 0.500 0.750 block 2 0.250 0.500 0.750 stage 2" in text
-    assert "other smallest mean largest other 0.125 0.125 0.125" in text
+    assert "Stage 1 Smallest Mean Largest block 1 0.250 0.500 0.750 block 2 0.250 0.500 0.750 Stage 2" in text
+    assert "other Smallest Mean Largest other 0.125 0.125 0.125" in text
     assert sum(one["src"].startswith("data:image/svg") for one in Elements(page).named("img")) == 3
 
 
@@ -134,3 +133,16 @@ def test_nothing_is_wider_than_a_phone(tmp_path):
     classes = [("a_name_that_is_longer_than_most" * 9, 0.5)] * 3
     found = inspection([aggregated(), wide], {"y" * 300: RANDOM.uniform(size=9)}, classes)
     assert widths([made(found, "z" * 300)], tmp_path) == "390/390"
+
+
+@in_a_browser
+def test_maps_keep_their_colors_in_the_dark_and_figures_do_not(tmp_path):
+    frame = html.escape(made(inspection([aggregated()], {"other": RANDOM.uniform(size=9)})))
+    script = (
+        "<script>onload = () => { const frame = document.querySelector('iframe'); document.title = ['.maps img', "
+        "'figure img'].map(name => getComputedStyle(frame.contentDocument.querySelector(name))).map(style => "
+        "style.filter + ' ' + style.padding).join(', '); }</script>"
+    )
+    (tmp_path / "frame.html").write_text(f'<title>-</title>{script}<iframe srcdoc="{frame}"></iframe>')
+    dump, _ = browse(tmp_path / "frame.html", tmp_path / "profile", "--blink-settings=preferredColorScheme=0")
+    assert re.search("<title>(.*)</title>", dump)[1] == "none 0px, invert(0.89) hue-rotate(180deg) 8px"

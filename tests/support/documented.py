@@ -118,7 +118,14 @@ def make_small(program: str) -> None:
     images.load = small_dataset
     if "--epochs" in _SMALLER.get(program, {}):
         import tensorboardx_alone  # noqa: F401
-    if program in ("seanet train", "seanet evaluate", "seanet predict", "seanet show", "seanet export", "seanet convert"):
+    if program in (
+        "seanet train",
+        "seanet evaluate",
+        "seanet predict",
+        "seanet show",
+        "seanet export",
+        "seanet convert",
+    ):
         return  # importing the studies takes longer than what is left of such a command
 
     from seanet_jax.studies import ablate, speed
