@@ -58,7 +58,7 @@ for word in words[1:]:
 """
 
 # The programs that the shell finds in a document's folder, each a line of bash.
-_DOCUMENTED = f"exec {sys.executable} -S tests/support/forks.py forks"
+_DOCUMENTED = f"exec {sys.executable} -S tests/support/forks.py forks tests/support/documented.py"
 STAND_INS = {
     ".venv/bin/python": f'{_DOCUMENTED} "$@"',
     ".venv/bin/seanet": f'{_DOCUMENTED} -m seanet_jax "$@"',

@@ -1,9 +1,8 @@
 """The command line as a user runs it, in processes of its own."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pytest
 
 import seanet_jax
@@ -12,8 +11,7 @@ from seanet_jax.__main__ import COMMANDS, main
 
 
 def run(*arguments):
-    command = [sys.executable, "-W", "error", "-m", "seanet_jax", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return forks.run(["-m", "seanet_jax", *arguments])
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import jax
 import pytest
 
@@ -49,7 +50,7 @@ def test_without_a_home_folder_a_command_keeps_nothing_that_it_compiles(no_home,
 )
 def test_commands_that_train_nothing_complain_in_one_line(script, arguments, message):
     path = Path(__file__).parents[2] / "experiments" / script
-    done = subprocess.run([sys.executable, path, *arguments], capture_output=True, text=True, check=False)
+    done = forks.run([path, *arguments])
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
 

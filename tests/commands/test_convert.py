@@ -6,11 +6,11 @@ import os
 import pickle
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import chex
+import forks
 import golden_reference as reference
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pytest
 from networks import random_network
-from training_fixtures import TINY, latest_state
+from training_fixtures import TINIEST, latest_state
 
 from seanet_jax import InputError, SEANet
 from seanet_jax.commands.convert import convert
@@ -33,8 +33,7 @@ from seanet_jax.training.run_folder import RunFolder
 
 def run(*arguments):
     """The real command."""
-    command = [sys.executable, "-W", "error", "-m", "seanet_jax", "convert", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    return forks.run(["-m", "seanet_jax", "convert", *arguments])
 
 
 def converted(*arguments):
@@ -203,7 +202,7 @@ class Malicious:
 
 def test_files_that_hold_code_are_refused_and_run_nothing(torch, tmp_path):
     touched, path = tmp_path / "touched", tmp_path / "model.pth"
-    saved = {n: torch.tensor(a) for n, a in state_dict(random_network(TINY)).items()} | {"extra": Malicious(touched)}
+    saved = {n: torch.tensor(a) for n, a in state_dict(random_network(TINIEST)).items()} | {"extra": Malicious(touched)}
 
     def saves(**options):
         return lambda: torch.save(saved, path, **options)

@@ -3,9 +3,9 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 
+import forks
 import pytest
 from training_fixtures import NAMES, made_dataset, small
 
@@ -39,8 +39,7 @@ def test_the_command_prints_a_short_table(evaluated, tmp_path, monkeypatch, caps
     ],
 )
 def test_what_cannot_be_evaluated_is_one_sentence(tmp_path, arguments, words):
-    words_of = [sys.executable, "-W", "error", "-m", "seanet_jax", "evaluate", *arguments]
-    done = subprocess.run(words_of, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = forks.run(["-m", "seanet_jax", "evaluate", *arguments], cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and words in done.stderr
     assert not list(tmp_path.iterdir())

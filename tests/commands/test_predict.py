@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,8 +48,7 @@ def pictures(tmp_path):
 
 
 def run(*arguments, cwd):
-    command = [sys.executable, "-W", "error", "-m", "seanet_jax", "predict", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return forks.run(["-m", "seanet_jax", "predict", *arguments], cwd=cwd)
 
 
 def here(monkeypatch, *arguments):
@@ -190,13 +190,13 @@ def test_a_table_has_a_row_for_each_class_and_for_each_file_that_cannot_be_read(
 
 
 def test_an_image_is_read_from_standard_input(folder, pictures, tmp_path):
-    command = [sys.executable, "-W", "error", "-m", "seanet_jax", "predict", str(folder), "-", "--json"]
+    command = ["-m", "seanet_jax", "predict", folder, "-", "--json"]
     with (pictures / "1.png").open("rb") as image:
-        done = subprocess.run(command, cwd=tmp_path, stdin=image, capture_output=True, text=True, check=True)
+        done = forks.run(command, cwd=tmp_path, stdin=image)
     (found,) = json.loads(done.stdout)
     (same,) = json.loads(run(folder, pictures / "1.png", "--json", cwd=tmp_path).stdout)
     assert found == same | {"path": "-"}
-    done = subprocess.run(command, cwd=tmp_path, input="", capture_output=True, text=True, check=False)
+    done = forks.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: - cannot be read as an image (its format is none of ")
 

@@ -4,10 +4,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forks
 import pytest
 from training_fixtures import records
 
@@ -23,8 +23,7 @@ def start(folder):
     study = folder / "study"
     study.mkdir(parents=True, exist_ok=True)
     (study / "speed.json").write_text(json.dumps({"images_per_second": {"tiny": [1.0], "tiny_plain": [1.0]}}))
-    command = [sys.executable, "-W", "error", SCRIPT, *FLAGS]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return forks.start([SCRIPT, *FLAGS], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def end(process):

@@ -5,10 +5,9 @@ import os
 import platform
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import jax
 import pytest
 from training_fixtures import records
@@ -23,15 +22,7 @@ TINY = ROOT / "tests" / "support" / "tiny_experiment.py"
 
 
 def run(folder, script, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-W", "error", ROOT / "experiments" / script, *arguments],
-        cwd=folder,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    return forks.run([ROOT / "experiments" / script, *arguments], cwd=folder, env=os.environ | environment)
 
 
 @pytest.mark.slow

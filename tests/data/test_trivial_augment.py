@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax_contexts import under_other_settings
+from optimized_jit import optimized_jit
 from PIL import Image, ImageEnhance, ImageOps
 
 from seanet_jax.data.trivial_augment import OPERATIONS, apply_operations, trivial_augment
@@ -17,7 +18,9 @@ from seanet_jax.errors import InputError
 
 BINS = 31
 SHAPES = [(32, 32, 3), (32, 32, 1), (8, 8, 3), (13, 40, 3), (96, 96, 3), (2, 2, 1)]
-apply = jax.jit(apply_operations)
+# Thousands of images are worth the time in XLA's optimizations.
+pytestmark = pytest.mark.usefixtures("optimized")
+apply = optimized_jit(apply_operations)
 augmented = jax.jit(trivial_augment)
 
 

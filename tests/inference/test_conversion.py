@@ -14,7 +14,7 @@ import optax
 import pytest
 from flax import nnx
 from networks import random_network
-from training_fixtures import TINY, latest_state, made_dataset, records
+from training_fixtures import TINIEST, latest_state, made_dataset, records
 
 from seanet_jax import InputError, SEANetConfig
 from seanet_jax.data import image_spec
@@ -64,7 +64,7 @@ def test_the_data_set_is_that_of_the_images_or_of_the_number_of_classes(tmp_path
 
 @pytest.mark.parametrize("name", ["tfds:mnist", "folder", "arrays"])
 def test_a_data_set_that_is_known_only_once_it_is_read_is_refused(tmp_path, name):
-    random_network(TINY).save_pretrained(tmp_path / "weights", None)
+    random_network(TINIEST).save_pretrained(tmp_path / "weights", None)
     with pytest.raises(InputError, match=f"{name} has to be read before .* are known; .*: cifar10, cifar100, digits"):
         convert_to_run(tmp_path / "weights", tmp_path / "run", TrainConfig(), dataset=name)
 
@@ -92,7 +92,7 @@ def test_the_fewest_fields_of_a_preset_are_replaced(name, overrides):
 
 
 def test_a_network_without_a_preset_cannot_be_a_run(tmp_path):
-    random_network(dataclasses.replace(TINY, num_classes=10)).save_pretrained(tmp_path / "weights")
+    random_network(dataclasses.replace(TINIEST, num_classes=10)).save_pretrained(tmp_path / "weights")
     with pytest.raises(
         InputError, match=r"stages of \(1, 1\) blocks of widths \(8, 16\) after a stem of 4; .*seanet20,"
     ):
@@ -103,7 +103,7 @@ def test_a_network_without_a_preset_cannot_be_a_run(tmp_path):
 @pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
 def test_an_imported_run_goes_on_by_any_optimizer_but_not_with_the_momentum_of_sgd(tiny, name):
     config = tiny(name, optimizer=name, schedule="cosine", decay_every=None, limit_train=40, limit_test=20)
-    model, images = random_network(dataclasses.replace(TINY, num_classes=2)), made_dataset().image_spec
+    model, images = random_network(dataclasses.replace(TINIEST, num_classes=2)), made_dataset().image_spec
     with pytest.raises(InputError, match=f"the momentum is that of SGD, and the optimizer is {name}; make it sgd"):
         write_run(config.out, config, model, images, epoch=2, momentum={})
     assert write_run(config.out, config, model, images, epoch=2) == 10
@@ -118,7 +118,7 @@ def test_an_imported_run_goes_on_by_any_optimizer_but_not_with_the_momentum_of_s
 
 def test_the_moving_average_of_an_imported_run_starts_as_its_network(tiny, tmp_path):
     config = tiny(ema_decay=0.9, limit_train=40, limit_test=20, epochs=1)
-    model, images = random_network(dataclasses.replace(TINY, num_classes=2)), made_dataset().image_spec
+    model, images = random_network(dataclasses.replace(TINIEST, num_classes=2)), made_dataset().image_spec
     write_run(config.out, config, model, images)
     for which in ("latest", "ema"):
         chex.assert_trees_all_equal(weights.to_arrays(load_model(config.out, which)), weights.to_arrays(model))
@@ -138,7 +138,7 @@ def test_an_imported_run_goes_on_exactly_where_it_was(tiny):
     # The limits tell the length of an epoch without the images.
     two = tiny("two", epochs=2, limit_train=40, limit_test=20)
     images = made_dataset().image_spec
-    write_run(two.out, two, random_network(dataclasses.replace(TINY, num_classes=2)), images)
+    write_run(two.out, two, random_network(dataclasses.replace(TINIEST, num_classes=2)), images)
     fit(dataclasses.replace(two, resume=True))
     state = latest_state(two.out)
     assert state.step == 10 and np.isfinite(records(two.out)[1]["test_loss"])

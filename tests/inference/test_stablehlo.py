@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+import forks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,15 +51,13 @@ def folder(model, tmp_path_factory):
     return path
 
 
-def run(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-W", "error", *arguments], cwd=cwd, capture_output=True, text=True, check=False
-    )
+def export(*arguments, cwd):
+    return forks.run(["-m", "seanet_jax", "export", *arguments], cwd=cwd)
 
 
 @pytest.mark.slow
 def test_the_artifact_is_the_network(model, folder, tmp_path):
-    done = run("-m", "seanet_jax", "export", folder, "net.stablehlo", cwd=tmp_path)
+    done = export(folder, "net.stablehlo", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "net.stablehlo: " in done.stdout and "MiB for cpu, cuda, rocm, tpu" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"net.stablehlo", "net.stablehlo.json"}
@@ -81,7 +80,8 @@ def test_the_artifact_is_the_network(model, folder, tmp_path):
         "np.savez('found.npz', *found)",
         "assert not {'seanet_jax', 'flax'} & set(sys.modules)",
     ]
-    done = run("-c", WITHOUT + "\n".join(about["run"] + ours), cwd=tmp_path)
+    command = [sys.executable, "-W", "error", "-c", WITHOUT + "\n".join(about["run"] + ours)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     pixels = (jnp.asarray(IMAGES, jnp.float32) / 255 - jnp.asarray(SPEC.mean)) / jnp.asarray(SPEC.std)
     expected = jax.nn.softmax(model(pixels))
@@ -142,7 +142,7 @@ def test_what_cannot_be_exported_is_refused_at_once(model, folder, tmp_path, mon
     model.save_pretrained(tmp_path / "backbone")
     with pytest.raises(InputError, match="does not say how images are normalized"):
         stablehlo.write(tmp_path / "backbone", tmp_path / "net.stablehlo")
-    done = run("-m", "seanet_jax", "export", folder, cwd=tmp_path)
+    done = export(folder, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: the following arguments are required: out; --help lists the arguments\n"
     assert [path.name for path in tmp_path.iterdir()] == ["backbone"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from seanet_jax import InputError, SEANet, from_pretrained, load
-from seanet_jax.inference.evaluation import evaluate
+from seanet_jax.inference.evaluation import evaluate, target_folder
 from seanet_jax.models import weights
 from seanet_jax.models.bundled import bundled_name, find_folder, list_bundled, trained_on
 
@@ -53,12 +53,9 @@ def test_it_is_as_accurate_as_its_card_says(name, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"evaluation", "report.html"}
 
 
-def test_an_evaluation_is_written_beside_the_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = sorted(find_folder(DIGITS).iterdir())
-    evaluate(DIGITS)
-    assert (tmp_path / "runs" / DIGITS / "report.html").exists()
-    assert sorted(find_folder(DIGITS).iterdir()) == before
+def test_an_evaluation_is_written_beside_the_runs(tmp_path):
+    assert target_folder(DIGITS, None) == Path("runs") / DIGITS
+    assert target_folder(DIGITS, tmp_path) == tmp_path
 
 
 def test_a_wrong_name_lists_those_that_there_are(tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ NAMES = ("dark", "<script>alert(1)</script>")
 def small(dataset):
     """A context in which ``--dataset digits --model tiny`` are these images and a small network."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", TINY)
+        patch.setitem(PRESETS, "tiny", TINIEST)
         patch.setattr("seanet_jax.training.images.load", lambda name, data_dir, mapped: dataset)
         yield
 

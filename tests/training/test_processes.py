@@ -5,10 +5,10 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forks
 import jax
 import numpy as np
 import pytest
@@ -49,12 +49,11 @@ def start(count, *flags, script=EXPERIMENT, common=FLAGS, differing=None, port=N
             group, job = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", str(count)], {}
             group += ["--process-id", str(number)]
         processes.append(
-            subprocess.Popen(
-                [sys.executable, "-W", "error", script, *common, *group, *flags, *(differing or {}).get(number, ())],
+            forks.start(
+                [script, *common, *group, *flags, *(differing or {}).get(number, ())],
                 env=os.environ | job | (environment or {}),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
             )
         )
     return processes
@@ -97,8 +96,7 @@ def assert_close(folder, other):
 
 def run_alone(*flags):
     """The output of the same run of one process."""
-    command = [sys.executable, "-W", "error", EXPERIMENT, *FLAGS, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forks.run([EXPERIMENT, *FLAGS, *flags])
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -323,8 +321,7 @@ def test_a_port_that_is_taken_is_refused(tmp_path):
 
 
 def test_no_cluster_is_refused(tmp_path):
-    command = [sys.executable, "-W", "error", EXPERIMENT, *FLAGS, "--distributed", "--out", tmp_path / "run"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forks.run([EXPERIMENT, *FLAGS, "--distributed", "--out", tmp_path / "run"])
     assert done.returncode == 2
     assert done.stderr.startswith("error: --distributed: JAX detects no Slurm, Open MPI, Kubernetes or TPU job here (")
     assert done.stderr.count("\n") == 1
