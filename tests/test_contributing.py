@@ -90,6 +90,7 @@ def test_a_data_set_is_added(run):
     assert "dark" in prediction and "bright" in prediction
 
 
+@pytest.mark.slow
 def test_a_network_is_added(run):
     run("Add a data set", commands=False)
     _, evaluation, prediction = run("Add a network")
@@ -99,6 +100,7 @@ def test_a_network_is_added(run):
     assert "bright" in prediction
 
 
+@pytest.mark.slow
 def test_the_recipe_is_changed(run):
     run("Add a data set", commands=False)
     run("Add a network", commands=False)

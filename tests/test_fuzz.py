@@ -109,6 +109,7 @@ def test_conv2d_of_fitting_kernels(shape, dtype, size, filters, stride, method):
         assert out.dtype == dtype
 
 
+@pytest.mark.slow
 @given(arrays, st.lists(arrays, min_size=4, max_size=4))
 def test_batch_norm(x, statistics):
     with works_or_says_why():
@@ -125,6 +126,7 @@ def test_losses(scores, labels):
             assert loss(scores, labels).shape == scores.shape[:1]
 
 
+@pytest.mark.slow
 @given(arrays, arrays, oddities)
 def test_capsules(x, other, groups):
     with works_or_says_why():
@@ -146,6 +148,7 @@ def test_transport(x, y, regularization):
         assert transport.sinkhorn(x, rounds=2, regularization=regularization).shape == x.shape
 
 
+@pytest.mark.slow
 @given(arrays, st.booleans(), st.lists(st.floats(0.1, 1), max_size=3), st.lists(st.floats(0.1, 1), max_size=3))
 def test_augmentation_and_normalization(images, flip, mean, std):
     with works_or_says_why():

@@ -72,10 +72,11 @@ def test_every_setting_of_the_list_is_tried():
     assert RECORDED_VALUES.keys() == jax_settings._RECORDED.keys()
 
 
-# All at once, as each run takes seconds. In the quick test, the one that people set.
+# All at once, as each run takes seconds, but for the one that people set.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
-    [["jax_enable_x64"], pytest.param(OTHER_VALUES.keys() - {"jax_enable_x64"}, marks=pytest.mark.slow)],
+    [["jax_enable_x64"], OTHER_VALUES.keys() - {"jax_enable_x64"}],
     ids=["64 bits", "the others"],
 )
 def test_a_run_under_other_settings_has_the_same_numbers_and_says_so(tiny, in_peace, capsys, names):

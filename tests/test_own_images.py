@@ -93,6 +93,7 @@ def test_a_folder_without_a_name_is_refused(tmp_path, seanet):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_bad_folder_is_one_sentence_and_writes_nothing(tmp_path, seanet):
     two_classes(tmp_path / "images", 15)
     (tmp_path / "images/cat/a\n\x1b[31m.png").write_text("no image")

@@ -29,6 +29,7 @@ def kernel(tmp_path, monkeypatch):
     return sys.executable
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # those of Jupyter's packages are not ours
 def test_the_notebook_runs_and_learns(kernel):
     notebook = nbformat.read(NOTEBOOK, as_version=4)

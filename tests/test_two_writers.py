@@ -15,6 +15,7 @@ def check(counts):
     assert counts["writes"] > 1 and counts["reads"] > 1
 
 
+@pytest.mark.slow
 def test_two_evaluations_of_one_run_are_read_whole(tmp_path):
     with writing(2) as processes:
         check(hammer("Evaluation", tmp_path, processes, seconds=1.5))

@@ -68,6 +68,7 @@ def sdist(distributions, tmp_path_factory):
     return folder / built.name.removesuffix(".tar.gz")
 
 
+@pytest.mark.slow
 def test_the_metadata_are_valid(distributions):
     pytest.importorskip("twine")
     run("-m", "twine", "check", "--strict", *map(str, distributions.iterdir()), cwd=distributions)
@@ -213,6 +214,7 @@ except ImportError as error:
 """
 
 
+@pytest.mark.slow
 def test_the_core_alone_builds_and_runs_a_network(core, tmp_path):
     done = in_core(core, tmp_path, "python", "-c", USE_OF_THE_CORE)
     assert done.returncode == 0, done.stderr
@@ -227,9 +229,9 @@ def test_the_core_alone_builds_and_runs_a_network(core, tmp_path):
     ("command", "extra"),
     [
         (("train", "--dataset", "digits"), "train"),
-        (("compare",), "train"),
-        (("evaluate", "folder"), "train"),
-        (("predict", "folder", "image.png"), "predict"),
+        pytest.param(("compare",), "train", marks=pytest.mark.slow),
+        pytest.param(("evaluate", "folder"), "train", marks=pytest.mark.slow),
+        pytest.param(("predict", "folder", "image.png"), "predict", marks=pytest.mark.slow),
         (("export", "folder", "out.stablehlo"), "predict"),
         (("convert", "export", "folder", "out.pth"), "convert"),
     ],

@@ -136,7 +136,7 @@ def published(torch, dataset):
     return {"epoch": 187, "state_dict": parallel, "optimizer": sgd, "best_acc1": torch.tensor(78.67)}, saved
 
 
-@pytest.mark.parametrize("dataset", reference.CLASSES)
+@pytest.mark.parametrize("dataset", ["cifar100", pytest.param("cifar10", marks=pytest.mark.slow)])
 def test_a_published_checkpoint_gives_the_published_logits_and_comes_back(
     dataset, torch, pytorch_network, tmp_path, capsys
 ):
@@ -166,6 +166,7 @@ def test_a_published_checkpoint_gives_the_published_logits_and_comes_back(
     )
 
 
+@pytest.mark.slow
 def test_networks_of_the_family_come_and_go_bit_for_bit(torch, tmp_path):
     network = random_network(model_config("senet20", num_classes=100), 1)
     saved = {name: torch.tensor(array) for name, array in state_dict(network).items()}

@@ -205,6 +205,7 @@ def test_all_can_be_off():
     np.testing.assert_array_equal(step(off)(jax.random.key(3), images, labels)[0], images)
 
 
+@pytest.mark.slow
 def test_augmentations_are_applied_in_order_with_keys_of_their_own():
     (images, labels), key = batch(), jax.random.key(3)
     keys = [jax.random.fold_in(key, number) for number in range(8)]

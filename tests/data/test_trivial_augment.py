@@ -17,7 +17,10 @@ from seanet_jax.data.trivial_augment import OPERATIONS, apply_operations, trivia
 from seanet_jax.errors import InputError
 
 BINS = 31
-SHAPES = [(32, 32, 3), (32, 32, 1), (8, 8, 3), (13, 40, 3), (96, 96, 3), (2, 2, 1)]
+SHAPES = [
+    *((32, 32, 3), (32, 32, 1), (8, 8, 3), (13, 40, 3), (2, 2, 1)),
+    pytest.param((96, 96, 3), marks=pytest.mark.slow),
+]
 # Thousands of images are worth the time in XLA's optimizations.
 pytestmark = pytest.mark.usefixtures("optimized")
 apply = optimized_jit(apply_operations)

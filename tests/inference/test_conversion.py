@@ -116,6 +116,7 @@ def test_an_imported_run_goes_on_by_any_optimizer_but_not_with_the_momentum_of_s
     assert sorted(counts.values()) == [0, 10]
 
 
+@pytest.mark.slow
 def test_the_moving_average_of_an_imported_run_starts_as_its_network(tiny, tmp_path):
     config = tiny(ema_decay=0.9, limit_train=40, limit_test=20, epochs=1)
     model, images = random_network(dataclasses.replace(TINIEST, num_classes=2)), made_dataset().image_spec

@@ -116,6 +116,7 @@ class Constant(Classifier):
         return self.logits
 
 
+@pytest.mark.slow
 def test_a_network_without_mistakes_leaves_no_picture_of_some(copy, monkeypatch):
     correct = np.eye(2, dtype=np.float32)[DATASET.test_labels] * 9
     monkeypatch.setattr("seanet_jax.inference.evaluation.Classifier", lambda *_: Constant(correct))
@@ -173,6 +174,7 @@ def test_classes_in_superclasses_have_an_accuracy_and_a_matrix_of_superclasses(c
     assert not any(path.exists() for path in matrices)
 
 
+@pytest.mark.slow
 def test_the_moving_average_gives_the_metrics_that_training_recorded_of_it(tiny, in_peace, tmp_path):
     copy = shutil.copytree(in_peace(ema_decay=0.9).out, tmp_path / "run")
     with small(made_dataset()):
@@ -336,6 +338,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(copy):
         evaluate(copy)
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_a_bar_on_a_terminal_alone(copy, monkeypatch, capsys):
     evaluate(copy)
     assert capsys.readouterr().err == ""

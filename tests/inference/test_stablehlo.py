@@ -92,6 +92,7 @@ def test_the_artifact_is_the_network(model, folder, tmp_path):
             np.testing.assert_allclose(array, expected[: len(array)], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_in_half_precision_is_exported_in_float32(model, folder, tmp_path, monkeypatch):
     half = nnx.clone(model)
     half.config = dataclasses.replace(CONFIG, dtype="bfloat16", conv_method="lax")

@@ -100,7 +100,15 @@ def relative_error(actual, expected):
     return np.sqrt(np.mean((np.asarray(actual, np.float64) - expected) ** 2) / np.mean(np.square(expected)))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+# Compiling and computing these takes longest.
+LARGE = [(2, 32, 32, 16, 128, 3, 1), (2, 16, 16, 256, 256, 3, 1), (2, 8, 8, 512, 512, 3, 1), (2, 32, 32, 32, 32, 3, 1)]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param(shape, marks=pytest.mark.slow if shape in LARGE else []) for shape in SHAPES],
+    ids=str,
+)
 def test_value_and_both_gradients(shape):
     for method in methods_for(shape):
         if method == "auto":

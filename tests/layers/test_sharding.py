@@ -111,6 +111,7 @@ def test_augmentation_and_transport_under_an_explicit_mesh():
         np.testing.assert_allclose(divergence, expected[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_chain_of_augmentations_under_an_explicit_mesh():
     @jax.jit
     def chain(key, images, labels):

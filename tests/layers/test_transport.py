@@ -115,6 +115,7 @@ def test_the_divergence_of_equal_sets_is_zero_and_of_shifted_ones_grows():
     assert float(found) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_gradient_goes_through_the_plan():
     x, y = samples(4, 2, seed=1), samples(3, 2, seed=2)
     with jax.enable_x64(True):

@@ -41,9 +41,8 @@ def test_the_file_is_small_and_the_one_of_the_card(name):
     assert {array.dtype.name for array in weights.read(name).arrays.values()} == {"float16"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == DIGITS else pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_it_is_as_accurate_as_its_card_says(name, tmp_path):
     if trained_on(name) != "digits" and "TFDS_DATA_DIR" not in os.environ:
         pytest.skip("TFDS_DATA_DIR names no folder with CIFAR-100")

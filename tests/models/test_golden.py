@@ -41,9 +41,9 @@ BOUNDS = {
     ("float32", "auto"): Bounds(1e-5, 1e-2, 5e-2, 1e-3, 1e-3, 2e-3),
 }
 VARIANTS = [
-    ("cifar10", "float64", "lax"),
     ("cifar100", "float64", "lax"),
-    ("cifar10", "float32", "lax"),
+    pytest.param(("cifar10", "float64", "lax"), marks=pytest.mark.slow),
+    pytest.param(("cifar10", "float32", "lax"), marks=pytest.mark.slow),
     # The dtype and the method that are the defaults on a CPU.
     ("cifar10", "float32", "auto"),
 ]

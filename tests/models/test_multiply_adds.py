@@ -175,6 +175,7 @@ def test_images_without_pixels_are_refused(size, message):
         multiply_adds(model_config("resnet20"), *size)
 
 
+@pytest.mark.slow
 def test_the_table_of_controls_has_these_counts():
     text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \| ([\d,]+) \|$", text, re.MULTILINE)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 USE = """
@@ -47,6 +49,7 @@ def mypy(path, source):
     )
 
 
+@pytest.mark.slow
 def test_the_public_names_have_their_types(tmp_path):
     done = mypy(tmp_path / "use.py", USE)
     assert done.returncode == 0, done.stdout

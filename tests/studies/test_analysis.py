@@ -217,6 +217,7 @@ def test_a_group_is_active_where_any_member_is():
     assert float(active_share(both, np.array([0, 2, 1, 3]), factor=2)) == 3 / 4
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_jax_grad_in_training_mode():
     model = made(TINY)
     model.train()

@@ -128,6 +128,7 @@ def test_its_commands_are_those_of_the_studies(folder):
     assert "ablate.py --models seanet20_narrow --learning-rates 0.1 --seeds 1 --epochs 2" in page
 
 
+@pytest.mark.slow
 def test_the_page_has_the_study_of_recipes_if_there_is_one(folder):
     variants = recipes.variants(("senet20",), 2)
     study = Study(folder / "recipes", TrainConfig(epochs=2), variants, seeds=1)
@@ -142,6 +143,7 @@ def test_the_page_has_the_study_of_recipes_if_there_is_one(folder):
     assert "(recipes/errors-senet20.png)" in page and (folder / "recipes" / "errors-senet20.svg").exists()
 
 
+@pytest.mark.slow
 def test_the_page_has_the_study_of_widths_if_there_is_one(folder):
     base = TrainConfig(epochs=2)
     ends = {"": {}, widths.PLAIN: {"aggregate_placement": "none"}}

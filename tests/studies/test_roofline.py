@@ -31,6 +31,7 @@ def flops(mode, part=""):
     return sum(one.flops for one in products(jaxpr, BATCH) if part in one.part)
 
 
+@pytest.mark.slow
 def test_the_operations_are_multiply_adds_and_twice_as_many_again_in_training():
     assert flops("eval") == 2 * BATCH * multiply_adds(model_config("seanet20", num_classes=100))
     assert flops("eval", "16x16") == flops("eval", "8x8") == 2 * BATCH * STAGE
@@ -38,6 +39,7 @@ def test_the_operations_are_multiply_adds_and_twice_as_many_again_in_training():
     assert flops("train") == 3 * flops("eval") - 2 * BATCH * STEM
 
 
+@pytest.mark.slow
 def test_the_operations_of_training_are_those_that_xla_counts():
     # On large images, because XLA leaves out what a kernel multiplies with padding.
     step = traced("seanet20", 4, "train", size=256)

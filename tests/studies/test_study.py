@@ -125,6 +125,7 @@ def test_a_grid_is_extended_by_its_factor_until_the_best_rate_lies_inside(extend
     assert Study.read(extending.folder) == extending
 
 
+@pytest.mark.slow
 def test_an_extended_search_goes_on_wherever_it_was_cut(extending, trained):
     extending.run()
     everything = list(trained)

@@ -41,6 +41,7 @@ def leave_runs(folder, factor=FACTOR):
     return study
 
 
+@pytest.mark.slow
 def test_the_command_tabulates_what_its_runs_found(tmp_path, capsys):
     leave_runs(tmp_path)
     widths.run_widths(command(tmp_path), {})  # nothing is missing

@@ -254,7 +254,9 @@ def is_noticed(saved, run, file, attack, capfd):
     return step == 1
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize(
+    "attack", [pytest.param(name, marks=[] if name == "flip" else pytest.mark.slow) for name in ATTACKS]
+)
 def test_any_file_of_the_newest_checkpoint_may_be_damaged(saved, tmp_path, capfd, attack):
     newest = saved / "checkpoints" / "2"
     files = [path for path in newest.rglob("*") if path.is_file()]

@@ -130,7 +130,7 @@ def forbid_transfers(monkeypatch):
     around_steps(monkeypatch, lambda *_: jax.transfer_guard_host_to_device("disallow_explicit"))
 
 
-@pytest.mark.parametrize("several", [1, 3])
+@pytest.mark.parametrize("several", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_steps_of_an_epoch_send_nothing_to_the_device(several, tiny, monkeypatch):
     forbid_transfers(monkeypatch)
     assert fit(tiny(log_every=1, steps_per_call=several))["finished"]
@@ -179,7 +179,7 @@ def test_every_step_reads_the_same_uint8_images(tiny, monkeypatch):
     assert len(set(seen)) == 1
 
 
-@pytest.mark.parametrize("several", [1, 3])
+@pytest.mark.parametrize("several", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_program_updates_all_of_the_state_in_place_and_does_not_copy_the_data_set(several, tiny):
     trainer = Trainer(tiny(steps_per_call=several), LARGE, sharding.make_mesh(), {})
     state = trainer.initial_state()

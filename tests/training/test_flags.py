@@ -126,6 +126,7 @@ def test_a_study_extends_its_rates_only_where_a_flag_says_so():
     assert parse_study(DEFAULTS, ("resnet20",), (0.1, 0.02), "A study.", ["--extend-rates", "3"]).extend_rates == 3
 
 
+@pytest.mark.slow
 def test_a_folder_to_resume_brings_its_own_settings(in_peace, tiny):
     config = in_peace(schedule="constant", decay_every=None)
     saved = dataclasses.replace(config, resume=True)

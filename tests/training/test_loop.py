@@ -50,6 +50,7 @@ def test_parameters_that_are_not_finite_are_never_saved(tiny, monkeypatch):
     assert [path.name for path in (config.out / "checkpoints").iterdir()] == ["5"]
 
 
+@pytest.mark.slow
 def test_a_run_may_be_told_to_go_on_with_nan(tiny):
     summary = fit(tiny(learning_rate=1e20, on_nan="continue"))
     assert summary["finished"] and summary["last"]["train_loss"] is None  # JSON has no NaN
@@ -98,6 +99,7 @@ def test_the_step_that_diverged_is_named_though_steps_are_looked_at_together(tog
         Loop._report(loop, calls)
 
 
+@pytest.mark.slow
 def test_the_host_reads_metrics_only_now_and_then(tiny, monkeypatch):
     reads = []
 
@@ -137,6 +139,7 @@ def test_best_is_the_first_of_the_highest(tiny):
     assert load(config.out).step == summary["best"]["step"]
 
 
+@pytest.mark.slow
 def test_the_end_inside_an_epoch_is_best_only_where_no_epoch_is_whole(tiny, monkeypatch):
     accuracies = iter([0.5, 0.9, 0.4])  # at the steps 5, 7 and 3
     monkeypatch.setattr(Evaluation, "__call__", lambda *_: {"loss": 1.0, "accuracy": next(accuracies)})
@@ -149,7 +152,10 @@ def test_the_end_inside_an_epoch_is_best_only_where_no_epoch_is_whole(tiny, monk
 # Several steps in a call
 
 
-@pytest.mark.parametrize("fields", [{"steps_per_call": 5}, {"steps_per_call": 4, "checkpoint_steps": 3}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"steps_per_call": 5}, pytest.param({"steps_per_call": 4, "checkpoint_steps": 3}, marks=pytest.mark.slow)],
+)
 def test_several_steps_in_a_call_are_the_same_steps_but_for_rounding(fields, tiny, in_peace, capsys):
     """Five steps an epoch: one call of five, or at most three in a call, with checkpoints at 3, 6, 9 and 12."""
     config = tiny(log_every=1, **fields)
@@ -163,6 +169,7 @@ def test_several_steps_in_a_call_are_the_same_steps_but_for_rounding(fields, tin
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), newest(config.out)[0], expected)
 
 
+@pytest.mark.slow
 def test_a_stop_comes_between_calls_and_the_resumed_run_is_equal_bit_for_bit(tiny, monkeypatch):
     whole, config = (tiny(name, steps_per_call=2, log_every=1) for name in ("whole", "stopped"))
     fit(whole)

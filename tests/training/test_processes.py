@@ -304,6 +304,7 @@ runpy.run_path({experiment!r}, run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_refused(tmp_path):
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]

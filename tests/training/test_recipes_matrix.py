@@ -168,6 +168,7 @@ def scripted(*accuracies):
         yield
 
 
+@pytest.mark.slow
 def test_a_run_stops_early_once_its_patience_is_over_and_a_resume_does_nothing(tiny, capsys):
     config = tiny(epochs=9, patience=2, validation_fraction=0.2)
     with scripted(0.5, 0.7, 0.7, 0.6):

@@ -74,6 +74,7 @@ def evaluated(config):
     return ["test_accuracy" in line for line in records(config.out)]
 
 
+@pytest.mark.slow
 def test_only_some_epochs_are_evaluated_and_the_rest_is_the_same(tiny, in_peace, capsys):
     config, every = tiny(eval_every=2), in_peace()
     capsys.readouterr()
@@ -105,6 +106,7 @@ def test_a_run_that_evaluates_some_epochs_resumes_bit_for_bit(tiny, monkeypatch,
     assert evaluated(whole) == [False, True, True, True]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_shortened_to_an_epoch_without_evaluation_evaluates_it(tiny, in_peace, monkeypatch):
     config = tiny(eval_every=2)
     with monkeypatch.context() as patch:
@@ -208,6 +210,7 @@ def test_an_epoch_that_ends_a_run_is_evaluated(tiny):
         fit(config, after_epoch=3)
 
 
+@pytest.mark.slow
 def test_a_stop_inside_an_epoch_is_recorded_until_the_epoch_is_whole(tiny):
     config = tiny(max_steps=7)
     fit(config)
@@ -236,6 +239,7 @@ def test_the_times_of_a_stopped_run_are_those_of_all_its_processes(tiny, monkeyp
     assert summary["training_seconds"] == 15
 
 
+@pytest.mark.slow
 def test_the_time_of_an_epoch_is_that_of_all_stops_inside_it(tiny, monkeypatch):
     one_second_per_step(monkeypatch)
     assert fit(tiny(max_steps=7))["training_seconds"] == 7
@@ -244,6 +248,7 @@ def test_the_time_of_an_epoch_is_that_of_all_stops_inside_it(tiny, monkeypatch):
     assert fit(tiny(resume=True))["training_seconds"] == 15
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_version_that_saved_no_times_is_continued(tiny, monkeypatch):
     one_second_per_step(monkeypatch)
     config, real = tiny(checkpoint_steps=2), Checkpoints.save

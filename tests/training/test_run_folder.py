@@ -24,6 +24,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tiny):
         fit(dataclasses.replace(tiny(), out=Path("/proc/nope/run")))
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused(tiny):
     config = tiny(epochs=1)
     fit(config)
@@ -95,6 +96,7 @@ def test_other_images_of_the_same_name_are_refused(tiny, monkeypatch):
         fit(dataclasses.replace(config, epochs=2, resume=True))
 
 
+@pytest.mark.slow
 def test_harmless_changes_are_recorded(tiny):
     config = tiny(epochs=1)
     fit(config)
@@ -104,7 +106,9 @@ def test_harmless_changes_are_recorded(tiny):
     assert {"epochs: 1 was saved, 2 is asked", "log_every: 50 was saved, 7 is asked"} <= set(resumed["changed"])
 
 
-@pytest.mark.parametrize("left", ["config.json.tmp", ".config.json-0123456789abcdef.tmp"])
+@pytest.mark.parametrize(
+    "left", [pytest.param("config.json.tmp", marks=pytest.mark.slow), ".config.json-0123456789abcdef.tmp"]
+)
 def test_a_run_killed_before_it_wrote_anything_is_resumed_by_starting_it(left, tiny, in_peace):
     whole, killed = in_peace(), tiny("killed")
     killed.out.mkdir()
@@ -146,6 +150,7 @@ def test_nothing_to_resume_is_refused_and_nothing_written(tiny):
     assert not config.out.exists()
 
 
+@pytest.mark.slow
 def test_a_resume_parses_config_json_once_before_the_lock_and_once_under_it(tiny, monkeypatch):
     config = tiny(epochs=1)
     fit(config)

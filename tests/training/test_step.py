@@ -200,7 +200,10 @@ def by_hand(kind="perceptron"):
     return step
 
 
-@pytest.mark.parametrize(("kind", "use_augmentation"), [("seanet", False), ("perceptron", False), ("perceptron", True)])
+@pytest.mark.parametrize(
+    ("kind", "use_augmentation"),
+    [pytest.param("seanet", False, marks=pytest.mark.slow), ("perceptron", False), ("perceptron", True)],
+)
 def test_steps_equal_hand_written_ones_over_more_than_an_epoch(kind, use_augmentation):
     data, key = dataset(), jax.random.key(7)
     train, step = train_images(data), jitted_train_step(kind, use_augmentation)
