@@ -28,6 +28,8 @@ from seanet_jax.models import EncapNetConfig, SEANetConfig, build, model_config
 from seanet_jax.models.scores import cross_entropy, margin_loss
 from seanet_jax.training.config import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 
 @contextlib.contextmanager
 def works_or_says_why():
@@ -66,7 +68,6 @@ def test_squeeze_excite(operands):
         assert functional.squeeze_excite(*operands).shape == operands[0].shape
 
 
-@pytest.mark.slow
 @given(st.lists(sizes, min_size=1, max_size=4), dtypes, st.integers(1, 3), st.integers(-1, 1))
 def test_squeeze_excite_of_nearly_fitting_kernels(shape, dtype, hidden, slip):
     channels = shape[-1]
@@ -91,7 +92,6 @@ def test_conv2d(x, kernel, stride, groups, method):
         functional.conv_transpose2d(x, kernel, stride=stride)
 
 
-@pytest.mark.slow
 @given(
     st.tuples(sizes, sizes, sizes, st.integers(0, 3)),
     dtypes,
@@ -109,7 +109,6 @@ def test_conv2d_of_fitting_kernels(shape, dtype, size, filters, stride, method):
         assert out.dtype == dtype
 
 
-@pytest.mark.slow
 @given(arrays, st.lists(arrays, min_size=4, max_size=4))
 def test_batch_norm(x, statistics):
     with works_or_says_why():
@@ -126,7 +125,6 @@ def test_losses(scores, labels):
             assert loss(scores, labels).shape == scores.shape[:1]
 
 
-@pytest.mark.slow
 @given(arrays, arrays, oddities)
 def test_capsules(x, other, groups):
     with works_or_says_why():
@@ -148,7 +146,6 @@ def test_transport(x, y, regularization):
         assert transport.sinkhorn(x, rounds=2, regularization=regularization).shape == x.shape
 
 
-@pytest.mark.slow
 @given(arrays, st.booleans(), st.lists(st.floats(0.1, 1), max_size=3), st.lists(st.floats(0.1, 1), max_size=3))
 def test_augmentation_and_normalization(images, flip, mean, std):
     with works_or_says_why():
@@ -186,7 +183,6 @@ def test_modules(name, x, size, other, flag):
 NETWORK = model_config("resnet20", num_classes=2)
 
 
-@pytest.mark.slow
 @given(arrays)
 def test_a_network(x):
     model = nnx.eval_shape(lambda: seanet_jax.SEANet(NETWORK, rngs=nnx.Rngs(0)))

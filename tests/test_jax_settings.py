@@ -194,7 +194,7 @@ def test_the_key_of_a_seed_is_that_of_jax_by_default(seed):
     np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(expected))
 
 
-@pytest.mark.parametrize("config", [TINY, ENCAPNET], ids=["SEANet", "EncapNet"])
+@pytest.mark.parametrize("config", [TINY, pytest.param(ENCAPNET, marks=pytest.mark.slow)], ids=["SEANet", "EncapNet"])
 def test_initial_parameters_do_not_depend_on_64_bits(config):
     key = jax.random.key(0)
     expected = nnx.to_pure_dict(nnx.state(build(config, rngs=nnx.Rngs(key))))

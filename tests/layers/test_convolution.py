@@ -230,6 +230,7 @@ def test_the_gradients_are_the_adjoints(method):
     assert np.vdot(kernel.astype(np.float64), dkernel) == pytest.approx(inner, abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", CONV_METHODS)
 def test_vmap_and_jit(method):
     x, kernel, dy = example((6, 8, 8, 16, 16, 3, 1))
@@ -357,6 +358,7 @@ def test_forward_mode_names_the_method_that_has_it(method, transform):
         jax.jvp(transform(function), (x,), (x,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", "winograd4", "patches"])
 def test_second_derivatives_are_those_of_lax(method):
     x, kernel, dy = (jnp.asarray(a) for a in example((1, 4, 4, 2, 2, 3, 1)))

@@ -138,10 +138,10 @@ def free(equation, a, b):
     ("model", "height", "width"),
     [
         ("seanet20", 32, 32),
-        ("seanet20_block", 32, 32),
-        ("seanet20_narrow_learned", 32, 32),
-        ("senet20", 32, 32),
-        ("preact_resnet20", 32, 32),
+        pytest.param("seanet20_block", 32, 32, marks=pytest.mark.slow),
+        pytest.param("seanet20_narrow_learned", 32, 32, marks=pytest.mark.slow),
+        pytest.param("senet20", 32, 32, marks=pytest.mark.slow),
+        pytest.param("preact_resnet20", 32, 32, marks=pytest.mark.slow),
         ("resnet20", 33, 18),
     ],
 )

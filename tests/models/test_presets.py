@@ -19,7 +19,10 @@ def preset(name, num_classes, **overrides):
     return abstract(model_config(name, num_classes=num_classes, **overrides))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+# The deep networks differ from these in their number of blocks alone.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if "20" in name else pytest.mark.slow) for name in PRESETS]
+)
 def test_every_preset_gives_logits_and_keeps_float32_state(name):
     logits, state = run_abstract(preset(name, 100), 2, 32, 32, 3)
     chex.assert_shape(logits, (2, 100))
@@ -46,7 +49,10 @@ PARAMETER_COUNTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "overrides", "ten", "hundred"), PARAMETER_COUNTS)
+@pytest.mark.parametrize(
+    ("name", "overrides", "ten", "hundred"),
+    [pytest.param(*row, marks=[] if "20" in row[0] else pytest.mark.slow) for row in PARAMETER_COUNTS],
+)
 def test_parameter_counts(name, overrides, ten, hundred):
     assert count(preset(name, 10, **overrides)) == ten
     assert count(preset(name, 100, **overrides)) == hundred
@@ -67,7 +73,7 @@ def test_the_controls_have_the_parameters_of_the_narrow_network_and_those_of_the
     assert set(controls) == own.keys()
 
 
-@pytest.mark.parametrize("depth", [20, 32, 56])
+@pytest.mark.parametrize("depth", [20, pytest.param(56, marks=pytest.mark.slow)])
 def test_the_depth_in_a_name_counts_convolutions_and_the_classifier(depth):
     paths = [path for path, _ in nnx.to_flat_state(nnx.state(preset(f"seanet{depth}", 10), nnx.Param))]
     layers = [path for path in paths if {"conv1", "conv2", "stem", "classifier"} & set(path) and "kernel" in path]

@@ -136,6 +136,7 @@ def test_the_steps_of_an_epoch_send_nothing_to_the_device(several, tiny, monkeyp
     assert fit(tiny(log_every=1, steps_per_call=several))["finished"]
 
 
+@pytest.mark.slow
 def test_images_sent_to_the_device_in_every_step_would_be_seen(tiny, monkeypatch):
     forbid_transfers(monkeypatch)
 
@@ -165,6 +166,7 @@ def test_a_step_takes_over_the_memory_of_the_old_state_and_leaves_the_images(tin
     assert taken_over == [{True}] * 13
 
 
+@pytest.mark.slow
 def test_every_step_reads_the_same_uint8_images(tiny, monkeypatch):
     seen = []
 

@@ -260,6 +260,7 @@ def test_weight_decay_of_matrices_alone(decoupled):
     assert not updates["bn"]["scale"].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "muon"])
 @pytest.mark.parametrize("model", ["seanet20_narrow", "resnet20", "encapnet"])
 def test_every_network_has_an_update_by_every_optimizer(model, name):
