@@ -23,18 +23,18 @@ def benchmarks_importable():
     sys.path.remove(str(BENCHMARKS))
 
 
-@pytest.fixture(scope="module", params=["cifar10", "cifar100"])
-def baseline(request):
+@pytest.fixture(scope="module")
+def baseline():
     """Returns the PyTorch network with the published weights in float64, the golden numbers, images and labels."""
     from pytorch_seanet import SEANet
 
-    golden = reference.load(request.param)
-    network = SEANet(model_config("seanet20", num_classes=reference.CLASSES[request.param])).double()
+    golden = reference.load("cifar100")
+    network = SEANet(model_config("seanet20", num_classes=reference.CLASSES["cifar100"])).double()
     weights = {name: torch.from_numpy(np.asarray(value)) for name, value in reference.weights(golden).items()}
     unknown = network.load_state_dict(weights, strict=False)
     assert unknown.unexpected_keys == []
     assert all(name.endswith("num_batches_tracked") for name in unknown.missing_keys)
-    images, labels = reference.images_and_labels(reference.CLASSES[request.param])
+    images, labels = reference.images_and_labels(reference.CLASSES["cifar100"])
     images = torch.from_numpy(images).permute(0, 3, 1, 2)
     return network, golden, images.to(memory_format=torch.channels_last), torch.from_numpy(labels)
 
@@ -63,10 +63,10 @@ def run(script, *arguments):
 
 
 def test_implementations_take_turns_and_make_a_table():
-    flags = ("--model", "seanet20_narrow", "--batch-size", "2", "--rounds", "2", "--steps", "1")
-    table = run("train_step.py", *flags, "--implementations", "torch", "seanet_jax", "torch channels_last")
+    flags = ("--model", "seanet20_small", "--batch-size", "2", "--rounds", "2", "--steps", "1")
+    table = run("train_step.py", *flags, "--implementations", "torch channels_last", "seanet_jax")
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith(("| torch", "| seanet_jax"))]
-    assert [row[0] for row in rows] == ["| torch", "| seanet_jax", "| torch channels_last"]
+    assert [row[0] for row in rows] == ["| torch channels_last", "| seanet_jax"]
     assert rows[1][2] == rows[1][4] == "1.00 (1.00-1.00)"
     for row in rows:
         median, low, high = (float(number) for number in re.findall(r"[\d.]+", row[1]))
@@ -79,12 +79,12 @@ def test_the_whole_loop_is_an_implementation_too():
     code = (
         f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); "
         "from implementations import Task; from interleaved import compare; "
-        "result = compare(Task('resnet20', 8), ('fit',), rounds=2, steps=3, do=('train',))['fit']; "
+        "result = compare(Task('resnet20', 8), ('fit',), rounds=1, steps=3, do=('train',))['fit']; "
         "print(*result.seconds['train'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    assert [float(seconds) > 0 for seconds in done.stdout.split()] == [True, True]
+    assert [float(seconds) > 0 for seconds in done.stdout.split()] == [True]
 
 
 def test_inference_makes_a_table():

@@ -28,6 +28,7 @@ EXPERIMENT = Path(__file__).with_name("small_digits.py")
 FLAGS = (
     *("--model", "resnet20", "--batch-size", "32", "--limit-train", "64", "--limit-test", "40"),
     *("--checkpoint-steps", "1", "--log-every", "1", "--learning-rate", "0.002", "--decay-every", "1000"),
+    "--no-tune-cpu",  # a restart would be another start
 )
 
 
