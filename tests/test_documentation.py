@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,8 @@ for word in words[1:]:
 """
 
 # The programs that the shell finds in a document's folder, each a line of bash.
-_DOCUMENTED = f"exec {sys.executable} -S tests/support/forks.py forks tests/support/documented.py"
+_FORK = [sys.executable, "-S", "tests/support/forks.py", "forks"]
+_DOCUMENTED = f"exec {shlex.join(_FORK)} tests/support/documented.py"
 STAND_INS = {
     ".venv/bin/python": f'{_DOCUMENTED} "$@"',
     ".venv/bin/seanet": f'{_DOCUMENTED} -m seanet_jax "$@"',
@@ -166,13 +168,14 @@ def run(folder, block):
     if block.language == "bash":
         command = ["bash", "-euo", "pipefail", "-c", block.code + "\nwait\n"]
     elif block.language == "python":
-        strict = [] if "jax2onnx" in block.code else ["-W", "error"]  # that one warns of its own
+        # jax2onnx warns of its own.
+        python = [sys.executable] if "jax2onnx" in block.code else _FORK
         small = (
             "import documented\ndocumented.make_presets_small()\n"
             if re.search(r"fit\(|create_model\(", block.code)
             else ""
         )
-        command = [sys.executable, *strict, "-c", small + block.code]
+        command = [*python, "-c", small + block.code]
     else:
         return
     done = subprocess.run(
