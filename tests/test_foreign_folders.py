@@ -422,7 +422,7 @@ WEIGHTS = {
     "widths that are nested": (put("config.json", "widths", value=[[8], 16]), "widths is .*; it must be"),
     "a million stages": (
         put("config.json", "stage_sizes", value=[1] * 1_000_000),
-        "widths has 2 entries and stage_siz",
+        "widths has 1 entries and stage_siz",
     ),
     "the config.json of a run": (written("config.json", '{"config": {}, "model_config": {}}'), "it has no model_type"),
 }

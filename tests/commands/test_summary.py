@@ -41,7 +41,7 @@ def test_a_folder_has_its_own_classes_and_images(evaluated, tmp_path, monkeypatc
         here(monkeypatch, capsys, tmp_path / "ten")
     assert spec.num_classes == 2
     row = next(line for line in of_run.splitlines() if line.startswith("classifier"))
-    assert row.split()[2:4] == ["2", "18"]  # 8 features for 2 classes, and their biases
+    assert row.split()[2:4] == ["2", "10"]  # 4 features for 2 classes, and their biases
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jax import export
-from training_fixtures import TINY_RUN, made_dataset, records, small
+from training_fixtures import TINY, TINY_RUN, made_dataset, records, small
 
 from seanet_jax.inference.classifier import Classifier
 from seanet_jax.inference.trained import load, load_model
@@ -39,7 +39,7 @@ def expected(earlier):
 @pytest.mark.parametrize("folder", ["run", "weights"])
 def test_a_run_and_pretrained_weights_predict(earlier, expected, folder):
     images = made_dataset().test_images[:8]
-    with small(made_dataset()):
+    with small(made_dataset(), TINY):
         classifier = Classifier(load(earlier / folder), batch_size=8)
     found = classifier.probabilities(classifier(images))
     np.testing.assert_allclose(found, expected["probabilities"], atol=TOLERANCE)
@@ -52,7 +52,7 @@ def test_an_exported_artifact_runs(earlier, expected):
 
 
 def test_a_run_resumes_to_the_end_that_its_own_version_reached(earlier, expected):
-    with small(made_dataset()):
+    with small(made_dataset(), TINY):
         fit(TrainConfig(out=earlier / "run", resume=True, **TINY_RUN))
         model = load_model(earlier / "run", "latest")
     final = {name.removeprefix("final."): array for name, array in expected.items() if name.startswith("final.")}
@@ -67,5 +67,5 @@ def test_a_run_resumes_to_the_end_that_its_own_version_reached(earlier, expected
 
 
 def test_another_recipe_is_no_continuation_of_it(earlier):
-    with small(made_dataset()), pytest.raises(ValueError, match="batch_size: 8 was saved, 4 is asked"):
+    with small(made_dataset(), TINY), pytest.raises(ValueError, match="batch_size: 8 was saved, 4 is asked"):
         fit(dataclasses.replace(TrainConfig(out=earlier / "run", resume=True, **TINY_RUN), batch_size=4))

@@ -88,10 +88,10 @@ NAMES = ("dark", "<script>alert(1)</script>")
 
 
 @contextlib.contextmanager
-def small(dataset):
+def small(dataset, network=TINIEST):
     """A context in which ``--dataset digits --model tiny`` are these images and a small network."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", TINIEST)
+        patch.setitem(PRESETS, "tiny", network)
         patch.setattr("seanet_jax.training.images.load", lambda name, data_dir, mapped: dataset)
         yield
 
