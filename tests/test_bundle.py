@@ -39,6 +39,7 @@ def change(path, *part, **fields):
     path.write_text(json.dumps(about))
 
 
+@pytest.mark.slow
 def test_it_writes_the_last_network_in_float16_with_a_card(bundle, runs, tmp_path):
     folder = Path(bundle(runs, "latest", tmp_path / "networks"))
     assert folder == tmp_path / "networks" / "tiny-digits"

@@ -38,7 +38,7 @@ def trained(config):
 
 
 # Those that are functions of their input alone are like the sum in all of this.
-QUICK = ("random", "learned")
+QUICK = ("learned",)
 CASES = [pytest.param(kind, False, marks=[] if kind in QUICK else pytest.mark.slow) for kind in AGGREGATE_KINDS]
 CASES += [pytest.param(kind, True, marks=pytest.mark.slow) for kind in ("sum", "learned")]
 

@@ -98,6 +98,7 @@ assert_type(seanet_jax.__version__, str)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_type_checkers_accept_the_public_names(tmp_path, checker):
     if checker == "pyright":

@@ -107,6 +107,7 @@ def test_an_experiment_restarts_once_as_it_was_called():
     assert after[1] == ["-c", "--epochs", "0", "--out", "a b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--no-tune-cpu", "--no-tune_cpu"])
 def test_an_experiment_stays_as_it_is_where_that_is_asked(flag):
     (only,) = started("--epochs", "0", flag)

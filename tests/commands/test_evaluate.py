@@ -12,6 +12,7 @@ from training_fixtures import NAMES, made_dataset, small
 from seanet_jax.commands import evaluate as command
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_short_table(evaluated, tmp_path, monkeypatch, capsys):
     copy = shutil.copytree(evaluated, tmp_path / "run")
     monkeypatch.setattr(sys, "argv", ["seanet evaluate", str(copy), "--which", "latest"])

@@ -253,6 +253,7 @@ def test_any_batch_of_any_size_keeps_its_shapes_and_dtypes(count, side, channels
     assert (mixed_labels.shape, mixed_labels.dtype) == (labels.shape, labels.dtype)
 
 
+@pytest.mark.slow
 @under_other_settings
 def test_settings_of_jax_change_nothing_in_the_chain(context):
     (images, labels), key = batch(), jax.random.key(5)

@@ -131,6 +131,7 @@ def test_operations_magnitudes_and_signs_are_equally_likely_and_independent():
     assert abs(statistic - freedom) < 5 * math.sqrt(2 * freedom)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 8, 8, 1), (7, 13, 40, 3), (2, 96, 9, 3)]))
 def test_the_key_determines_the_result_and_shape_and_dtype_are_kept(seed, shape):
     batch, key = np.random.default_rng(seed).integers(0, 256, shape, np.uint8), jax.random.key(seed)
@@ -139,6 +140,7 @@ def test_the_key_determines_the_result_and_shape_and_dtype_are_kept(seed, shape)
     np.testing.assert_array_equal(outputs, augmented(key, batch))
 
 
+@pytest.mark.slow
 @under_other_settings
 def test_settings_of_jax_change_no_pixel(context):
     batch, key = images(32, 32, 3)[np.arange(120) % 6], jax.random.key(5)

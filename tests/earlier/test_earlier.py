@@ -51,6 +51,7 @@ def test_an_exported_artifact_runs(earlier, expected):
     np.testing.assert_allclose(found, expected["probabilities"], atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_to_the_end_that_its_own_version_reached(earlier, expected):
     with small(made_dataset(), TINY):
         fit(TrainConfig(out=earlier / "run", resume=True, **TINY_RUN))

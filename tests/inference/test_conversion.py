@@ -93,9 +93,7 @@ def test_the_fewest_fields_of_a_preset_are_replaced(name, overrides):
 
 def test_a_network_without_a_preset_cannot_be_a_run(tmp_path):
     random_network(dataclasses.replace(TINIEST, num_classes=10)).save_pretrained(tmp_path / "weights")
-    with pytest.raises(
-        InputError, match=r"stages of \(1,\) blocks of widths \(8,\) after a stem of 4; .*seanet20,"
-    ):
+    with pytest.raises(InputError, match=r"stages of \(1,\) blocks of widths \(8,\) after a stem of 4; .*seanet20,"):
         convert_to_run(tmp_path / "weights", tmp_path / "run", TrainConfig())
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 

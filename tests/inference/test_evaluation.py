@@ -64,6 +64,7 @@ def test_it_agrees_with_the_records(evaluated, copy):
     assert read(copy) == latest
 
 
+@pytest.mark.slow
 def test_each_image_counts_once_whatever_the_batches(evaluated, copy):
     expected = read(evaluated)  # batches of 10, 23 images
     for size in (1, 23):
@@ -190,6 +191,7 @@ def test_the_moving_average_gives_the_metrics_that_training_recorded_of_it(tiny,
     assert "was selected on these test images" not in report
 
 
+@pytest.mark.slow
 def test_test_time_augmentation_is_reported_apart(evaluated, copy):
     plain, about = read(evaluated), evaluate(copy, mirror_tta=True)
     assert plain["mirror_tta"] is None

@@ -102,6 +102,7 @@ def test_a_run_in_half_precision_is_exported_in_float32(model, folder, tmp_path,
     assert difference < 1e-4
 
 
+@pytest.mark.slow
 def test_an_artifact_that_computes_something_else_is_not_written(folder, tmp_path, monkeypatch):
     def wrong(model):
         folded = nnx.clone(model)

@@ -14,6 +14,7 @@ from seanet_jax.models.network import split_model
 from seanet_jax.training.run import fit
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_that_of_the_latest_checkpoint(tiny, in_peace):
     config = in_peace(ema_decay=0.9)
     state = latest_state(config.out)

@@ -131,6 +131,7 @@ def test_capsules_are_flattened_in_the_order_of_group_row_column():
     np.testing.assert_array_equal(capsules.flatten_capsules(jnp.asarray(x), 3), slow_flatten(x, 3).astype(np.float32))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_class_capsules_are_the_loops(count, size, classes, seed):
     u, kernel = normal(2, count, size, seed=seed), normal(size, count, classes, seed=seed + 1)

@@ -39,6 +39,7 @@ def test_names_order_and_layouts_are_the_releases(dataset):
         np.testing.assert_array_equal(array, published[name].astype(np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["seanet20_block", "seanet20_narrow", "seanet20_small", "senet20", "resnet32", "wide_resnet20"]
 )

@@ -147,6 +147,7 @@ def network():
     return model
 
 
+@pytest.mark.slow
 def test_the_maps_are_those_that_the_network_computes(network):
     logits = nnx.jit(lambda model: model(IMAGES))(network)
     first, second = feature_maps(network, IMAGES)

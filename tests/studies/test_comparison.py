@@ -33,6 +33,7 @@ def test_a_row_has_what_the_runs_and_the_network_have(study):
     assert deep.last_errors == pytest.approx({0: 30})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "aggregates"),
     [

@@ -161,6 +161,7 @@ def test_the_page_has_the_study_of_widths_if_there_is_one(folder):
     assert "(widths/widths.svg)" in page and (study.folder / "widths.svg").exists()
 
 
+@pytest.mark.slow
 def test_every_link_of_the_page_leads_somewhere(folder):
     write(read(folder), folder / "results.md")
     page = (folder / "results.md").read_text()

@@ -68,6 +68,7 @@ def test_a_matrix_product_is_found_inside_other_functions():
     assert list(products(jaxpr, BATCH)) == [("matrix products", 2 * BATCH * 5 * 7, BATCH * 5 + 7 * 5 + BATCH * 7, 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "normalize", "add"), [("train", 8, 2), ("eval", 2, 1)])
 def test_the_passes_over_the_maps_of_seanet20_are_those_counted_by_hand(mode, normalize, add):
     done = [one for one in work("seanet20", BATCH, mode) if one.flops == 0 and one.part != "optimizer"]

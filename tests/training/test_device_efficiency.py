@@ -152,6 +152,7 @@ def test_images_sent_to_the_device_in_every_step_would_be_seen(tiny, monkeypatch
 # Memory
 
 
+@pytest.mark.slow
 def test_a_step_takes_over_the_memory_of_the_old_state_and_leaves_the_images(tiny, monkeypatch):
     taken_over = []
 

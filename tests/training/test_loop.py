@@ -152,9 +152,10 @@ def test_the_end_inside_an_epoch_is_best_only_where_no_epoch_is_whole(tiny, monk
 # Several steps in a call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
-    [{"steps_per_call": 5}, pytest.param({"steps_per_call": 4, "checkpoint_steps": 3}, marks=pytest.mark.slow)],
+    [{"steps_per_call": 5}, {"steps_per_call": 4, "checkpoint_steps": 3}],
 )
 def test_several_steps_in_a_call_are_the_same_steps_but_for_rounding(fields, tiny, in_peace, capsys):
     """Five steps an epoch: one call of five, or at most three in a call, with checkpoints at 3, 6, 9 and 12."""

@@ -138,6 +138,7 @@ def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
     assert_close(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
 def test_each_process_reads_its_own_part_of_the_images(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(PARTS)

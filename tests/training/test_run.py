@@ -170,6 +170,7 @@ def test_the_time_of_a_run_is_told_by_part_and_includes_all_its_processes(tiny, 
     assert spent["total"] > sum(record["total_seconds"] for record in (first, *others)) - 0.01
 
 
+@pytest.mark.slow
 def test_a_summary_says_where_the_run_comes_from(tiny, monkeypatch):
     times = iter([f"2026-05-31T14:0{minute}:00Z" for minute in range(9)])
     monkeypatch.setattr("seanet_jax.provenance.now", lambda: next(times))
@@ -185,6 +186,7 @@ def test_a_summary_says_where_the_run_comes_from(tiny, monkeypatch):
     assert json.loads((config.out / "config.json").read_text())["started"] == "2026-05-31T14:00:00Z"
 
 
+@pytest.mark.slow
 def test_a_function_is_called_after_each_epoch_and_may_end_the_run(tiny, in_peace, capsys):
     config, seen = tiny(), []
     summary = fit(config, after_epoch=lambda record: seen.append(record) or record["epoch"] == 2)

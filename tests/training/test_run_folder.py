@@ -53,6 +53,7 @@ def test_a_run_says_at_its_start_that_its_files_may_be_unsafe(kind, excludes, sa
     assert said in err and err.count("\n") == bool(said) and (str(tmp_path / "run") in err) == bool(said)
 
 
+@pytest.mark.slow
 def test_a_new_run_in_a_locked_folder_is_refused(tiny):
     config = tiny()
     config.out.mkdir()
