@@ -58,10 +58,21 @@ _LONGEST = (
 )
 
 
+# Modules with tests that are skipped without an extra.
+_WITH_EXTRAS = (
+    *("benchmarks", "convert", "conversion", "onnx", "optimizer", "pytorch", "schedule"),
+    *("documentation", "search", "serve", "site", "track"),
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before the tests of other marks are left out
 def pytest_collection_modifyitems(items):
     """Orders modules, each of which one process runs: it makes their fixtures and compiles their programs once."""
     order = {f"test_{name}": number for number, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    for item in items:
+        if item.path.stem.removeprefix("test_") in _WITH_EXTRAS:
+            item.add_marker("extra")
 
 
 @pytest.fixture(scope="module")
