@@ -63,7 +63,7 @@ def run(script, *arguments):
 
 
 def test_implementations_take_turns_and_make_a_table():
-    flags = ("--model", "seanet20_small", "--batch-size", "2", "--rounds", "2", "--steps", "1")
+    flags = ("--model", "seanet20_narrow", "--batch-size", "2", "--rounds", "2", "--steps", "1")
     table = run("train_step.py", *flags, "--implementations", "torch channels_last", "seanet_jax")
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith(("| torch", "| seanet_jax"))]
     assert [row[0] for row in rows] == ["| torch channels_last", "| seanet_jax"]
