@@ -132,7 +132,7 @@ def test_evaluation_and_page(run):
     assert about["loss"] == pytest.approx(last["test_loss"], rel=1e-5) and about["loss_unit"] == "margin loss"
     assert re.search(r"  loss +\d\.\d{4} margin loss\n", text(about))
     page = (run / "report.html").read_text()
-    assert "loss (margin loss)" in page and "nats" not in page
+    assert "Loss (margin loss)" in page and "nats" not in page
     assert 0 <= about["expected_calibration_error"] <= 1
 
 
