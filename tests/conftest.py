@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xla_options import fast_flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # The processes of pytest share what they compiled, and the steps of .ci/run do, which sets the variable. JAX writes an
@@ -24,10 +25,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Most of the time would go into making programs fast that run a few steps. What XLA makes of a network is the same, but
 # for the machine code; where that is the question, a module asks for ``optimized``.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# XLA's own preset for programs that run briefly halves the time in its compiler again, and its older code generator for
-# fusions nearly does so once more. A process reads them once, so that ``optimized`` needs ``optimized_jit`` beside it.
-# For a version of XLA that lacks one, set XLA_FLAGS to nothing.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_opt_preset=FAST_COMPILE --xla_cpu_use_fusion_emitters=false")
+# A process reads XLA's flags once, so that ``optimized`` needs ``optimized_jit`` beside it.
+os.environ.setdefault("XLA_FLAGS", fast_flags())
 
 
 def pytest_unconfigure(config):

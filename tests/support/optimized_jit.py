@@ -3,7 +3,6 @@
 import functools
 
 import jax
+from xla_options import default_options
 
-# The defaults; conftest.py chooses others for the process.
-_OPTIONS = {"xla_cpu_opt_preset": "CPU_OPT_PRESET_DEFAULT", "xla_cpu_use_fusion_emitters": True}
-optimized_jit = functools.partial(jax.jit, compiler_options=_OPTIONS)
+optimized_jit = functools.partial(jax.jit, compiler_options=default_options())
