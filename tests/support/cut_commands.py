@@ -15,6 +15,9 @@ from PIL import Image
 
 Content = dict[str, bytes]
 
+# It knows the small networks of the runs.
+_SEANET = Path(__file__).with_name("small_seanet.py")
+
 
 @dataclasses.dataclass(frozen=True)
 class Command:
@@ -81,7 +84,7 @@ class Commands:
         """Returns the command line, with whole paths."""
         paths = re.compile(r"trained|weights|image\.png|net\.stablehlo|out/.*")
         words = (str(self._disk.folder / word) if paths.fullmatch(word) else word for word in command.arguments)
-        return [sys.executable, "-m", "seanet_jax", *words]
+        return [sys.executable, str(_SEANET), *words]
 
     def in_peace(self, command: Command) -> None:
         """Runs a command once, remembers what it writes and how long that takes."""
