@@ -49,11 +49,11 @@ def shared_compilations():
 
 # Longest first, so that no process is left with one of these when the others have nothing to do any more.
 _LONGEST = (
-    *("transforms", "documentation", "kill_and_resume", "encapnet_training", "processes"),
-    *("crash_states", "power_cut", "recipes_matrix", "meshes_and_transforms", "scripts_and_streams"),
-    *("golden_encapnet", "encapnet", "golden", "study", "sharding", "train", "interrupt", "quickstart"),
-    *("contributing", "run", "convolution", "claims", "fuzz", "convert", "conversion", "checkpoint", "seanet"),
-    *("transport", "jax_settings"),
+    *("documentation", "transforms", "golden", "processes", "run", "encapnet_training", "crash_states", "fuzz"),
+    *("cifar", "golden_encapnet", "kill_and_resume", "sharding", "wheel", "jax_settings", "convert", "loop"),
+    *("recipes_matrix", "study", "convolution", "cpu_tuning", "page", "own_images", "image_formats", "power_cut"),
+    *("scripts_and_streams", "foreign_folders", "interrupt", "trivial_augment", "step", "evaluation", "pytorch"),
+    *("meshes_and_transforms", "augment", "two_writers", "claims", "widths", "weights", "quickstart", "benchmarks"),
 )
 
 
