@@ -59,7 +59,7 @@ _LONGEST = (
 
 # Modules with tests that are skipped without an extra.
 _WITH_EXTRAS = (
-    *("benchmarks", "convert", "conversion", "onnx", "optimizer", "pytorch", "schedule"),
+    *("benchmarks", "convert", "conversion", "converted_checkpoints", "onnx", "optimizer", "pytorch", "schedule"),
     *("documentation", "search", "serve", "site", "track"),
 )
 

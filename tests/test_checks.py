@@ -32,11 +32,21 @@ def test_the_quick_tests_run_before_a_push():
     assert "<!-- test command -->" in CI
 
 
-def test_ci_installs_extras_that_exist_and_runs_tests_that_exist():
+def test_ci_installs_extras_that_exist_and_names_files_that_exist():
     installed = {extra for names in re.findall(r"'\.\[(.*?)\]'", CI) for extra in names.split(",")}
     assert installed and installed <= set(EXTRAS)
     named = re.findall(r"\b(?:tests|\.ci)/[\w/.]+", CI)
-    assert len(named) > 3 and all((ROOT / path).exists() for path in named)
+    assert named and all((ROOT / path).exists() for path in named)
+
+
+def test_ci_runs_every_test_that_needs_an_extra():
+    """Those that use the fixture ``torch``, and those of modules that say which extra to install."""
+    assert "\npython -m pytest -m 'slow or extra'\n" in CI
+    table = re.search(r"_WITH_EXTRAS = \((.*?)\n\)", (ROOT / "tests" / "conftest.py").read_text(), re.DOTALL)[1]
+    needs = re.compile(rf"^def \w+\(.*\btorch\b|pip install -e '\.\[({'|'.join(EXTRAS.keys() - {'test'})})\]'", re.M)
+    modules = {path.stem for path in (ROOT / "tests").rglob("test_*.py") if needs.search(path.read_text())}
+    assert "test_optimizer" in modules
+    assert modules <= {f"test_{name}" for name in re.findall(r'"(\w+)"', table)} | {"test_checks"}
 
 
 # Instructions and their words, continued lines joined and comments left out.
