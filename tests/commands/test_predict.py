@@ -11,7 +11,7 @@ import forks
 import numpy as np
 import pytest
 from PIL import Image
-from predict_fixtures import IMAGES, SPEC, expected_fixture, model_fixture  # noqa: F401
+from predict_fixtures import IMAGES, SPEC, expected_fixture, folder_fixture, model_fixture  # noqa: F401
 from scipy.special import softmax
 from training_fixtures import made_dataset
 
@@ -24,13 +24,6 @@ from seanet_jax.inference.contact_sheet import MOST, SIDE
 from seanet_jax.inference.trained import load
 from seanet_jax.printable import printable
 from seanet_jax.training.run import fit
-
-
-@pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("predict") / "weights"
-    model.save_pretrained(path, SPEC)
-    return path
 
 
 @pytest.fixture

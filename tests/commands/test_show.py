@@ -10,19 +10,12 @@ import numpy as np
 import pytest
 from html_pages import Elements
 from PIL import Image
-from predict_fixtures import IMAGES, SPEC, expected_fixture, model_fixture  # noqa: F401
+from predict_fixtures import IMAGES, SPEC, expected_fixture, folder_fixture, model_fixture  # noqa: F401
 
 from seanet_jax import InputError
 from seanet_jax.commands import show
 from seanet_jax.data.digits import load_digits
 from seanet_jax.errors import RunError
-
-
-@pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("show") / "weights"
-    model.save_pretrained(path, SPEC)
-    return path
 
 
 @pytest.fixture

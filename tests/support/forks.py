@@ -222,7 +222,7 @@ def _import_all() -> None:
 
 if __name__ == "__main__":
     if sys.argv[2:]:
-        with _request(Path(sys.argv[1]), [0, 1, 2], sys.argv[2:], os.getcwd(), os.environ, wait=True) as answer:  # noqa: PTH109
+        with _request(Path(sys.argv[1]), [0, 1, 2], sys.argv[2:], str(Path.cwd()), os.environ, wait=True) as answer:
             sys.exit(int(answer.read()))
     _import_all()
     # Nothing of what was imported is garbage. Looking at it would copy the memory that a fork shares.

@@ -21,6 +21,14 @@ def model_fixture():
     return made
 
 
+@pytest.fixture(scope="module", name="folder")
+def folder_fixture(model, tmp_path_factory):
+    """The folder of the network as pretrained weights."""
+    path = tmp_path_factory.mktemp("network") / "weights"
+    model.save_pretrained(path, SPEC)
+    return path
+
+
 @pytest.fixture(scope="module", name="expected")
 def expected_fixture(model):
     pixels = (IMAGES / np.float32(255) - np.float32(SPEC.mean)) / np.float32(SPEC.std)
