@@ -114,6 +114,7 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     assert {f"seanet_jax/{name}" for name in (*data, "studies/__init__.py")} <= packed
 
 
+@pytest.mark.slow
 def test_it_is_imported_from_where_it_is_installed(wheel, tmp_path):
     run("-m", "pip", "install", "--no-deps", "--no-index", "--target", ".", str(wheel), cwd=tmp_path)
     code = (

@@ -241,6 +241,7 @@ def test_a_run_that_the_time_cuts_short_is_not_compared(tmp_path, monkeypatch):
     assert line.endswith("the time was over before the run in one go was finished")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_time_is_to_go_on_and_one_that_fails_says_why(tmp_path, monkeypatch):
     recipe, chosen = script("recipe"), options(tmp_path)
     programs = {

@@ -99,6 +99,7 @@ def started(*arguments):
 on_glibc = pytest.mark.skipif(os.confstr("CS_GNU_LIBC_VERSION") is None, reason="the C library is not glibc")
 
 
+@pytest.mark.slow
 @on_glibc
 def test_an_experiment_restarts_once_as_it_was_called():
     before, after = started("--epochs", "0", "--out", "a b")

@@ -30,6 +30,7 @@ def here(monkeypatch, *arguments):
     show.run()
 
 
+@pytest.mark.slow
 def test_a_network_of_the_package_is_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     digits = load_digits()

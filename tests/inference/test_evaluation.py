@@ -149,6 +149,7 @@ def test_a_class_without_test_images_has_no_accuracy(copy, monkeypatch):
     assert read(copy)["classes"][2]["accuracy"] is None
 
 
+@pytest.mark.slow
 def test_classes_in_superclasses_have_an_accuracy_and_a_matrix_of_superclasses(copy, monkeypatch):
     scores = np.zeros((23, 3), np.float32)
     scores[:, 1] = 1  # of the superclass of class 0

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 
 from seanet_jax.inference.figures import confusion_figure, reliability_figure
 from seanet_jax.inference.metrics import Reliability
@@ -12,6 +13,7 @@ def labels(axis):
     return [label.get_text() for label in axis.get_ticklabels()]
 
 
+@pytest.mark.slow
 def test_every_class_is_named_and_no_name_is_over_another():
     names = [r"\$x\$", r"\$\nothing", *map(str, range(98))]
     given = ["$x$", r"$\nothing", *names[2:]]

@@ -20,6 +20,7 @@ IMAGE = np.random.RandomState(0).randint(0, 256, (8, 8, 3)).astype(np.uint8)
 X = SPEC.normalize(jnp.asarray(IMAGE[None]))
 
 
+@pytest.mark.slow
 def test_the_parts_are_those_of_the_network():
     model = settled(TINY)
     found = inspect(Trained(model, SPEC), IMAGE, top=3)

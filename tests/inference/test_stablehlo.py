@@ -125,6 +125,7 @@ def test_a_network_whose_logits_are_not_finite_is_refused(model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_in_a_sentence(folder, tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -99,6 +99,7 @@ def test_the_gradient_of_a_convolution_has_the_types_of_its_operands(size):
         np.testing.assert_allclose(dx, expected[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_augmentation_and_transport_under_an_explicit_mesh():
     images = np.arange(4 * 6 * 6 * 3).reshape(4, 6, 6, 3).astype(np.uint8)
     x, y = np.eye(3, dtype=np.float32), np.ones((3, 3), np.float32)

@@ -46,6 +46,7 @@ def test_distances_are_the_loops(n, m, size, seed):
     np.testing.assert_allclose(found, slow_distances(x, y), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_distance_of_zero_has_a_finite_gradient():
     x = jnp.asarray(samples(3, 2), jnp.float32)
     gradient = jax.grad(lambda x: transport.pairwise_distances(x, x).sum())(x)
@@ -100,6 +101,7 @@ def test_where_the_plain_iteration_fails_this_one_does_not():
     np.testing.assert_allclose(transport.sinkhorn(jnp.asarray(cost)), slow_sinkhorn(cost - 2000), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_divergence_of_equal_sets_is_zero_and_of_shifted_ones_grows():
     x = jnp.asarray(samples(8, 3), jnp.float32)
     found = [float(transport.transport_divergence(x, x + shift)) for shift in (0, 0.5, 1, 2)]

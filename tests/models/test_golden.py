@@ -45,7 +45,7 @@ VARIANTS = [
     pytest.param(("cifar10", "float64", "lax"), marks=pytest.mark.slow),
     pytest.param(("cifar10", "float32", "lax"), marks=pytest.mark.slow),
     # The dtype and the method that are the defaults on a CPU.
-    ("cifar10", "float32", "auto"),
+    pytest.param(("cifar10", "float32", "auto"), marks=pytest.mark.slow),
 ]
 
 

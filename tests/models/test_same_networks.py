@@ -72,6 +72,7 @@ def difference(found, expected):
 CASES = [("mean", TINY), ("normalized_sum", TINY), pytest.param("mean", NARROW, marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("op", "config"), CASES, ids=["mean", "normalized_sum", "seanet20_narrow"])
 def test_sum_and_what_differs_by_a_factor_are_one_network_with_another_scale_of_the_classifier(op, config):
     # A convolution of maps c times as large has c times the mean and c^2 times the variance, which the normalization

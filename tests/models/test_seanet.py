@@ -229,6 +229,7 @@ def test_fields_that_are_not_used_may_not_fit():
 # Calls
 
 
+@pytest.mark.slow
 def test_bfloat16_logits_are_near_those_of_float32():
     x = images(4, 8, 8, 3)
     exact = small_logits(SMALL, x)
@@ -238,6 +239,7 @@ def test_bfloat16_logits_are_near_those_of_float32():
     assert 0 < difference < 0.05
 
 
+@pytest.mark.slow
 def test_the_ops_without_weights_differ():
     x = images(2, 8, 8, 3)
     ops = (*AGGREGATE_OPS, "random")

@@ -147,6 +147,7 @@ def test_a_folder_is_written_again(model, folder):
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json"}
 
 
+@pytest.mark.slow
 def test_a_save_that_was_killed_between_its_two_files_is_read_as_the_new_one(model, folder, monkeypatch):
     replaced, replace = [], Path.replace
 

@@ -21,6 +21,7 @@ def ablation(tmp_path):
     return made
 
 
+@pytest.mark.slow
 def test_each_axis_has_the_base_and_each_value_its_own_rate(ablation):
     rows = ablate.table(ablation)
     assert [(row["axis"], row["value"]) for row in rows if row["variant"] == "base"] == [

@@ -160,6 +160,7 @@ def test_the_maps_are_those_that_the_network_computes(network):
     np.testing.assert_array_equal(nnx.jit(lambda model: model(IMAGES))(network), logits)
 
 
+@pytest.mark.slow
 def test_a_network_without_aggregation_has_the_same_maps_before_and_after():
     model = made(dataclasses.replace(TINY, aggregate_placement="none"))
     model.eval()
@@ -176,6 +177,7 @@ def test_the_maps_of_any_aggregate_are_before_and_after_it_and_of_a_stage_withou
     np.testing.assert_array_equal(second.before, second.after)
 
 
+@pytest.mark.slow
 def test_a_network_whose_channels_are_copies_is_seen_to_be_redundant():
     model = made(TINY)
     model.eval()

@@ -79,6 +79,7 @@ def test_the_groups_that_vary_most_are_drawn_beside_their_sum(stage):
         assert drawn[0].get_clim() == drawn[1].get_clim()
 
 
+@pytest.mark.slow
 def test_the_maps_are_saved_alike_each_time(stage, tmp_path):
     image = np.zeros((8, 8, 3), np.uint8)
     first, again = (

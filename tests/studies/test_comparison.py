@@ -21,6 +21,7 @@ def study(tmp_path):
     return comparison_study(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_row_has_what_the_runs_and_the_network_have(study):
     small, senet, _, deep = comparison.rows(study)
     assert (small.model, small.aggregates, senet.aggregates) == ("seanet20_small", True, False)

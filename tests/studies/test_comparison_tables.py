@@ -16,6 +16,7 @@ def study(tmp_path):
     return comparison_study(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_table_reads_as_a_person_would_write_it(study):
     lines = comparison_tables.markdown(study).splitlines()
     assert lines[2] == "| seanet20_small | 283,174 | 40.4 | 17 | — | 0.1 | 54.00 ± 1.00 | 52.33 ± 2.08 | — | 3 |"

@@ -59,6 +59,7 @@ def read(folder):
     return Results.read(folder / "compare", folder / "ablate", folder / "analysis", ("resnet20",))
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_runs_found(folder):
     page = text(read(folder), folder / "results.md")
     assert page.startswith("# Does aggregation help?\n")
@@ -213,6 +214,7 @@ def page_of_docs():
     return text(found, Path("docs/results.md"))
 
 
+@pytest.mark.slow
 def test_the_page_in_docs_is_the_one_that_its_records_make(monkeypatch):
     monkeypatch.chdir(ROOT)
     # Eleven networks are traced for it: below.

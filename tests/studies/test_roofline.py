@@ -78,6 +78,7 @@ def test_the_passes_over_the_maps_of_seanet20_are_those_counted_by_hand(mode, no
         assert items == BATCH * side**2 * (normalize * (7 * width + stem) + add * 3 * width)
 
 
+@pytest.mark.slow
 def test_the_optimizer_moves_five_float32_numbers_a_parameter_and_only_when_training():
     (one,) = (one for one in work("seanet20", BATCH, "train") if one.part == "optimizer")
     assert one.bytes("bf16") == one.bytes("TF32") == 5 * 4 * 16199940
@@ -90,6 +91,7 @@ def test_each_operation_takes_the_longer_of_its_two_times():
     assert seconds([busy, waiting], "TF32") == pytest.approx(2 + 4)
 
 
+@pytest.mark.slow
 def test_the_tables_add_up():
     text = roofline.markdown("seanet20", [BATCH, 16])
     assert "not a measurement" in text and "https://resources.nvidia.com" in text

@@ -254,9 +254,8 @@ def is_noticed(saved, run, file, attack, capfd):
     return step == 1
 
 
-@pytest.mark.parametrize(
-    "attack", [pytest.param(name, marks=[] if name == "flip" else pytest.mark.slow) for name in ATTACKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_any_file_of_the_newest_checkpoint_may_be_damaged(saved, tmp_path, capfd, attack):
     newest = saved / "checkpoints" / "2"
     files = [path for path in newest.rglob("*") if path.is_file()]
@@ -367,6 +366,7 @@ def test_changed_records_are_noticed(saved, tmp_path, capfd):
     assert is_noticed(saved, tmp_path / "run", records, change, capfd)
 
 
+@pytest.mark.slow
 def test_nothing_in_a_checkpoint_is_executed(saved, tmp_path, capfd):
     class Attack:
         def __reduce__(self):

@@ -23,6 +23,7 @@ from seanet_jax.training.step import Metrics
 from seanet_jax.training.trainer import Evaluation, loss_and_accuracy
 
 
+@pytest.mark.slow
 def test_an_epoch_is_recorded_once_the_checkpoints_before_it_are_written(tiny, monkeypatch):
     """Records of two epochs thus prove that there was a checkpoint."""
     calls = []

@@ -227,6 +227,7 @@ def test_the_published_recipes_state_and_program_are_those_of_version_0_1_0():
         assert programs[0] == programs[1]
 
 
+@pytest.mark.slow
 def test_muon_orthogonalizes_the_kernels_of_convolutions_as_matrices():
     config = TrainConfig(optimizer="muon", weight_decay=0.0, learning_rate=0.1, schedule="constant", decay_every=None)
     transformation = optimizer(config, steps_per_epoch=10)

@@ -101,6 +101,7 @@ def test_any_value_in_any_place_of_config_json_is_read_or_refused_in_a_sentence(
     assert read > 1000  # by far not all of them are wrong
 
 
+@pytest.mark.slow
 def test_any_value_in_any_place_of_the_records_and_the_summary_is_read_or_refused(saved):
     folder, _ = saved
     lines = [made_record(epoch, val_loss=1.0, val_accuracy=0.5) for epoch in (1, 2)]
