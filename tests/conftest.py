@@ -1,13 +1,13 @@
 """Every test runs on the CPU, whatever else the machine has, and compiles what another test compiled only once."""
 
 import contextlib
-import gc
 import os
 import signal
 import tempfile
 from pathlib import Path
 
 import pytest
+from garbage import collect_rarely
 from hypothesis import HealthCheck, settings
 from xla_options import fast_flags
 
@@ -113,5 +113,5 @@ from networks import pytorch_network, torch  # noqa: E402, F401
 from path_fixtures import no_home  # noqa: E402, F401
 from training_fixtures import evaluated, in_peace, tiny  # noqa: E402, F401
 
-# Nothing of what was imported is garbage: the collector need not look at it again.
-gc.freeze()
+# Nothing of what was imported is garbage.
+collect_rarely()

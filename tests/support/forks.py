@@ -10,7 +10,6 @@ when they start. A program that is given others than the first one is therefore 
 import atexit
 import contextlib
 import functools
-import gc
 import inspect
 import json
 import os
@@ -24,6 +23,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from garbage import collect_rarely
 
 _PR_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 # As if a command had restarted itself with malloc tuned: the restart would be a new process.
@@ -226,6 +227,6 @@ if __name__ == "__main__":
             sys.exit(int(answer.read()))
     _import_all()
     # Nothing of what was imported is garbage. Looking at it would copy the memory that a fork shares.
-    gc.freeze()
+    collect_rarely()
     _serve(sys.argv[1])
     _run_program()

@@ -7,10 +7,10 @@ import importlib.metadata
 
 # XLA's own preset for programs that run briefly halves the time in its compiler, and its older code generator for
 # fusions nearly does so once more. Each has its value for the tests, and its default.
-_OPTIONS: dict[str, tuple[str, str | bool]] = {"xla_cpu_opt_preset": ("FAST_COMPILE", "CPU_OPT_PRESET_DEFAULT")}
+_OPTIONS: dict[str, tuple[str, str]] = {"xla_cpu_opt_preset": ("FAST_COMPILE", "CPU_OPT_PRESET_DEFAULT")}
 # XLA ends the process for a flag that it does not know. Later versions have no older code generator.
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
-    _OPTIONS["xla_cpu_use_fusion_emitters"] = ("false", True)
+    _OPTIONS["xla_cpu_use_fusion_emitters"] = ("false", "True")
 
 
 def fast_flags() -> str:
@@ -18,6 +18,6 @@ def fast_flags() -> str:
     return " ".join(f"--{name}={fast}" for name, (fast, _) in _OPTIONS.items())
 
 
-def default_options() -> dict[str, str | bool]:
+def default_options() -> dict[str, str]:
     """Returns the compiler options that undo these flags for one program."""
     return {name: default for name, (_, default) in _OPTIONS.items()}

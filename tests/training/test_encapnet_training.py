@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 from training_fixtures import records
+from xla_options import default_options
 
 from seanet_jax.commands import predict
 from seanet_jax.commands.convert import convert
@@ -42,6 +43,9 @@ SMALL = {"widths": (16, 16, 32, 32), "stem_width": 8, "groups": 8}
 SHORT = {"epochs": 2, "batch_size": 28, "learning_rate": 3e-3, "decay_at": (), "limit_train": 660, "limit_test": 200}
 
 
+OPTIMIZED = {"xla_backend_optimization_level": "3", "xla_llvm_disable_expensive_passes": "False"}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small_networks():
     with pytest.MonkeyPatch.context() as patch:
@@ -54,10 +58,15 @@ def config(folder, **changes):
     return TrainConfig(dataset="digits", model=TRAINED, out=folder, **(published_recipe(TRAINED) | SHORT | changes))
 
 
+def train(config):
+    # Unoptimized, 46 steps take longer than optimizing them does.
+    fit(config, compiler_options=default_options() | OPTIMIZED)
+
+
 @pytest.fixture(scope="module")
 def run(small_networks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("encapnet") / "run"
-    fit(config(folder))
+    train(config(folder))
     return folder
 
 
@@ -79,8 +88,8 @@ def state_of(folder):
 
 def test_a_resumed_run_is_the_run_bit_for_bit(run, tmp_path):
     folder = tmp_path / "run"
-    fit(config(folder, max_steps=30))
-    fit(config(folder, resume=True))
+    train(config(folder, max_steps=30))
+    train(config(folder, resume=True))
     assert records(folder) == records(run)
     chex.assert_trees_all_equal(state_of(folder), state_of(run))
 
