@@ -85,6 +85,36 @@ def test_a_run_resumes_on_the_same_images_alone(tmp_path, seanet):
     )
 
 
+@pytest.mark.slow
+def test_weights_are_tested_on_the_test_images_of_their_run(tmp_path, seanet):
+    two_classes(tmp_path / "images", 30)
+    (tmp_path / "images/cat/broken.png").write_text("no image")
+    read = ("--test-fraction", "0.5", "--skip-broken")
+    assert seanet("train", *TRAIN, "--data-dir", "images", *read, "--out", "run")[0] == 0
+    assert seanet("convert", "run", "weights")[0] == 0
+    assert seanet("evaluate", "run")[0] == 0
+    evaluate = ("evaluate", "weights", "--dataset", "folder", "--data-dir", "images")
+    status, _, error = seanet(*evaluate, *read)
+    assert status == 0, error
+
+    def found(name):
+        about = json.loads((tmp_path / name / "evaluation/evaluation.json").read_text())
+        return about["images"], about["top_1_accuracy"], about["loss"]
+
+    assert found("weights") == found("run")
+    assert seanet(*evaluate, "--skip-broken")[0] == 0
+    assert found("weights")[0] < found("run")[0]
+    status, _, error = seanet(*evaluate)
+    assert status == 2 and "broken.png" in error
+    for flag, *value in (read[:2], read[2:]):
+        status, _, error = seanet("evaluate", "run", flag, *value)
+        assert status == 2
+        assert error == f"error: {flag}: run is a run, which says itself how its images are read; leave {flag} out\n"
+    status, _, error = seanet("evaluate", "seanet20_narrow-digits", *read[:2], "--out", "out")
+    assert status == 2 and "test_fraction is 0.5, but digits takes none; leave it out (it is for folder)" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_without_a_name_is_refused(tmp_path, seanet):
     status, _, error = seanet("train", *TRAIN)
     assert status == 2 and error.endswith(

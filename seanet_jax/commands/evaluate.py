@@ -16,6 +16,10 @@ is in the right superclass.
 probabilities for an image and its mirror image. It is refused for a data set whose classes are not kept by mirroring,
 such as digits.
 
+A run is tested on its own test images. For pretrained weights, --dataset and --data-dir name the images, and
+--test-fraction and --skip-broken say how a folder of images is read, as in seanet train. Of a folder without test
+images, give the fraction with which the network was trained: with another one, it has seen some of the test images.
+
 Writes into FOLDER, or into the folder that --out names. A network that comes with the package is written about in
 runs/NAME.
   evaluation/evaluation.json  all numbers
@@ -45,6 +49,14 @@ def run() -> None:
     parser.add_argument("--dataset", help="dataset on which to test pretrained weights; a run has its own")
     parser.add_argument(
         "--data-dir", help="folder with CIFAR, as in seanet train (default: the run's own, if it is here)"
+    )
+    parser.add_argument(
+        "--test-fraction",
+        type=float,
+        help="for weights and a folder of images: fraction that are test images (default: 0.2)",
+    )
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="for weights and a folder of images: leave out files that are none"
     )
     parser.add_argument("--out", help="folder to write into (default: FOLDER, or runs/NAME)")
     parser.add_argument(

@@ -106,7 +106,9 @@ def load(
     for option, value in given.items():
         if option not in source.options:
             takers = [other.name for other in DATASETS.values() if option in other.options]
-            raise InputError(f"{option} is {value!r}, but {name} takes none; only {' and '.join(takers)} do")
+            raise InputError(
+                f"{option} is {value!r}, but {name} takes none; leave it out (it is for {', '.join(takers)})"
+            )
     folder = Path()
     if data_dir is not None:
         folder = user_path(data_dir)

@@ -83,6 +83,8 @@ def evaluate(
     which: str = "best",
     dataset: str | Dataset | None = None,
     data_dir: UserPath | None = None,
+    test_fraction: float | None = None,
+    skip_broken: bool = False,
     mirror_tta: bool = False,
     out: UserPath | None = None,
     command: str = "",
@@ -99,6 +101,9 @@ def evaluate(
             the ``Dataset`` that was given to ``fit``.
         data_dir: Folder that holds the dataset; see ``TrainConfig``. None takes the folder that a run was trained from,
             if it is here.
+        test_fraction: For pretrained weights, the fraction of a folder's images that are test images; see
+            ``TrainConfig``. If the network was trained with another fraction, it has seen some of the test images.
+        skip_broken: For pretrained weights, whether files that are no images are left out; see ``TrainConfig``.
         mirror_tta: Whether to measure test-time augmentation too: the average of the predictions for each image and its
             mirror image. Its metrics are the entry ``mirror_tta`` of the result, beside those of the images alone.
         out: Folder to write into. None is the network's own folder, or ``runs/NAME`` for a network that comes with the
@@ -110,15 +115,19 @@ def evaluate(
 
     Raises:
         InputError: If the folder holds neither, or no such checkpoint; if a run has trained for less than an epoch; if
-            the images are missing, or are not those of the network; or if ``mirror_tta`` is given and mirroring does
-            not keep the classes.
+            the images are missing, or are not those of the network; if ``test_fraction`` or ``skip_broken`` is given
+            for a run, which has its own, or for a data set that takes none; or if ``mirror_tta`` is given and mirroring
+            does not keep the classes.
         RunError: If a file could not be written.
     """
     target, folder = target_folder(folder, out), find_folder(folder)
     if name := bundled_name(folder):
         dataset = dataset or trained_on(name)
     if weights.is_folder(folder):
-        subject = _weights(folder, dataset, data_dir)
+        subject = _weights(folder, dataset, data_dir, test_fraction=test_fraction, skip_broken=skip_broken)
+    elif test_fraction is not None or skip_broken:
+        given = "--skip-broken" if test_fraction is None else "--test-fraction"
+        raise InputError(f"{given}: {folder} is a run, which says itself how its images are read; leave {given} out")
     else:
         subject = _run(folder, which, dataset, data_dir)
     if mirror_tta:
@@ -216,8 +225,11 @@ def _describe(saved: SavedConfig, which: str, epoch: float | None, step: int | N
     return f"{checkpoint}, {source} and trained further" if saved.converted_from else checkpoint
 
 
-def _weights(folder: Path, dataset: str | Dataset | None, data_dir: UserPath | None) -> _Subject:
-    """Loads the network of a folder of pretrained weights, and the images of a dataset that fits it."""
+def _weights(folder: Path, dataset: str | Dataset | None, data_dir: UserPath | None, **options: Any) -> _Subject:
+    """Loads the network of a folder of pretrained weights, and the images of a dataset that fits it.
+
+    The options are fields of ``TrainConfig`` that say how images are read.
+    """
     given, name = (dataset, ARRAYS) if isinstance(dataset, Dataset) else (None, dataset)
     if name is None:
         raise InputError(
@@ -227,7 +239,7 @@ def _weights(folder: Path, dataset: str | Dataset | None, data_dir: UserPath | N
     trained = load(folder)
     place = None if data_dir is None else user_path(data_dir)
     # Nothing is trained, so any number of training images is enough.
-    config = TrainConfig(dataset=name, data_dir=place, batch_size=1)
+    config = TrainConfig(dataset=name, data_dir=place, batch_size=1, **options)
     if "image_size" in find_source(name).options:
         config = dataclasses.replace(config, image_size=trained.images.height)
     images = load_dataset(config, given)

@@ -113,7 +113,7 @@ def test_the_data_dir_is_the_argument_then_the_variable_then_the_default(tmp_pat
 @pytest.mark.parametrize("option", [{"image_size": 64}, {"test_fraction": 0.5}, {"skip_broken": True}])
 def test_options_are_refused_by_a_data_set_that_has_none(option):
     ((name, value),) = option.items()
-    with pytest.raises(InputError, match=f"{name} is {value}, but digits takes none; only folder"):
+    with pytest.raises(InputError, match=f"{name} is {value}, but digits takes none; leave it out"):
         load("digits", **option)
 
 
@@ -130,7 +130,7 @@ def test_only_the_options_that_are_given_are_passed_on(table):
     rest = {"data_dir": Path("/data"), "mapped": False}
     assert seen == [rest | {"progress": True}, rest | {"progress": False, "image_size": 8}]
     with pytest.raises(
-        InputError, match="image_size is 8, but digits takes none; only folder and tfds:NAME and noise do"
+        InputError, match=r"image_size is 8, but digits takes none; leave it out \(it is for folder, tfds:NAME, noise\)"
     ):
         load("digits", image_size=8)
 
