@@ -6,8 +6,12 @@ It does not import JAX, which reads the flags.
 import importlib.metadata
 
 # XLA's own preset for programs that run briefly halves the time in its compiler, and its older code generator for
-# fusions nearly does so once more. Each has its value for the tests, and its default.
-_OPTIONS: dict[str, tuple[str, str]] = {"xla_cpu_opt_preset": ("FAST_COMPILE", "CPU_OPT_PRESET_DEFAULT")}
+# fusions nearly does so once more. Compiling a program in one part takes a tenth from what is left, as other tests run
+# beside it. Each has its value for the tests, and its default.
+_OPTIONS: dict[str, tuple[str, str]] = {
+    "xla_cpu_opt_preset": ("FAST_COMPILE", "CPU_OPT_PRESET_DEFAULT"),
+    "xla_cpu_parallel_codegen_split_count": ("1", "32"),
+}
 # XLA ends the process for a flag that it does not know. Later versions have no older code generator.
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     _OPTIONS["xla_cpu_use_fusion_emitters"] = ("false", "True")
