@@ -24,10 +24,6 @@ _SCALES: dict[Quantity, tuple[str, Callable[[float], float]]] = {
     "accuracy": ("error (%)", lambda value: 100 * (1 - value)),
 }
 
-# Sizes in inches: a panel with its margins, and the margins at its left, right, bottom and top.
-_PANEL, _HEIGHT = 5, 4.2
-_MARGINS = 0.65, 0.1, 0.55, 0.45
-
 _COLORS = {
     "train": style.ORANGE,
     "val": style.GREEN,
@@ -88,17 +84,8 @@ def curves_figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_PANEL * len(quantities), _HEIGHT))
+    figure = Figure(figsize=(5 * len(quantities), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    # Fixed margins: a layout that is computed draws everything twice, which every run would wait for.
-    left, right, bottom, top = _MARGINS
-    figure.subplots_adjust(
-        left=left / figure.get_figwidth(),
-        right=1 - right / figure.get_figwidth(),
-        bottom=bottom / _HEIGHT,
-        top=1 - top / _HEIGHT,
-        wspace=(left + right) / (_PANEL - left - right),
-    )
     published = [row for row in published_curves(dataset) if row["epoch"] <= epochs]
     panels = figure.subplots(1, len(quantities), squeeze=False).flat
     for axes, quantity in zip(panels, quantities, strict=True):

@@ -4,7 +4,7 @@ from training_fixtures import made_record
 
 from seanet_jax.models.scores import LENGTHS, LOGITS
 from seanet_jax.training import curves
-from seanet_jax.training.curves import draw_curves, published_curves
+from seanet_jax.training.curves import curves_figure, draw_curves, published_curves
 
 
 def test_only_the_two_cifars_have_published_curves():
@@ -50,3 +50,12 @@ def test_what_an_epoch_did_not_measure_is_left_out(tmp_path, monkeypatch):
     for records in ([first], [first, made_record(2)]):
         draw_curves(records, tmp_path / "curves.png", LOGITS, title="a run", dataset="digits", epochs=2)
     assert drawn == 2 * [("test", 1)] + 2 * [("train", 2), ("test", 1, 2)]
+
+
+def test_no_label_is_cut_off_however_large_the_losses_are():
+    records = [made_record(epoch, test_loss=95_000.0) for epoch in (1, 2)]
+    figure = curves_figure(records, LOGITS, dataset="cifar100", epochs=2)
+    figure.canvas.draw()
+    for axes in figure.axes:
+        drawn = axes.get_tightbbox()
+        assert drawn.x0 >= 0 and drawn.x1 <= figure.bbox.x1 and drawn.y0 >= 0 and drawn.y1 <= figure.bbox.y1
