@@ -23,5 +23,6 @@ def fast_flags() -> str:
 
 
 def default_options() -> dict[str, str]:
-    """Returns the compiler options that undo these flags for one program."""
-    return {name: default for name, (_, default) in _OPTIONS.items()}
+    """Returns the compiler options that undo these flags, and ``jax_disable_most_optimizations``, for one program."""
+    optimized = {"xla_backend_optimization_level": "3", "xla_llvm_disable_expensive_passes": "False"}
+    return optimized | {name: default for name, (_, default) in _OPTIONS.items()}

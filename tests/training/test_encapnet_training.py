@@ -43,9 +43,6 @@ SMALL = {"widths": (16, 16, 32, 32), "stem_width": 8, "groups": 8}
 SHORT = {"epochs": 2, "batch_size": 28, "learning_rate": 3e-3, "decay_at": (), "limit_train": 660, "limit_test": 200}
 
 
-OPTIMIZED = {"xla_backend_optimization_level": "3", "xla_llvm_disable_expensive_passes": "False"}
-
-
 @pytest.fixture(scope="module", autouse=True)
 def small_networks():
     with pytest.MonkeyPatch.context() as patch:
@@ -60,7 +57,7 @@ def config(folder, **changes):
 
 def train(config):
     # Unoptimized, 46 steps take longer than optimizing them does.
-    fit(config, compiler_options=default_options() | OPTIMIZED)
+    fit(config, compiler_options=default_options())
 
 
 @pytest.fixture(scope="module")
